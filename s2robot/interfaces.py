@@ -1,0 +1,188 @@
+"""What the layers hand to each other: shapes, typed objects, protocols and errors.
+
+Shape legend, used in every docstring of the package:
+
+| symbol | meaning                                             |
+|--------|-----------------------------------------------------|
+| B      | batch                                               |
+| T      | time steps of an episode                            |
+| To     | observation steps fed to the policy                 |
+| Ta     | action steps predicted by the policy                |
+| C      | feature channels of one scale; S scales give S·C    |
+| H, W   | image height and width [pixels]                     |
+| h, w   | feature-map height and width                        |
+| N, P   | patch tokens and prefix tokens (CLS, registers)     |
+| D      | width of a feature vector                           |
+| A      | action width                                        |
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Features(NamedTuple):
+    """Output of an encoder for a batch of images.
+
+    Attributes:
+        map: feature map of shape [B, S·C, h, w], floating point.
+        prefix: prefix tokens (CLS, registers) of shape [B, P, S·C]; P may be 0.
+    """
+
+    map: Tensor
+    prefix: Tensor
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """Per-frame size of what an encoder returns: `[channels, height, width]` and `[num_prefix, channels]`."""
+
+    channels: int
+    height: int
+    width: int
+    num_prefix: int = 0
+
+    @property
+    def numel(self) -> int:
+        """Numbers stored per frame, map and prefix tokens together."""
+        return self.channels * (self.height * self.width + self.num_prefix)
+
+
+@dataclass
+class Episode:
+    """One recorded demonstration.
+
+    Attributes:
+        actions: float32 [T, A], in the environment's action units.
+        images: camera name -> uint8 [T, H, W, 3], upright.
+        proprioception: key -> float32 [T, d] (units of the simulator: metres, radians).
+        success: whether the task was solved by the end of the recording.
+        states: optional simulator states, float64 [T, S].
+        model_file: optional MJCF model of the recorded scene.
+        attributes: anything else the format records (seed, expert, ...), plain JSON values.
+    """
+
+    actions: np.ndarray
+    images: Mapping[str, np.ndarray]
+    proprioception: Mapping[str, np.ndarray]
+    success: bool = True
+    states: np.ndarray | None = None
+    model_file: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen, single-scale vision model: the contract `S2Encoder` relies on.
+
+    Attributes:
+        name: what the user called it.
+        size: native (tile) height = width in pixels.
+        mean, std: per-channel normalisation of images in [0, 1].
+        num_prefix_tokens: P; 0 for models without CLS and register tokens.
+    """
+
+    name: str
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_prefix_tokens: int
+
+    def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map normalised images [B, 3, H, W] to (map [B, C, h, w], prefix [B, P, C])."""
+        ...
+
+    def weights_hash(self) -> str:
+        """Sha256 over names, shapes, dtypes and bytes of every tensor and buffer."""
+        ...
+
+
+class Encoder(Protocol):
+    """What the feature cache and the rollouts need of an encoder."""
+
+    def __call__(self, images: Tensor) -> Features:
+        """Encode uint8 [B, H, W, 3] images."""
+        ...
+
+    def feature_shape(self, height: int, width: int) -> FeatureShape:
+        """Return the shape of one frame's features for images of `height` x `width` pixels."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of everything that determines the features, equal across processes and machines."""
+        ...
+
+
+class S2RobotError(Exception):
+    """Base of every error a user can cause; the message names the thing, the value and the valid choices."""
+
+
+class ConfigError(S2RobotError, ValueError):
+    """A setting has an impossible value."""
+
+
+class DatasetError(S2RobotError):
+    """A demonstration file is missing, damaged, or does not hold what was asked of it."""
+
+
+class EncoderError(S2RobotError):
+    """Images or scale sets that the encoder cannot process, or an unknown backbone."""
+
+
+class WeightsError(EncoderError):
+    """Backbone weights are missing, damaged, or belong to another architecture."""
+
+
+class CacheError(S2RobotError):
+    """A feature cache is damaged or cannot be written."""
+
+
+class CheckpointError(S2RobotError):
+    """A checkpoint is missing, damaged, or belongs to another task, encoder or policy."""
+
+
+class TrainingError(S2RobotError):
+    """Training cannot go on (for example a NaN loss)."""
+
+
+class RolloutError(S2RobotError):
+    """The simulator failed or does not offer what the policy needs."""
+
+
+def unknown_name(kind: str, name: object, choices: Iterable[str]) -> str:
+    """Error text for a name that is not among `choices`, with the closest match.
+
+    >>> unknown_name("policy", "bcc", ["bc", "diffusion_unet"])
+    "unknown policy 'bcc'; did you mean 'bc'? Choices: bc, diffusion_unet"
+    """
+    valid = sorted(choices)
+    close = difflib.get_close_matches(str(name), valid, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"unknown {kind} {name!r}{hint} Choices: {', '.join(valid) or 'none'}"
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1`, `mps` into a device that exists here.
+
+    Raises:
+        ConfigError: the device is unknown or not available on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(unknown_name("device", name, ["auto", "cpu", "cuda", "mps"])) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, but this machine has no usable CUDA device; use device=cpu")
+    return device
