@@ -1,0 +1,1 @@
+"""Simulated manipulation tasks as gymnasium environments."""
