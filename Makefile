@@ -1,0 +1,51 @@
+# Every verb sets the project up by itself; that takes seconds once nothing has changed.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-gpu lint format clean
+
+BIN := .venv/bin
+
+# The OpenGL backend must be known before mujoco is imported; EGL needs no screen.
+export MUJOCO_GL ?= egl
+
+# `make demo DEMO_EPISODES=100`, and so on.
+DEMO_OUTPUT ?= outputs/demo
+DEMO_DEMONSTRATIONS ?= 60
+DEMO_EPISODES ?= 50
+DEMO_DATASET ?= $(DEMO_OUTPUT)/lift.hdf5
+
+# Further arguments for pytest: `make test PYTEST_ARGS="-k encoder"`.
+PYTEST_ARGS ?=
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## create .venv, with the system packages it needs
+	@scripts/setup.sh
+
+demo: setup ## collect demonstrations, train a policy on frozen S2 features, roll it out
+	$(BIN)/s2robot collect task=Lift num=$(DEMO_DEMONSTRATIONS) size=448 out=$(DEMO_DATASET)
+	$(BIN)/python train_policy.py +experiment=lift_bc dataset=$(DEMO_DATASET) output=$(DEMO_OUTPUT)
+	$(BIN)/s2robot evaluate checkpoint=$(DEMO_OUTPUT)/checkpoint episodes=$(DEMO_EPISODES) output=$(DEMO_OUTPUT)
+
+test: setup ## run the tests that take seconds each
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: setup ## run the tests that take minutes each
+	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-gpu: setup ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+lint: setup ## check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv, build products and tool caches (keeps outputs/ and demos/)
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
