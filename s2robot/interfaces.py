@@ -159,6 +159,14 @@ class RolloutError(S2RobotError):
     """The simulator failed or does not offer what the policy needs."""
 
 
+class StatisticsError(S2RobotError, ValueError):
+    """Outcomes or settings from which the statistic cannot be computed."""
+
+
+class ReportError(S2RobotError):
+    """A result file is missing, damaged, or not one of this package."""
+
+
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> str:
     """Error text for a name that is not among `choices`, with the closest match.
 

@@ -1,0 +1,104 @@
+"""How many episodes a comparison of two success rates needs, and what a number of episodes can tell apart."""
+
+from __future__ import annotations
+
+import math
+
+from scipy import optimize, stats
+
+from s2robot.interfaces import StatisticsError
+from s2robot.statistics.checks import check_open_unit, two_sided_z
+
+
+def comparison_power(
+    p_baseline: float, p_treatment: float, n: float, correlation: float | None = None, alpha: float = 0.05
+) -> float:
+    """Chance that a two-sided test at level `alpha` tells two success rates apart (normal approximation).
+
+    Args:
+        p_baseline: true success rate of the baseline, in (0, 1).
+        p_treatment: true success rate of the treatment, in [0, 1].
+        n: episodes *per arm*; may be fractional, see `effective_episodes`.
+        correlation: None for independent episodes (pooled z test; Fleiss 1981). For shared initial states (McNemar;
+            Connor 1987) the correlation of the two outcomes of one state, capped at the most the two rates allow.
+        alpha: significance level.
+    """
+    null, alternative = _standard_deviations(p_baseline, p_treatment, correlation)
+    if not n > 0:
+        raise StatisticsError(f"n must be positive, got {n}")
+    shift = abs(p_treatment - p_baseline) * math.sqrt(n) - two_sided_z(1 - alpha) * null
+    return float(stats.norm.cdf(shift / alternative))
+
+
+def required_n(
+    p_baseline: float, p_treatment: float, power: float = 0.8, correlation: float | None = None, alpha: float = 0.05
+) -> int:
+    """Episodes per arm (pairs, where paired) that tell the two rates apart; arguments as in `comparison_power`.
+
+    >>> required_n(0.8, 0.9), required_n(0.8, 0.85)
+    (199, 906)
+    """
+    null, alternative = _standard_deviations(p_baseline, p_treatment, correlation)
+    if p_baseline == p_treatment:
+        raise StatisticsError(f"no number of episodes tells equal rates apart, got {p_baseline} twice")
+    z_power = stats.norm.ppf(check_open_unit("power", power))
+    root = (two_sided_z(1 - alpha) * null + z_power * alternative) / abs(p_treatment - p_baseline)
+    return max(1, math.ceil(root**2))
+
+
+def detectable_difference(
+    p_baseline: float, n: float, power: float = 0.8, correlation: float | None = None, alpha: float = 0.05
+) -> float:
+    """Smallest improvement d such that `p_baseline` and `p_baseline` + d are told apart with the given power.
+
+    Arguments as in `comparison_power`. Returns infinity where even a treatment that always succeeds is not told apart.
+    """
+    check_open_unit("power", power)
+    ceiling = 1 - check_open_unit("p_baseline", p_baseline)
+
+    def excess(difference: float) -> float:
+        return comparison_power(p_baseline, p_baseline + difference, n, correlation, alpha) - power
+
+    if excess(ceiling) < 0:
+        return math.inf
+    return float(optimize.brentq(excess, 1e-9, ceiling))
+
+
+def effective_episodes(p: float, episodes: int, training_seeds: int, seed_std: float) -> float:
+    """Independent episodes that carry as much information as `training_seeds` × `episodes` dependent ones.
+
+    Args:
+        p: mean success rate, in (0, 1).
+        episodes: episodes per training seed.
+        training_seeds: number of training seeds.
+        seed_std: standard deviation of the true success rate between training seeds (0.03 is 3 points).
+
+    Returns:
+        n such that p(1-p)/n is the variance of the mean over both levels (Kish's design effect); at most
+        `episodes`·`training_seeds`.
+    """
+    total = check_open_unit("p", p) * (1 - p)
+    if episodes < 1 or training_seeds < 1 or not 0 <= seed_std**2 < total:
+        raise StatisticsError(
+            f"need episodes ≥ 1, training_seeds ≥ 1 and 0 ≤ seed_std < {math.sqrt(total):.3f}, "
+            f"got {episodes}, {training_seeds} and {seed_std}"
+        )
+    return total / ((seed_std**2 + (total - seed_std**2) / episodes) / training_seeds)
+
+
+def _standard_deviations(p_baseline: float, p_treatment: float, correlation: float | None) -> tuple[float, float]:
+    """√n times the standard deviation of the estimated difference, under the null and under the alternative."""
+    check_open_unit("p_baseline", p_baseline)
+    if not 0 <= p_treatment <= 1:
+        raise StatisticsError(f"p_treatment must be in [0, 1], got {p_treatment}")
+    variance_base, variance_treated = p_baseline * (1 - p_baseline), p_treatment * (1 - p_treatment)
+    if correlation is None:
+        mean = (p_baseline + p_treatment) / 2
+        return math.sqrt(2 * mean * (1 - mean)), math.sqrt(variance_base + variance_treated)
+    if not -1 <= correlation <= 1:
+        raise StatisticsError(f"correlation must be None or in [-1, 1], got {correlation}")
+    difference = abs(p_treatment - p_baseline)
+    independent = p_baseline * (1 - p_treatment) + p_treatment * (1 - p_baseline)
+    covariance = correlation * math.sqrt(variance_base * variance_treated)
+    discordant = min(1.0, max(independent - 2 * covariance, difference))
+    return math.sqrt(discordant), math.sqrt(discordant - difference**2)
