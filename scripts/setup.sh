@@ -54,7 +54,7 @@ missing_packages() {
   case "$MUJOCO_GL" in
     egl)
       has_library libEGL.so.1 || echo libegl1
-      has_library libEGL_mesa.so.0 || has_library libEGL_nvidia.so.0 || echo libgl1-mesa-dri
+      has_library libEGL_nvidia.so.0 || compgen -G '/usr/lib*/*/dri/swrast_dri.so' >/dev/null || echo libgl1-mesa-dri
       ;;
     osmesa) has_library libOSMesa.so || has_library libOSMesa.so.8 || echo libosmesa6 ;;
   esac
@@ -75,7 +75,7 @@ install_packages() {
   say "installing system packages: $*"
   # A third-party source that does not answer must not stop Debian's own packages.
   "${as_root[@]}" apt-get update -qq || say "apt-get update reported an error; going on"
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $wanted -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $wanted -qq >/dev/null
 }
 
 # Succeed if a context opens, which needs the libraries, a driver and the right MUJOCO_GL.
