@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from s2robot.interfaces import StatisticsError
 from s2robot.statistics.checks import FloatArray, check_open_unit, check_outcomes, paired_outcomes
 from s2robot.statistics.intervals import Interval
+
+Float32Array = NDArray[np.float32]
 
 
 class Difference(NamedTuple):
@@ -49,11 +52,10 @@ def hierarchical_bootstrap(
     if pseudo_states:
         values = _append_states(values, (1.0, 0.0))
     present = ~np.isnan(values)
-    rng = np.random.default_rng(seed)
-    states = _draw_counts(rng, values.shape[1], values.shape[1], resamples)
-    seeds = _seed_weights(rng, len(values), resamples)
-    successes = np.einsum("re,re->r", seeds @ np.where(present, values, 0.0), states)
-    episodes = np.einsum("re,re->r", seeds @ present.astype(float), states)
+    states = _state_counts(values.shape[1], resamples, seed)
+    # The same stream twice: successes and episodes must be summed over the same redrawn training seeds.
+    successes = _redrawn_sums(np.where(present, values, 0.0), states, np.random.default_rng([seed, 1]))
+    episodes = _redrawn_sums(present.astype(float), states, np.random.default_rng([seed, 1]))
     return _percentile_interval(successes[episodes > 0] / episodes[episodes > 0], confidence)
 
 
@@ -86,32 +88,38 @@ def paired_bootstrap(
     value = float(treated.mean() - base.mean())
     if pseudo_states:
         base, treated = _append_states(base, (1.0, 0.0)), _append_states(treated, (0.0, 1.0))
-    rng = np.random.default_rng(seed)
-    states = _draw_counts(rng, base.shape[1], base.shape[1], resamples)
-    base_by_state, treated_by_state = _redraw_seeds(rng, base, resamples), _redraw_seeds(rng, treated, resamples)
-    draws = np.einsum("re,re->r", treated_by_state - base_by_state, states) / states.shape[1]
+    states = _state_counts(base.shape[1], resamples, seed)
+    rng = np.random.default_rng([seed, 1])
+    draws = (_redrawn_sums(treated, states, rng) - _redrawn_sums(base, states, rng)) / states.shape[1]
     tails = ((draws <= 0).sum() + 1, (draws >= 0).sum() + 1)
     pvalue = min(1.0, 2 * min(tails) / (resamples + 1))
     return Difference(value, _percentile_interval(draws, confidence), float(pvalue))
 
 
-def _draw_counts(rng: np.random.Generator, n: int, draws: int, resamples: int) -> FloatArray:
-    """How often each of `n` units occurs in `draws` draws with replacement: shape [resamples, n]."""
+@lru_cache(maxsize=1)
+def _state_counts(n: int, resamples: int, seed: int) -> Float32Array:
+    """How often each of `n` states occurs in n draws with replacement: [resamples, n], read-only.
+
+    By far the costliest step and the same for all arms of a report, hence the cache of the last one.
+    """
+    return _draw_counts(np.random.default_rng(seed), n, n, resamples)
+
+
+def _draw_counts(rng: np.random.Generator, n: int, draws: int, resamples: int) -> Float32Array:
     if resamples < 1:
         raise StatisticsError(f"resamples must be at least 1, got {resamples}")
     units = rng.integers(n, size=(resamples, draws)) + n * np.arange(resamples)[:, None]
-    return np.bincount(units.ravel(), minlength=n * resamples).reshape(resamples, n).astype(float)
+    counts = np.bincount(units.ravel(), minlength=n * resamples).reshape(resamples, n).astype(np.float32)
+    counts.flags.writeable = False
+    return counts
 
 
-def _seed_weights(rng: np.random.Generator, n: int, resamples: int) -> FloatArray:
-    """Weights [resamples, S] of redrawn training seeds; each row sums to one."""
-    draws = max(1, n - 1)
-    return _draw_counts(rng, n, draws, resamples) / draws
-
-
-def _redraw_seeds(rng: np.random.Generator, outcomes: FloatArray, resamples: int) -> FloatArray:
-    """Success per initial state [resamples, E] over redrawn training seeds."""
-    return _seed_weights(rng, len(outcomes), resamples) @ outcomes
+def _redrawn_sums(outcomes: FloatArray, states: Float32Array, rng: np.random.Generator) -> FloatArray:
+    """Sum over redrawn states of the mean over redrawn training seeds: [resamples]."""
+    draws = max(1, len(outcomes) - 1)
+    seeds = _draw_counts(rng, len(outcomes), draws, len(states))
+    per_seed = states @ outcomes.T.astype(np.float32)  # small integers: exact
+    return np.einsum("rs,rs->r", per_seed, seeds, dtype=np.float64) / draws
 
 
 def _percentile_interval(draws: FloatArray, confidence: float) -> Interval:
