@@ -1,0 +1,7 @@
+"""Named, frozen, single-scale vision models: `load_backbone(name)` gives the `Backbone` that S² runs on tiles."""
+
+from s2robot.backbones.frozen import FrozenBackbone
+from s2robot.backbones.loading import load_backbone
+from s2robot.backbones.table import BACKBONES, BackboneSpec, find_spec
+
+__all__ = ["BACKBONES", "BackboneSpec", "FrozenBackbone", "find_spec", "load_backbone"]

@@ -1,0 +1,245 @@
+"""The frozen S² encoder: a backbone, a scale set and the preprocessing between camera images and both."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from s2robot.backbones import load_backbone
+from s2robot.interfaces import (
+    Backbone,
+    ConfigError,
+    EncoderError,
+    Features,
+    FeatureShape,
+    resolve_device,
+    unknown_name,
+)
+from s2robot.s2 import ScaleSet, multiview_forward
+from s2robot.tiling import Size, as_pair
+
+FEATURES_VERSION = 1
+"""Raised whenever the same images, weights and settings would give other features than before."""
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class S2Encoder(nn.Module):
+    """Multi-scale features of camera images under a frozen backbone (arXiv 2403.13043).
+
+    Args:
+        backbone: a name (see `s2robot.backbones.BACKBONES`, or any timm model name) or a `Backbone`.
+        scales: image sizes [pixels], base size first: whole numbers are squares, pairs are (height, width), floats
+            are multiples of the backbone's native size.
+        weights: where a named backbone's weights come from, see `s2robot.backbones.load_backbone`.
+        tile: tile size [pixels]; the first scale (its height) when None.
+        antialias: low-pass filter when shrinking; off in the paper's implementation.
+        pool_to: `base` (the paper) or `largest`: the grid that all scales are pooled to.
+        cover: `exact`, `pad` or `overlap`: what happens when a size is no multiple of the tile.
+        keep_aspect: a whole-number scale is the shorter side, and the image keeps its aspect ratio.
+        upsampled: make every scale from the image at the base size instead of from the image as given.
+        precision: `fp32`, `bf16` or `fp16`, of the backbone; resizing and pooling stay in float32.
+        channels_last: memory layout of images and weights; speeds up map models on CPUs and GPUs.
+        compile: run the backbone through `torch.compile`.
+        max_tiles: most tiles per call of the backbone. Peak memory is about that of the backbone on so many tiles,
+            whatever the batch size and the number of scales.
+        device: `cpu`, `cuda`, …, or `auto`.
+
+    Raises:
+        EncoderError: unknown backbone, or a scale set that it cannot process.
+        WeightsError: the weights are missing, damaged, or belong to another architecture.
+        ConfigError: unknown precision or device.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone,
+        scales: Sequence[Size | float] = (224, 448),
+        *,
+        weights: str = "default",
+        tile: int | None = None,
+        antialias: bool = False,
+        pool_to: str = "base",
+        cover: str = "exact",
+        keep_aspect: bool = False,
+        upsampled: bool = False,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        compile: bool = False,
+        max_tiles: int = 64,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise ConfigError(unknown_name("precision", precision, PRECISIONS))
+        if isinstance(backbone, str):
+            factors = any(isinstance(scale, float) for scale in scales)
+            backbone = load_backbone(backbone, weights, size=tile or (None if factors else _first_side(scales)))
+        elif precision != "fp32" or channels_last:
+            backbone = copy.deepcopy(backbone)  # the caller's own stays as it is
+        sizes = tuple(_in_pixels(scale, backbone.size) for scale in scales)
+        self.backbone = backbone
+        self.precision = precision
+        self.max_tiles = max_tiles
+        tile = tile or _first_side(sizes)
+        self.scale_set = ScaleSet(sizes, tile, antialias, pool_to, cover, keep_aspect, upsampled)
+        self._check_tiles()
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._anchor = nn.Buffer(torch.empty(0), persistent=False)  # knows where `to(device)` has moved the encoder
+        scale, shift = _normalization(backbone)
+        self._scale = nn.Buffer(scale, persistent=False)
+        self._shift = nn.Buffer(shift, persistent=False)
+        if isinstance(backbone, nn.Module):
+            backbone.to(PRECISIONS[precision]).to(memory_format=self._memory_format)
+        self._model = torch.compile(backbone.forward_features) if compile else backbone.forward_features
+        self._map_sizes: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self.requires_grad_(False).eval()
+        self.to(resolve_device(str(device)))
+
+    @property
+    def scales(self) -> tuple[Size, ...]:
+        """Image sizes of the scale set [pixels], base size first."""
+        return self.scale_set.sizes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+        return self._anchor.device
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Features:
+        """Encode a batch of images from one camera.
+
+        Args:
+            images: uint8 [B, H, W, 3] or [B, 3, H, W], or float [B, 3, H, W] in [0, 1]; any H and W.
+
+        Returns:
+            map [B, S·C, h, w] and prefix [B, P, S·C], float32, on the encoder's device.
+
+        Raises:
+            EncoderError: images of another type, shape or range, or with NaN.
+        """
+        return self._encode([images])[0]
+
+    @torch.no_grad()
+    def encode_cameras(self, images: Mapping[str, Tensor]) -> dict[str, Features]:
+        """Encode several cameras at once, whose image sizes may differ; their tiles share the backbone's calls.
+
+        Args:
+            images: camera name -> images as in `forward`, all with the same B.
+
+        Returns:
+            Camera name -> features.
+        """
+        return dict(zip(images, self._encode(list(images.values())), strict=True))
+
+    def feature_shape(self, height: int, width: int) -> FeatureShape:
+        """Shape of one frame's features for images of `height` x `width` pixels."""
+        tilings = self.scale_set.tilings(height, width)
+        tile_maps = [self._tile_map(tiling.tile) for tiling in tilings]
+        merged = [tiling.map_size(h, w) for tiling, (_, h, w) in zip(tilings, tile_maps, strict=True)]
+        h, w = self.scale_set.grid(merged)
+        return FeatureShape(sum(channels for channels, _, _ in tile_maps), h, w, self.backbone.num_prefix_tokens)
+
+    def fingerprint(self) -> str:
+        """Sha256 of everything that determines the features: weights, scale set, preprocessing, precision and code.
+
+        Equal across processes, machines and devices. Memory layout, compilation and micro-batching are left out:
+        they change features by rounding only.
+        """
+        identity = {
+            "features_version": FEATURES_VERSION,
+            "weights": self.backbone.weights_hash(),
+            "scale_set": asdict(self.scale_set),
+            "mean": list(self.backbone.mean),
+            "std": list(self.backbone.std),
+            "num_prefix_tokens": self.backbone.num_prefix_tokens,
+            "precision": self.precision,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def train(self, mode: bool = True) -> S2Encoder:
+        """Stay in evaluation mode whatever `mode` says: the encoder is frozen."""
+        return super().train(False)
+
+    def _encode(self, images: Sequence[Tensor]) -> list[Features]:
+        views = [self._preprocess(camera) for camera in images]
+        outputs = multiview_forward(self._run, views, self.scale_set, max_tiles=self.max_tiles)
+        return [Features(*output) for output in outputs]
+
+    def _preprocess(self, images: Tensor) -> Tensor:
+        """Bring images to normalised float32 [B, 3, H, W] on the encoder's device."""
+        _check_images(images)
+        images = images.to(self.device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            channels_first = images.shape[-1] != 3
+            images = (images if channels_first else images.permute(0, 3, 1, 2)).float().div_(255)
+        return torch.addcmul(self._shift, images.float(), self._scale)
+
+    def _run(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        return self._model(tiles.to(PRECISIONS[self.precision], memory_format=self._memory_format))
+
+    @torch.no_grad()
+    def _tile_map(self, tile: tuple[int, int]) -> tuple[int, int, int]:
+        """Channels, height and width of the backbone's map of one tile, found by running a grey one."""
+        if tile not in self._map_sizes:
+            tile_map, _ = self._run(torch.zeros((1, 3, *tile), device=self.device))
+            self._map_sizes[tile] = (tile_map.shape[1], tile_map.shape[2], tile_map.shape[3])
+        return self._map_sizes[tile]
+
+    def _check_tiles(self) -> None:
+        patch = getattr(self.backbone, "patch_size", 1)
+        minimum = getattr(self.backbone, "minimum_size", 1)
+        for size in (self.scale_set.tile, *self.scale_set.sizes):
+            for side in as_pair(size):
+                if side < minimum:
+                    raise EncoderError(
+                        f"scale {size} is below one patch of {self.backbone.name}: the smallest is {minimum} pixels "
+                        "(whole numbers are pixels; write 1.0, 2.0 for multiples of the native size)"
+                    )
+                if min(side, self.scale_set.tile) % patch:
+                    raise EncoderError(
+                        f"scale {size} needs tiles that are no multiple of the {patch}-pixel patches of "
+                        f"{self.backbone.name}; use multiples of {patch}"
+                    )
+
+
+def _first_side(sizes: Sequence[Size | float]) -> int:
+    if not sizes:
+        raise EncoderError("the scale set is empty; give at least one image size in pixels, such as (224, 448)")
+    return as_pair(_in_pixels(sizes[0], 1))[0]
+
+
+def _in_pixels(scale: Size | float, native: int) -> Size:
+    """Resolve a scale given as a factor; lists, as YAML gives them, become pairs."""
+    if isinstance(scale, float):
+        return round(scale * native)
+    return scale if isinstance(scale, int) else (scale[0], scale[1])
+
+
+def _normalization(backbone: Backbone) -> tuple[Tensor, Tensor]:
+    """Factor and offset that turn values in [0, 1] into the backbone's normalised ones, each [1, 3, 1, 1]."""
+    mean = torch.tensor(backbone.mean, dtype=torch.float32).reshape(1, 3, 1, 1)
+    std = torch.tensor(backbone.std, dtype=torch.float32).reshape(1, 3, 1, 1)
+    return 1 / std, -mean / std
+
+
+def _check_images(images: Tensor) -> None:
+    expected = "expected uint8 [B, H, W, 3] or [B, 3, H, W], or float [B, 3, H, W] in [0, 1]"
+    if not isinstance(images, Tensor):
+        raise EncoderError(f"{expected}, got {type(images).__name__}")
+    got = f"{images.dtype} of shape {tuple(images.shape)}"
+    if images.dim() != 4 or 0 in images.shape or (images.dtype != torch.uint8 and not images.is_floating_point()):
+        raise EncoderError(f"{expected}, got {got}")
+    if images.shape[1] != 3 and (images.shape[-1] != 3 or images.dtype != torch.uint8):
+        raise EncoderError(f"{expected}, got {got}")
+    if images.dtype != torch.uint8:
+        low, high = (bound.item() for bound in torch.aminmax(images))
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails too
+            raise EncoderError(f"float images must lie in [0, 1] without NaN, got values from {low} to {high}")

@@ -1,0 +1,285 @@
+"""S² itself: pure functions from images and a single-scale model to one multi-scale feature map.
+
+The algorithm is that of "When Do We Not Need Larger Vision Models?" (arXiv 2403.13043, section 2): resize the image
+to every size of a scale set, cut each into tiles of the base size, run the same model on all tiles, put each scale's
+feature maps together again, average-pool them to one grid and concatenate them on channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from s2robot.interfaces import EncoderError, unknown_name
+from s2robot.tiling import COVERS, Size, Tiling, as_pair, merge_tiles, split_tiles
+
+__all__ = [
+    "ScaleSet",
+    "forward_tiles",
+    "merge_tiles",
+    "multiscale_forward",
+    "multiview_forward",
+    "resize",
+    "split_tiles",
+]
+
+TileOutput = Tensor | tuple[Tensor, Tensor]
+TileFunction = Callable[[Tensor], TileOutput]
+
+POOLS = ("base", "largest")
+
+
+@dataclass(frozen=True)
+class ScaleSet:
+    """Which image sizes S² runs and how their features are joined; the defaults are the paper's algorithm.
+
+    Attributes:
+        sizes: image sizes [pixels]; an int is a square, a pair is (height, width). The first is the base size.
+        tile: tile height = width [pixels]. A size below it is one smaller tile.
+        antialias: low-pass filter when shrinking (the reference implementation does not).
+        pool_to: `base` pools every scale to the first scale's grid (the paper), `largest` to the finest grid.
+        cover: `exact`, `pad` or `overlap`, see `Tiling.of`.
+        keep_aspect: an int size is the shorter side and the image keeps its aspect ratio, instead of a square.
+        upsampled: make all scales from the image at the base size, so that larger scales add compute but no pixels
+            (what the paper's robot experiment did), instead of from the image as given.
+    """
+
+    sizes: tuple[Size, ...] = (224, 448)
+    tile: int = 224
+    antialias: bool = False
+    pool_to: str = "base"
+    cover: str = "exact"
+    keep_aspect: bool = False
+    upsampled: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise EncoderError("the scale set is empty; give at least one image size in pixels, such as (224, 448)")
+        for size in (*self.sizes, self.tile):
+            if not all(isinstance(side, int) and side >= 1 for side in as_pair(size)):
+                raise EncoderError(
+                    f"scale {size!r} is no image size; give whole pixels >= 1, such as 224 or (224, 448)"
+                )
+        if self.pool_to not in POOLS:
+            raise EncoderError(unknown_name("pool_to", self.pool_to, POOLS))
+        if self.cover not in COVERS:
+            raise EncoderError(unknown_name("cover", self.cover, COVERS))
+        if not self.keep_aspect:
+            self.tilings(1, 1)  # sizes do not depend on the image, so a wrong one is refused here
+
+    def tilings(self, height: int, width: int) -> list[Tiling]:
+        """One `Tiling` per scale for images of `height` x `width` pixels."""
+        sizes = [self._target(size, height, width) for size in self.sizes]
+        return [Tiling.of(*size, self.tile, self.cover) for size in sizes]
+
+    def grid(self, map_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Height and width to which the scales' merged maps of the given sizes are pooled."""
+        if self.pool_to == "base":
+            return map_sizes[0]
+        return max(h for h, _ in map_sizes), max(w for _, w in map_sizes)
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Resize images [B, C, H, W] to every scale."""
+        height, width = images.shape[-2:]
+        targets = [self._target(size, height, width) for size in self.sizes]
+        if self.upsampled:
+            images = resize(images, targets[0], self.antialias)
+        return [resize(images, target, self.antialias) for target in targets]
+
+    def _target(self, size: Size, height: int, width: int) -> tuple[int, int]:
+        if isinstance(size, tuple) or not self.keep_aspect:
+            return as_pair(size)
+        short = min(height, width)
+        return round(size * height / short), round(size * width / short)
+
+
+def resize(images: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
+    """Resize float images [B, C, H, W] to `size` bicubically, in float32, corners not aligned."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images.float(), size=size, mode="bicubic", antialias=antialias).to(images.dtype)
+
+
+def multiscale_forward(
+    fn: TileFunction,
+    x: Tensor,
+    sizes: Sequence[Size] = (224, 448),
+    tile: int = 224,
+    num_prefix_tokens: int = 0,
+    *,
+    antialias: bool = False,
+    pool_to: str = "base",
+    cover: str = "exact",
+    keep_aspect: bool = False,
+    upsampled: bool = False,
+    max_tiles: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Multi-scale features of images under any single-scale model.
+
+    Args:
+        fn: model from tiles [b, 3, tile, tile] to a map [b, C, h, w], to tokens [b, P+N, C] with the prefix tokens
+            first, or to the pair (map [b, C, h, w], prefix [b, P, C]).
+        x: normalised float images [B, 3, H, W].
+        sizes: image sizes of the scale set, the base size first.
+        tile: size of the tiles [pixels].
+        num_prefix_tokens: P, used when `fn` returns tokens.
+        antialias: see `ScaleSet`, like the next four.
+        pool_to: `base` or `largest`.
+        cover: `exact`, `pad` or `overlap`.
+        keep_aspect: an int size is the shorter side.
+        upsampled: make all scales from the image at the base size.
+        max_tiles: most tiles per call of `fn`; bounds peak memory. All tiles of all scales in one call when None.
+
+    Returns:
+        map: float32 [B, S·C, h, w].
+        prefix: float32 [B, P, S·C], the mean over each scale's tiles; P may be 0.
+
+    Raises:
+        EncoderError: an impossible scale set, or an output of `fn` that is neither a map nor tokens.
+
+    >>> features, prefix = multiscale_forward(lambda t: t[:, :, ::32, ::32], torch.zeros(2, 3, 448, 448))
+    >>> features.shape, prefix.shape
+    (torch.Size([2, 6, 7, 7]), torch.Size([2, 0, 6]))
+    """
+    scale_set = ScaleSet(tuple(sizes), tile, antialias, pool_to, cover, keep_aspect, upsampled)
+    return multiview_forward(fn, [x], scale_set, num_prefix_tokens, max_tiles)[0]
+
+
+def multiview_forward(
+    fn: TileFunction,
+    views: Sequence[Tensor],
+    scale_set: ScaleSet,
+    num_prefix_tokens: int = 0,
+    max_tiles: int | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """`multiscale_forward` for several views (cameras) at once: their tiles share the calls of `fn`.
+
+    Args:
+        fn: see `multiscale_forward`.
+        views: normalised float images, each [B, 3, H_v, W_v] with the same B; sizes may differ between views.
+        scale_set: sizes and how they are joined.
+        num_prefix_tokens: P, used when `fn` returns tokens.
+        max_tiles: most tiles per call of `fn`.
+
+    Returns:
+        One pair (map, prefix) per view, as `multiscale_forward` returns it.
+    """
+    _check_views(views, max_tiles)
+    tilings = [scale_set.tilings(*view.shape[-2:]) for view in views]
+    tiles_per_step = sum(tiling.count for view in tilings for tiling in view)
+    batch = len(views[0])
+    # Whole images are taken as long as their tiles fit in one call: memory then does not grow with the batch or
+    # with the scales, since the resized images of later chunks are not made before they are needed.
+    step = batch if max_tiles is None else max(1, max_tiles // tiles_per_step)
+    chunks = [
+        _forward_chunk(fn, [view[start : start + step] for view in views], scale_set, num_prefix_tokens, max_tiles)
+        for start in range(0, batch, step)
+    ]
+    if len(chunks) == 1:
+        return chunks[0]
+    return [
+        (torch.cat([maps for maps, _ in parts]), torch.cat([prefix for _, prefix in parts]))
+        for parts in zip(*chunks, strict=True)
+    ]
+
+
+def forward_tiles(
+    fn: TileFunction, batches: Sequence[Tensor], num_prefix_tokens: int = 0, max_tiles: int | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Run `fn` on several batches of tiles, with as few calls as their sizes and `max_tiles` allow.
+
+    Args:
+        fn: see `multiscale_forward`.
+        batches: tiles, each [b_i, 3, th_i, tw_i].
+        num_prefix_tokens: P, used when `fn` returns tokens.
+        max_tiles: most tiles per call.
+
+    Returns:
+        (map [b_i, C, h_i, w_i], prefix [b_i, P, C]) per batch.
+    """
+    results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(batches)
+    for shape in dict.fromkeys(batch.shape[1:] for batch in batches):
+        members = [index for index, batch in enumerate(batches) if batch.shape[1:] == shape]
+        tiles = batches[members[0]] if len(members) == 1 else torch.cat([batches[index] for index in members])
+        outputs = [
+            as_map_and_prefix(fn(part), part, num_prefix_tokens) for part in tiles.split(max_tiles or len(tiles))
+        ]
+        maps, prefix = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*outputs, strict=True))
+        counts = [len(batches[index]) for index in members]
+        for index, result in zip(members, zip(maps.split(counts), prefix.split(counts), strict=True), strict=True):
+            results[index] = result
+    return results
+
+
+def _check_views(views: Sequence[Tensor], max_tiles: int | None) -> None:
+    if max_tiles is not None and max_tiles < 1:
+        raise EncoderError(f"max_tiles={max_tiles} is not possible; give 1 or more tiles per call")
+    for view in views:
+        if view.dim() != 4 or 0 in view.shape or not view.is_floating_point():
+            raise EncoderError(
+                f"expected non-empty float images [B, C, H, W], got {view.dtype} of shape {tuple(view.shape)}"
+            )
+    if len({len(view) for view in views}) > 1:
+        raise EncoderError(f"views must share one batch size, got {[len(view) for view in views]}")
+
+
+def _forward_chunk(
+    fn: TileFunction,
+    views: Sequence[Tensor],
+    scale_set: ScaleSet,
+    num_prefix_tokens: int,
+    max_tiles: int | None,
+) -> list[tuple[Tensor, Tensor]]:
+    tilings = [scale_set.tilings(*view.shape[-2:]) for view in views]
+    tiles = [
+        tiling.split(image)
+        for view, scales in zip(views, tilings, strict=True)
+        for tiling, image in zip(scales, scale_set.pyramid(view), strict=True)
+    ]
+    outputs = iter(forward_tiles(fn, tiles, num_prefix_tokens, max_tiles))
+    return [_join_scales(scales, [next(outputs) for _ in scales], scale_set) for scales in tilings]
+
+
+def _join_scales(
+    tilings: Sequence[Tiling], outputs: Sequence[tuple[Tensor, Tensor]], scale_set: ScaleSet
+) -> tuple[Tensor, Tensor]:
+    maps = [tiling.merge(tile_maps) for tiling, (tile_maps, _) in zip(tilings, outputs, strict=True)]
+    grid = scale_set.grid([(m.shape[-2], m.shape[-1]) for m in maps])
+    # Area pooling in float32, as in the reference implementation, whatever precision the model ran in.
+    pooled = [m.float() if tuple(m.shape[-2:]) == grid else F.interpolate(m.float(), grid, mode="area") for m in maps]
+    prefixes = [
+        prefix.float().unflatten(0, (-1, tiling.count)).mean(1)
+        for tiling, (_, prefix) in zip(tilings, outputs, strict=True)
+    ]
+    return torch.cat(pooled, dim=1), torch.cat(prefixes, dim=2)
+
+
+def as_map_and_prefix(output: TileOutput, tiles: Tensor, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
+    """Bring what a model returned for `tiles` to the form (map [b, C, h, w], prefix [b, P, C]).
+
+    Raises:
+        EncoderError: the output is no map, no tokens and no pair, or the tokens do not fill a grid.
+    """
+    if isinstance(output, tuple):
+        return output
+    if output.dim() == 4:
+        return output, output.new_empty((len(output), 0, output.shape[1]))
+    if output.dim() != 3:
+        raise EncoderError(
+            f"the model returned a tensor of shape {tuple(output.shape)} for {len(tiles)} tiles; "
+            "expected a map [b, C, h, w] or tokens [b, P+N, C]"
+        )
+    prefix, tokens = output[:, :num_prefix_tokens], output[:, num_prefix_tokens:]
+    tile_height, tile_width = tiles.shape[-2:]
+    h = round(math.sqrt(tokens.shape[1] * tile_height / tile_width))
+    if h < 1 or tokens.shape[1] % h or round(tokens.shape[1] / h * tile_height / tile_width) != h:
+        raise EncoderError(
+            f"{output.shape[1]} tokens less num_prefix_tokens={num_prefix_tokens} do not fill a grid of the shape of a "
+            f"{tile_height}x{tile_width} tile; check num_prefix_tokens (CLS and registers)"
+        )
+    return tokens.transpose(1, 2).unflatten(2, (h, -1)), prefix

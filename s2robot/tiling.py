@@ -1,0 +1,169 @@
+"""Cutting images into tiles and putting the tiles' feature maps together again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from s2robot.interfaces import EncoderError, unknown_name
+
+Size = int | tuple[int, int]
+
+COVERS = ("exact", "pad", "overlap")
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Where the tiles of one image size lie.
+
+    Attributes:
+        height, width: size of the image [pixels].
+        tile: height and width of every tile [pixels].
+        tops, lefts: upper and left edges of the rows and columns of tiles [pixels], increasing.
+    """
+
+    height: int
+    width: int
+    tile: tuple[int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, height: int, width: int, tile: Size, cover: str = "exact") -> Tiling:
+        """Lay tiles over an image; an image smaller than a tile is one tile of its own size.
+
+        Args:
+            height: image height [pixels].
+            width: image width [pixels].
+            tile: tile height = width, or (height, width) [pixels].
+            cover: what happens where the image is no multiple of the tile: `exact` refuses, `pad` extends the image
+                to the right and below, `overlap` spreads the tiles evenly so that they overlap.
+
+        Raises:
+            EncoderError: the size is no multiple of the tile under `exact`, or any size is below 1.
+        """
+        tile_height, tile_width = as_pair(tile)
+        if min(height, width, tile_height, tile_width) < 1:
+            raise EncoderError(f"cannot lay tiles of {tile} over an image of {height}x{width}: every size must be >= 1")
+        if cover not in COVERS:
+            raise EncoderError(unknown_name("cover", cover, COVERS))
+        tile_height, tile_width = min(tile_height, height), min(tile_width, width)
+        tops = _tile_edges(height, tile_height, cover)
+        lefts = _tile_edges(width, tile_width, cover)
+        return cls(height, width, (tile_height, tile_width), tops, lefts)
+
+    @property
+    def count(self) -> int:
+        """Number of tiles per image."""
+        return len(self.tops) * len(self.lefts)
+
+    def split(self, images: Tensor) -> Tensor:
+        """Cut images [B, C, H, W] into tiles [B·n, C, th, tw]: image by image, rows first, left to right."""
+        tile_height, tile_width = self.tile
+        if self.count == 1 and (self.height, self.width) == self.tile:
+            return images
+        below = max(0, self.tops[-1] + tile_height - self.height)
+        right = max(0, self.lefts[-1] + tile_width - self.width)
+        if below or right:
+            images = F.pad(images, (0, right, 0, below))
+        tiles = [
+            images[:, :, top : top + tile_height, left : left + tile_width] for top in self.tops for left in self.lefts
+        ]
+        return torch.stack(tiles, dim=1).flatten(0, 1)
+
+    def merge(self, tiles: Tensor) -> Tensor:
+        """Put the feature maps [B·n, C, h, w] of `split` tiles together to one map per image, [B, C, h', w'].
+
+        Padding is cropped to the cells that hold any of the image. Overlapping tiles are placed to the nearest cell
+        (exactly, where their edges are multiples of the model's stride) and averaged.
+        """
+        if self.count == 1:
+            grid = tiles
+        elif self._is_regular():
+            rows, columns = len(self.tops), len(self.lefts)
+            _, channels, h, w = tiles.shape
+            grid = tiles.reshape(-1, rows, columns, channels, h, w).permute(0, 3, 1, 4, 2, 5)
+            grid = grid.reshape(-1, channels, rows * h, columns * w)
+        else:
+            return self._merge_overlapping(tiles)
+        cells_high = math.ceil(self.height * tiles.shape[-2] / self.tile[0])
+        cells_wide = math.ceil(self.width * tiles.shape[-1] / self.tile[1])
+        return grid[:, :, :cells_high, :cells_wide]
+
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the merged map when one tile's map is `height` x `width` cells."""
+        merged = self.merge(torch.empty((self.count, 1, height, width), device="meta"))
+        return merged.shape[-2], merged.shape[-1]
+
+    def _is_regular(self) -> bool:
+        return self.tops == tuple(range(0, self.tops[-1] + 1, self.tile[0])) and self.lefts == tuple(
+            range(0, self.lefts[-1] + 1, self.tile[1])
+        )
+
+    def _merge_overlapping(self, tiles: Tensor) -> Tensor:
+        _, channels, h, w = tiles.shape
+        tiles = tiles.reshape(-1, self.count, channels, h, w)
+        rows = [round(top * h / self.tile[0]) for top in self.tops]
+        columns = [round(left * w / self.tile[1]) for left in self.lefts]
+        total = tiles.new_zeros((len(tiles), channels, rows[-1] + h, columns[-1] + w))
+        times = tiles.new_zeros(total.shape[-2:])
+        corners = [(row, column) for row in rows for column in columns]
+        for index, (row, column) in enumerate(corners):
+            total[:, :, row : row + h, column : column + w] += tiles[:, index]
+            times[row : row + h, column : column + w] += 1
+        return total / times
+
+
+def split_tiles(images: Tensor, tile: Size = 224, cover: str = "exact") -> Tensor:
+    """Cut images [B, C, H, W] into tiles [B·n, C, tile, tile], image by image, rows first, left to right.
+
+    >>> split_tiles(torch.zeros(2, 3, 448, 448), 224).shape
+    torch.Size([8, 3, 224, 224])
+    """
+    height, width = images.shape[-2:]
+    return Tiling.of(height, width, tile, cover).split(images)
+
+
+def merge_tiles(tiles: Tensor, grid: Size) -> Tensor:
+    """Put tiles or feature maps [B·rows·columns, C, h, w] in the order of `split_tiles` together.
+
+    Args:
+        tiles: [B·rows·columns, C, h, w].
+        grid: rows = columns, or (rows, columns).
+
+    Returns:
+        [B, C, rows·h, columns·w].
+
+    Raises:
+        EncoderError: the number of tiles is no multiple of rows·columns.
+
+    >>> merge_tiles(torch.zeros(8, 320, 7, 7), grid=2).shape
+    torch.Size([2, 320, 14, 14])
+    """
+    rows, columns = as_pair(grid)
+    if rows < 1 or columns < 1 or len(tiles) % (rows * columns):
+        raise EncoderError(f"{len(tiles)} tiles do not make whole images of {rows}x{columns} tiles")
+    h, w = tiles.shape[-2:]
+    return Tiling.of(rows * h, columns * w, (h, w)).merge(tiles)
+
+
+def as_pair(size: Size) -> tuple[int, int]:
+    """(height, width) of a size given as one number or two."""
+    return (size, size) if not isinstance(size, tuple) else size
+
+
+def _tile_edges(length: int, tile: int, cover: str) -> tuple[int, ...]:
+    count = math.ceil(length / tile)
+    if cover == "exact" and length % tile:
+        near = max(tile, length // tile * tile)
+        raise EncoderError(
+            f"image size {length} is no multiple of the tile size {tile}; "
+            f"use {near} or {near + tile}, or cover='pad' or 'overlap'"
+        )
+    if cover == "overlap" and count > 1:
+        return tuple(round(index * (length - tile) / (count - 1)) for index in range(count))
+    return tuple(range(0, count * tile, tile))
