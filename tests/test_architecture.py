@@ -1,0 +1,88 @@
+"""The house rules that a machine can check: layers, sizes, and nothing that runs code found in a file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*ROOT.glob("s2robot/**/*.py"), *ROOT.glob("envs/**/*.py"), ROOT / "train_policy.py"])
+MAX_LINES = 350
+CODE_LOADERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def name_of(node: ast.expr) -> str:
+    """The dotted name of an expression such as `torch.load`; empty for anything else."""
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def code_execution(source: str) -> list[str]:
+    """What in `source` could run code that came with a file: `line: what` each."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+            found += [f"{node.lineno}: import {name}" for name in modules if name.split(".")[0] in CODE_LOADERS]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in CODE_LOADERS:
+            names = [alias.name for alias in node.names if not alias.name.endswith("Error")]
+            found += [f"{node.lineno}: from {node.module} import {name}" for name in names]
+        elif isinstance(node, ast.Call):
+            name, arguments = name_of(node.func), {item.arg: item.value for item in node.keywords}
+            if name in {"eval", "exec"}:
+                found.append(f"{node.lineno}: {name}")
+            if name == "torch.load" and not is_constant(arguments.get("weights_only"), True):
+                found.append(f"{node.lineno}: torch.load without weights_only=True")
+            if (
+                name.endswith(".load")
+                and "allow_pickle" in arguments
+                and not is_constant(arguments["allow_pickle"], False)
+            ):
+                found.append(f"{node.lineno}: {name} with allow_pickle")
+    return found
+
+
+def is_constant(node: ast.expr | None, value: object) -> bool:
+    """Whether an argument is written as this constant."""
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def test_every_layer_imports_only_what_is_below_it(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    failed = lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert not failed, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_short(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_runs_no_code_that_it_loads(path):
+    assert code_execution(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from dill import loads",
+        "eval('1')",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+    ],
+)
+def test_the_search_for_code_execution_finds(source):
+    assert code_execution(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["torch.load(path, weights_only=True)", "model.eval()", "np.load(path)", "from pickle import UnpicklingError"],
+)
+def test_the_search_for_code_execution_allows(source):
+    assert code_execution(source) == []
