@@ -1,0 +1,227 @@
+"""Demonstrations from a scripted expert: one episode, or many from parallel processes in a fixed order."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from s2robot_envs.errors import EnvConfigError, S2RobotEnvError, WorkerError
+from s2robot_envs.factory import make_env
+from s2robot_envs.vector import limit_worker_threads, prepare_fork_server
+
+if TYPE_CHECKING:
+    from s2robot_envs.experts import Expert
+    from s2robot_envs.robosuite_env import RobosuiteEnv
+
+# Environment seeds below this are for collecting; evaluation seeds start here, so the two never meet.
+FIRST_EVALUATION_SEED = 100_000
+ATTEMPTS_PER_SEED = 10_000
+
+HOPELESS_AFTER = 50  # attempts; an expert that solves fewer than one in 50 is broken
+
+STEPS_AFTER_SUCCESS = 5  # recorded so that a policy learns to hold what it has reached
+
+
+def collection_seed(seed: int, attempt: int) -> int:
+    """Environment seed of one attempt: collection `seed` (0-9) owns 10 000 of them, all below 100 000.
+
+    Raises:
+        EnvConfigError: the seed or the attempt is out of range.
+    """
+    collections = FIRST_EVALUATION_SEED // ATTEMPTS_PER_SEED
+    if not 0 <= seed < collections:
+        raise EnvConfigError(f"collection seed is {seed}; choices: 0 to {collections - 1}")
+    if not 0 <= attempt < ATTEMPTS_PER_SEED:
+        raise EnvConfigError(f"collection seed {seed} has no more attempts after {ATTEMPTS_PER_SEED}; use another seed")
+    return seed * ATTEMPTS_PER_SEED + attempt
+
+
+def collect_episode(env: RobosuiteEnv, expert: Expert, seed: int, noise: float) -> dict[str, Any]:
+    """Record one episode of an expert.
+
+    Noise N(0, noise²) is added to the action that is executed, the label is the expert's clean action for the
+    state it is in: the recording shows states off the expert's path and how to come back from them.
+
+    Args:
+        env: a plain environment (no `ActionChunk`).
+        expert: the expert of its task.
+        seed: the environment's reset seed; the noise is derived from it too.
+        noise: standard deviation, in action units.
+
+    Returns:
+        Entries of one length T, where observations[t] precede actions[t]:
+        `actions` float32 [T, A], the labels; `executed_actions` float32 [T, A]; `rewards` float32 [T], after the
+        action; `images` camera -> uint8 [T, H, W, 3]; `proprioception` key -> float32 [T, d]; `states` float64
+        [T, S]; and `model_file` (MJCF), `success` (at the end), `seed`.
+    """
+    env.reset_simulation(seed)
+    expert.reset(env)
+    rng = np.random.default_rng([seed, 1])
+    columns: dict[str, list[Any]] = {"actions": [], "executed_actions": [], "rewards": [], "states": []}
+    observations: list[dict[str, np.ndarray]] = []
+    steps_left = env.horizon
+    while steps_left > 0:
+        action = expert.act(env)
+        executed = np.clip(action + rng.normal(0.0, noise, action.shape), -1.0, 1.0).astype(np.float32)
+        observations.append(env.observe())
+        columns["states"].append(env.state())
+        reward, _ = env.simulate(executed)
+        columns["actions"].append(action)
+        columns["executed_actions"].append(executed)
+        columns["rewards"].append(np.float32(reward))
+        solved = env.info()["success_so_far"]
+        steps_left = min(steps_left - 1, STEPS_AFTER_SUCCESS) if solved else steps_left - 1
+    return {
+        **{key: np.stack(values) for key, values in columns.items()},
+        "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},
+        "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.task.proprioception},
+        "model_file": env.model_xml(),
+        "success": env.info()["is_success"],
+        "seed": seed,
+    }
+
+
+def collect(
+    task: str,
+    num: int,
+    *,
+    seed: int = 0,
+    noise: float = 0.15,
+    workers: int | None = None,
+    first_attempt: int = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield `num` successful episodes of a task's expert, the same ones in the same order for any `workers`.
+
+    Attempt k runs on environment seed `collection_seed(seed, k)`. Failed attempts are dropped but counted. At most
+    2 × `workers` episodes are in memory besides the one the caller holds.
+
+    Args:
+        task: a task that has an expert.
+        num: successful episodes to yield.
+        seed: 0 to 9; collections of different seeds share no environment seed.
+        noise: standard deviation of the noise in the executed action.
+        workers: processes; None for one per core, 1 to stay in this process.
+        first_attempt: where to start; to continue an interrupted collection, the `attempts` of its last episode.
+        env_kwargs: further arguments of `make_env` (cameras, image_size, render_profile, horizon), JSON-able.
+
+    Yields:
+        `collect_episode`'s dictionary plus `attempts`, the attempts made up to and including this episode.
+
+    Raises:
+        EnvConfigError: an impossible argument, or no attempts left.
+        WorkerError: an attempt raised or its process was killed; the message names the seed.
+        S2RobotEnvError: the expert fails so often that collecting makes no sense.
+    """
+    from s2robot_envs.experts import make_expert
+
+    make_expert(task)
+    collection_seed(seed, first_attempt)
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    for name, value, lowest in (("num", num, 0), ("workers", workers, 1), ("noise", noise, 0.0)):
+        if not value >= lowest:
+            raise EnvConfigError(f"{name} is {value}; it must be at least {lowest}")
+    job = _Job(task, seed, noise, json.dumps(dict(env_kwargs or {})))
+    attempts = range(first_attempt, ATTEMPTS_PER_SEED)
+    if workers == 1:
+        results: Generator[dict[str, Any] | None] = _record_here(job, attempts)
+    else:
+        results = _record_in_processes(job, attempts, workers)
+    return _successes(job, results, num, first_attempt)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every attempt of a collection shares; travels to the workers."""
+
+    task: str
+    seed: int
+    noise: float
+    env_kwargs: str  # JSON
+
+    def make(self) -> tuple[RobosuiteEnv, Expert]:
+        from s2robot_envs.experts import make_expert
+
+        env = cast("RobosuiteEnv", make_env(self.task, **json.loads(self.env_kwargs)))
+        return env, make_expert(self.task)
+
+    def run(self, env: RobosuiteEnv, expert: Expert, attempt: int) -> dict[str, Any] | None:
+        """One attempt's recording; None for a failure, whose images nobody needs."""
+        episode = collect_episode(env, expert, collection_seed(self.seed, attempt), self.noise)
+        return episode if episode["success"] else None
+
+
+def _successes(
+    job: _Job, results: Generator[dict[str, Any] | None], num: int, first_attempt: int
+) -> Iterator[dict[str, Any]]:
+    kept = 0
+    with contextlib.closing(results):
+        for tried, episode in enumerate(results, start=1) if num > 0 else ():
+            if episode is not None:
+                kept += 1
+                yield {**episode, "attempts": first_attempt + tried}
+            if kept == num:
+                return
+            if tried >= HOPELESS_AFTER and kept < tried / HOPELESS_AFTER:
+                raise S2RobotEnvError(f"the {job.task} expert solved {kept} of {tried} attempts with noise={job.noise}")
+    if kept < num:
+        raise EnvConfigError(f"collection seed {job.seed} is used up after {kept} of {num} episodes; use another seed")
+
+
+def _record_here(job: _Job, attempts: range) -> Generator[dict[str, Any] | None]:
+    env, expert = job.make()
+    try:
+        for attempt in attempts:
+            yield job.run(env, expert, attempt)
+    finally:
+        env.close()
+
+
+def _record_in_processes(job: _Job, attempts: range, workers: int) -> Generator[dict[str, Any] | None]:
+    prepare_fork_server()
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"))
+    waiting: deque[tuple[int, Future[dict[str, Any] | None]]] = deque()
+    upcoming = iter(attempts)
+    try:
+        while True:
+            for attempt in itertools.islice(upcoming, 2 * workers - len(waiting)):
+                waiting.append((attempt, pool.submit(_run_in_worker, job, workers, attempt)))
+            if not waiting:
+                return
+            attempt, future = waiting.popleft()
+            yield _result(job, attempt, future)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(job: _Job, attempt: int, future: Future[dict[str, Any] | None]) -> dict[str, Any] | None:
+    where = f"collecting {job.task} on environment seed {collection_seed(job.seed, attempt)}"
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise WorkerError(f"a worker process was killed (out of memory?) while {where} or a later seed") from error
+    except Exception as error:
+        raise WorkerError(f"{where} failed with {type(error).__name__}: {error}") from error
+
+
+@functools.cache
+def _worker_resources(job: _Job) -> tuple[RobosuiteEnv, Expert]:
+    return job.make()  # a worker serves one job: one environment for all its attempts
+
+
+def _run_in_worker(job: _Job, workers: int, attempt: int) -> dict[str, Any] | None:
+    limit_worker_threads(workers)
+    env, expert = _worker_resources(job)
+    return job.run(env, expert, attempt)

@@ -1,0 +1,203 @@
+"""Offscreen rendering: the OpenGL backend, render profiles, and upright images at any size.
+
+Rendering dominates the cost of an episode on a machine without a GPU, so this module does three things
+robosuite's own renderer does not: the `fast` profile drops the shadow map, reflections and multisampling; it
+never submits geometry outside a camera's view (the picture is the same bit for bit); and the model's OpenGL
+context is created once, at the first frame, and survives every reset.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from s2robot_envs.errors import EnvConfigError, RenderingError, unknown_name
+
+INSTALL_COMMAND = "sudo apt-get install -y libegl1 libgl1-mesa-dri"
+
+# Shared libraries each backend needs; the first that loads counts. None: left to the desktop's driver.
+_BACKEND_LIBRARIES: dict[str, tuple[str, ...] | None] = {
+    "egl": ("libEGL.so.1",),
+    "osmesa": ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"),
+    "glfw": None,
+}
+
+
+def ensure_gl_backend() -> str:
+    """Choose the OpenGL backend and export it as `MUJOCO_GL`; a value that is already set is respected.
+
+    EGL is preferred (it is as fast or faster in software, and uses a GPU where there is one), OSMesa is the
+    fallback. Call it before anything imports `mujoco` or `robosuite`; `make_env` does.
+
+    Returns:
+        `egl`, `osmesa` or `glfw`.
+
+    Raises:
+        RenderingError: the backend's library is not installed; the message holds the command that installs it.
+    """
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if not chosen:
+        chosen = next((name for name in ("egl", "osmesa") if _library_loads(name)), "")
+        if not chosen:
+            raise RenderingError(f"no OpenGL library found (libEGL, libOSMesa); install one: {INSTALL_COMMAND}")
+        os.environ["MUJOCO_GL"] = chosen
+    if chosen not in _BACKEND_LIBRARIES:
+        raise RenderingError(unknown_name("OpenGL backend in MUJOCO_GL", chosen, _BACKEND_LIBRARIES))
+    if not _library_loads(chosen):
+        raise RenderingError(f"MUJOCO_GL={chosen}, but its library is not installed; run: {INSTALL_COMMAND}")
+    return chosen
+
+
+def _library_loads(backend: str) -> bool:
+    names = _BACKEND_LIBRARIES[backend]
+    if names is None:
+        return True
+    for name in names:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def _create_gl_context(size: int) -> Any:
+    backend = ensure_gl_backend()
+    # mujoco decides at its import which context class it exports, maybe before MUJOCO_GL was set: name it here.
+    try:
+        if backend == "egl":
+            from mujoco.egl import GLContext
+        elif backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        else:
+            from mujoco.glfw import GLContext
+        context = GLContext(size, size)
+        context.make_current()
+    except Exception as error:  # PyOpenGL and mujoco raise many types here
+        raise RenderingError(
+            f"cannot create an OpenGL context with MUJOCO_GL={backend} ({error}); "
+            f"for software rendering run: {INSTALL_COMMAND}"
+        ) from error
+    return context
+
+
+@dataclass(frozen=True)
+class RenderProfile:
+    """What the renderer draws: shadows, reflections, and samples per pixel (0: no antialiasing)."""
+
+    shadows: bool
+    reflections: bool
+    samples: int
+
+
+RENDER_PROFILES = {
+    "full": RenderProfile(shadows=True, reflections=True, samples=4),  # robosuite's own look
+    "fast": RenderProfile(shadows=False, reflections=False, samples=0),
+}
+
+
+def get_render_profile(name: str) -> RenderProfile:
+    """Look a render profile up by name.
+
+    Raises:
+        EnvConfigError: no such profile; the message lists the choices.
+    """
+    if name not in RENDER_PROFILES:
+        raise EnvConfigError(unknown_name("render profile", name, RENDER_PROFILES))
+    return RENDER_PROFILES[name]
+
+
+class OffscreenRenderer:
+    """Renders one MuJoCo model; owns one OpenGL context from construction to `close`.
+
+    Args:
+        model: `mujoco.MjModel`; its offscreen buffer and quality settings are changed, its physics is not.
+        profile: what to draw.
+        max_size: largest image side that will be asked for, in pixels.
+
+    Raises:
+        RenderingError: no OpenGL context can be created.
+    """
+
+    def __init__(self, model: Any, profile: RenderProfile, max_size: int) -> None:
+        import mujoco
+
+        self._mujoco = mujoco
+        self._model = model
+        self._profile = profile
+        self._max_size = max_size
+        model.vis.global_.offwidth = model.vis.global_.offheight = max_size
+        model.vis.quality.offsamples = profile.samples
+        if not profile.shadows:
+            model.vis.quality.shadowsize = 0
+        self._gl = _create_gl_context(max_size)
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=10_000)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = profile.shadows
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = profile.reflections
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[0] = 0  # robosuite keeps collision geometry in group 0,
+        self._options.geomgroup[1] = 1  # and visual geometry in group 1
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+
+    def render(self, data: Any, camera_id: int, size: int) -> np.ndarray:
+        """Render one camera.
+
+        Args:
+            data: `mujoco.MjData` whose positions are up to date.
+            camera_id: index of a camera of the model.
+            size: height = width in pixels, at most `max_size`.
+
+        Returns:
+            uint8 [size, size, 3], upright (row 0 is the top).
+        """
+        mujoco = self._mujoco
+        if size > self._max_size:
+            raise RenderingError(f"image size {size} exceeds the renderer's buffer of {self._max_size} pixels")
+        self._gl.make_current()
+        self._update_scene(data, camera_id)
+        viewport = mujoco.MjrRect(0, 0, size, size)
+        pixels = np.empty((size, size, 3), dtype=np.uint8)
+        mujoco.mjr_render(viewport, self._scene, self._context)
+        mujoco.mjr_readPixels(pixels, None, viewport, self._context)
+        return np.ascontiguousarray(pixels[::-1])  # OpenGL's rows run bottom-up
+
+    def _update_scene(self, data: Any, camera_id: int) -> None:
+        model = self._model
+        self._camera.fixedcamid = camera_id
+        groups = model.geom_group.copy()
+        # Unseen geometry may still throw a shadow or be reflected, so it is dropped only where neither is drawn.
+        if not (self._profile.shadows or self._profile.reflections):
+            model.geom_group[~_in_view(self._mujoco, model, data, camera_id)] = 0
+        self._mujoco.mjv_updateScene(
+            model, data, self._options, None, self._camera, self._mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        model.geom_group[:] = groups
+
+    def close(self) -> None:
+        """Free the OpenGL context; closing twice is harmless."""
+        if self._gl is None:
+            return
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+        self._gl = None
+
+
+def _in_view(mujoco: Any, model: Any, data: Any, camera_id: int) -> np.ndarray:
+    """Which geoms' bounding spheres reach into the camera's pyramid of view; bool [ngeom]."""
+    # Camera coordinates: x right, y up, the camera looks along -z. Images are square: one half-angle for both axes.
+    position = (data.geom_xpos - data.cam_xpos[camera_id]) @ data.cam_xmat[camera_id].reshape(3, 3)
+    half_angle = np.deg2rad(model.cam_fovy[camera_id]) / 2
+    radius, depth = model.geom_rbound, -position[:, 2]
+    beyond_sides = (
+        np.abs(position[:, :2]) * np.cos(half_angle) - (depth * np.sin(half_angle))[:, None] > radius[:, None]
+    )
+    unbounded = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE  # planes have radius 0
+    return unbounded | ((depth > -radius) & ~beyond_sides.any(axis=1))

@@ -1,0 +1,53 @@
+"""The one table of tasks: what each is called in robosuite, how long it runs, what it observes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from s2robot_envs.errors import EnvConfigError, unknown_name
+
+CONTROL_FREQUENCY = 20  # actions per second, robosuite's and robomimic's convention
+ROBOT = "Panda"
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One manipulation task.
+
+    Attributes:
+        name: the task's name here, which is also its name in robosuite.
+        horizon: steps after which an episode is truncated (20 steps are one second).
+        cameras: cameras observed by default.
+        proprioception: robosuite observable keys observed, in this order.
+        num_robots: 7 action dimensions each.
+        robosuite_kwargs: further arguments of `robosuite.make`.
+    """
+
+    name: str
+    horizon: int
+    cameras: tuple[str, ...]
+    proprioception: tuple[str, ...]
+    num_robots: int = 1
+    robosuite_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+ONE_ARM_CAMERAS = ("agentview", "robot0_eye_in_hand")
+ONE_ARM_PROPRIOCEPTION = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+
+TASKS: dict[str, TaskSpec] = {
+    spec.name: spec
+    for spec in (TaskSpec("Lift", horizon=150, cameras=ONE_ARM_CAMERAS, proprioception=ONE_ARM_PROPRIOCEPTION),)
+}
+
+
+def get_task(name: str) -> TaskSpec:
+    """Look a task up by name.
+
+    Raises:
+        EnvConfigError: no such task; the message lists the choices.
+    """
+    if name not in TASKS:
+        raise EnvConfigError(unknown_name("task", name, TASKS))
+    return TASKS[name]
