@@ -62,20 +62,19 @@ missing_packages() {
 
 # Install Debian packages as root or through sudo; without either, say what to run.
 install_packages() {
-  local -a as_root=()
-  local wanted="apt-get install --yes --no-install-recommends $*"
+  local -a as_root=() install=(apt-get install --yes --no-install-recommends "$@")
   command -v apt-get >/dev/null ||
     fail "missing, under Debian's names: $*. Install what this system calls them, then run the same command again."
   if [ "$(id -u)" -ne 0 ]; then
     sudo -n true 2>/dev/null ||
-      fail "system packages are missing. Run this, then the same command again:" $'\n' \
-        "  sudo apt-get update && sudo $wanted"
+      fail "system packages are missing. Run this, then the same command again:"$'\n' \
+        "   sudo apt-get update && sudo ${install[*]}"
     as_root=(sudo -n)
   fi
   say "installing system packages: $*"
   # A third-party source that does not answer must not stop Debian's own packages.
   "${as_root[@]}" apt-get update -qq || say "apt-get update reported an error; going on"
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $wanted -qq >/dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}" -qq >/dev/null
 }
 
 # Succeed if a context opens, which needs the libraries, a driver and the right MUJOCO_GL.
@@ -92,15 +91,15 @@ PY
 
 python="$(find_python)"
 # Where the environment cannot be reused: another interpreter, or a moved checkout (scripts hold absolute paths).
-readonly identity="$("$python" -V) $python $PWD"
-readonly dependencies="$(cat pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)"
+identity="$("$python" -V) $python $PWD"
+dependencies="$(cat pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)"
 
 if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$identity"$'\n'"$dependencies" ]; then
   exit 0
 fi
 
-packages="$(missing_packages)"
-[ -z "$packages" ] || install_packages $packages
+mapfile -t packages < <(missing_packages)
+[ "${#packages[@]}" -eq 0 ] || install_packages "${packages[@]}"
 
 if ! { [ -x "$venv/bin/pip" ] && [ "$(head -n 1 "$stamp" 2>/dev/null)" = "$identity" ]; }; then
   say "creating $venv with $("$python" -V) ($python)"
