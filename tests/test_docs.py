@@ -1,0 +1,123 @@
+"""The documentation keeps its word: links lead somewhere, commands are accepted, imported names exist."""
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from s2robot import cli
+from s2robot.backbones import BACKBONES
+from s2robot.config import CONFIG_DIR, register, resolve
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHELL = {"", "sh", "bash", "console", "shell"}
+PLACEHOLDER = "…"  # a line that shows the form of a command, not one to run
+
+
+class StopBeforeWorkError(Exception):
+    """Raised in place of the work once a command has accepted its arguments."""
+
+
+def blocks(page: Path, languages: set[str]) -> list[str]:
+    """The fenced code blocks of a page that are written in one of these languages."""
+    return [body for language, body in FENCE.findall(page.read_text()) if language in languages]
+
+
+def commands(text: str) -> list[str]:
+    """The lines of a shell script that call this package, without prompt, continuation and folder of the program."""
+    lines = [line.strip().removeprefix("$ ") for line in text.replace("\\\n", " ").splitlines()]
+    lines = [re.sub(r"^(\w+=\S* )*(\S*/bin/)?", "", line) for line in lines]
+    return [line for line in lines if re.match(r"s2robot |python3? train_policy\.py", line) and PLACEHOLDER not in line]
+
+
+def in_pages(find, languages: set[str]) -> list:
+    """One test parameter for each thing that `find` sees in a code block."""
+    found = [(page.name, item) for page in PAGES for block in blocks(page, languages) for item in find(block)]
+    return [pytest.param(item, id=f"{page}: {item.splitlines()[0]}") for page, item in found]
+
+
+def slug(heading: str) -> str:
+    """The anchor that a Markdown heading gets on the web."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    """Every anchor of a page; code blocks hold no headings."""
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)}
+
+
+def accept(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a command's arguments as the program would, without doing its work.
+
+    Raises:
+        Exception: whatever the program says about arguments that it does not accept.
+    """
+    program, *words = shlex.split(command, comments=True)
+    if program == "s2robot":
+        verb, *arguments = words
+        parse = cli.parse
+
+        def parse_only(*given):
+            parse(*given)
+            raise StopBeforeWorkError
+
+        monkeypatch.setattr(cli, "parse", parse_only)
+        with pytest.raises(StopBeforeWorkError):
+            cli.VERBS[verb].run(arguments)
+    else:
+        register(BACKBONES)
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            resolve(compose("train_policy", [word for word in words[1:] if not word.startswith("-")]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page):
+    for link in LINK.findall(FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name}: {link} does not exist"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link} has no such heading"
+
+
+@pytest.mark.parametrize("command", in_pages(commands, SHELL))
+def test_documented_command_is_accepted(command, monkeypatch):
+    accept(command, monkeypatch)
+
+
+def test_commands_of_the_demo_are_accepted(monkeypatch):
+    recipe = subprocess.run(["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = commands(recipe)
+    assert [command.split()[1] for command in found] == ["collect", "train_policy.py", "evaluate"]
+    for command in found:
+        with monkeypatch.context() as patch:
+            accept(command, patch)
+
+
+@pytest.mark.parametrize("command", ["s2robot collect tusk=Lift", "python train_policy.py dataset=a.hdf5 policy=bcc"])
+def test_a_mistyped_command_is_not_accepted(command, monkeypatch):
+    with pytest.raises(Exception, match="task|bc"):
+        accept(command, monkeypatch)
+
+
+@pytest.mark.parametrize("snippet", in_pages(lambda block: [block], {"python", "py"}))
+def test_names_imported_in_snippets_exist(snippet):
+    for node in ast.walk(ast.parse(snippet)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("s2robot", "s2robot_envs"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_readme_shows_the_commands_that_a_reader_starts_with():
+    text = (ROOT / "README.md").read_text()
+    for command in ("make demo", "make test", "s2robot collect", "train_policy.py", "s2robot evaluate"):
+        assert command in text, f"README.md does not show {command!r}"
