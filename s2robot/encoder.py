@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -12,6 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from s2robot.backbones import load_backbone
+from s2robot.backbones.frozen import hash_tensors
+from s2robot.cost import (
+    EncoderCost,
+    TileCost,
+    count_parameters,
+    feature_shape,
+    largest_size,
+    measure_tile,
+    scale_costs,
+)
 from s2robot.interfaces import (
     Backbone,
     ConfigError,
@@ -76,6 +88,8 @@ class S2Encoder(nn.Module):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__()
+        if max_tiles < 1:
+            raise EncoderError(f"max_tiles={max_tiles} is not possible; give 1 or more tiles per call")
         if precision not in PRECISIONS:
             raise ConfigError(unknown_name("precision", precision, PRECISIONS))
         if isinstance(backbone, str):
@@ -98,7 +112,7 @@ class S2Encoder(nn.Module):
         if isinstance(backbone, nn.Module):
             backbone.to(PRECISIONS[precision]).to(memory_format=self._memory_format)
         self._model = torch.compile(backbone.forward_features) if compile else backbone.forward_features
-        self._map_sizes: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self._known_tiles: dict[tuple[int, int], TileCost] = {}
         self.requires_grad_(False).eval()
         self.to(resolve_device(str(device)))
 
@@ -141,11 +155,25 @@ class S2Encoder(nn.Module):
 
     def feature_shape(self, height: int, width: int) -> FeatureShape:
         """Shape of one frame's features for images of `height` x `width` pixels."""
-        tilings = self.scale_set.tilings(height, width)
-        tile_maps = [self._tile_map(tiling.tile) for tiling in tilings]
-        merged = [tiling.map_size(h, w) for tiling, (_, h, w) in zip(tilings, tile_maps, strict=True)]
-        h, w = self.scale_set.grid(merged)
-        return FeatureShape(sum(channels for channels, _, _ in tile_maps), h, w, self.backbone.num_prefix_tokens)
+        return feature_shape(self.scale_set, self._tile_costs(height, width), height, width)
+
+    def cost(self, height: int | None = None, width: int | None = None, latency_batch: int = 0) -> EncoderCost:
+        """Parameters, tiles, GMACs and bytes per frame.
+
+        Args:
+            height: image height [pixels]; the largest scale's when None.
+            width: image width [pixels]; the largest scale's when None.
+            latency_batch: also measure the latency at this batch size; 0 does not run the encoder on a batch.
+        """
+        default_height, default_width = largest_size(self.scales)
+        height, width = height or default_height, width or default_width
+        return EncoderCost(
+            parameters=count_parameters(self.backbone),
+            scales=scale_costs(self.scale_set, self._tile_costs(height, width), height, width),
+            shape=self.feature_shape(height, width),
+            latency_ms=self._latency_ms(latency_batch, height, width) if latency_batch else None,
+            latency_batch=latency_batch or 1,
+        )
 
     def fingerprint(self) -> str:
         """Sha256 of everything that determines the features: weights, scale set, preprocessing, precision and code.
@@ -156,6 +184,7 @@ class S2Encoder(nn.Module):
         identity = {
             "features_version": FEATURES_VERSION,
             "weights": self.backbone.weights_hash(),
+            "architecture": getattr(self.backbone, "architecture", type(self.backbone).__name__),
             "scale_set": asdict(self.scale_set),
             "mean": list(self.backbone.mean),
             "std": list(self.backbone.std),
@@ -163,6 +192,12 @@ class S2Encoder(nn.Module):
             "precision": self.precision,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def tensors_hash(self) -> str:
+        """Sha256 of the backbone's parameters and buffers as they are now, to prove that nothing has moved them."""
+        if not isinstance(self.backbone, nn.Module):
+            return self.backbone.weights_hash()
+        return hash_tensors(self.backbone)
 
     def train(self, mode: bool = True) -> S2Encoder:
         """Stay in evaluation mode whatever `mode` says: the encoder is frozen."""
@@ -186,12 +221,23 @@ class S2Encoder(nn.Module):
         return self._model(tiles.to(PRECISIONS[self.precision], memory_format=self._memory_format))
 
     @torch.no_grad()
-    def _tile_map(self, tile: tuple[int, int]) -> tuple[int, int, int]:
-        """Channels, height and width of the backbone's map of one tile, found by running a grey one."""
-        if tile not in self._map_sizes:
-            tile_map, _ = self._run(torch.zeros((1, 3, *tile), device=self.device))
-            self._map_sizes[tile] = (tile_map.shape[1], tile_map.shape[2], tile_map.shape[3])
-        return self._map_sizes[tile]
+    def _tile_costs(self, height: int, width: int) -> list[TileCost]:
+        """Cost of each scale's tile, found by running a grey one through the backbone once."""
+        tiles = [tiling.tile for tiling in self.scale_set.tilings(height, width)]
+        for tile in tiles:
+            if tile not in self._known_tiles:
+                grey = torch.zeros((1, 3, *tile), device=self.device, dtype=PRECISIONS[self.precision])
+                self._known_tiles[tile] = measure_tile(self.backbone, grey)
+        return [self._known_tiles[tile] for tile in tiles]
+
+    def _latency_ms(self, batch: int, height: int, width: int, repeats: int = 5) -> float:
+        images = torch.zeros((batch, height, width, 3), dtype=torch.uint8)
+        times = []
+        for _ in range(repeats + 1):  # the first warms up
+            start = time.perf_counter()
+            self(images).map.sum().item()  # waits for the device
+            times.append(time.perf_counter() - start)
+        return 1000 * statistics.median(times[1:]) / batch
 
     def _check_tiles(self) -> None:
         patch = getattr(self.backbone, "patch_size", 1)
@@ -220,7 +266,11 @@ def _in_pixels(scale: Size | float, native: int) -> Size:
     """Resolve a scale given as a factor; lists, as YAML gives them, become pairs."""
     if isinstance(scale, float):
         return round(scale * native)
-    return scale if isinstance(scale, int) else (scale[0], scale[1])
+    if isinstance(scale, int):
+        return scale
+    if isinstance(scale, Sequence) and not isinstance(scale, str) and len(scale) == 2:
+        return scale[0], scale[1]
+    raise EncoderError(f"scale {scale!r} is no image size; give pixels (224), (height, width), or a factor (1.0)")
 
 
 def _normalization(backbone: Backbone) -> tuple[Tensor, Tensor]:

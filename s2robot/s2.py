@@ -99,9 +99,15 @@ class ScaleSet:
 
 
 def resize(images: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
-    """Resize float images [B, C, H, W] to `size` bicubically, in float32, corners not aligned."""
-    if tuple(images.shape[-2:]) == tuple(size):
+    """Resize float images [B, C, H, W] to `size` bicubically, in float32, corners not aligned.
+
+    `antialias` acts only when a side shrinks: PyTorch's antialiasing kernel is another cubic (a = -0.5 instead of
+    -0.75), so that it would change enlarged images too, which have nothing to filter.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == tuple(size):
         return images
+    antialias = antialias and (size[0] < height or size[1] < width)
     return F.interpolate(images.float(), size=size, mode="bicubic", antialias=antialias).to(images.dtype)
 
 

@@ -19,6 +19,7 @@ class FrozenBackbone(nn.Module):
         extract: features of normalised images: `(model, [B, 3, H, W])` -> a map [B, C, h, w], tokens [B, P+N, C] with
             the prefix tokens first, or the pair (map, prefix [B, P, C]).
         name: what the user called it.
+        architecture: what computes the features, as far as the weights do not tell (part of the fingerprint).
         size: native image height = width [pixels].
         mean: per-channel mean of images in [0, 1].
         std: per-channel standard deviation of images in [0, 1].
@@ -33,6 +34,7 @@ class FrozenBackbone(nn.Module):
         extract: Callable[[nn.Module, Tensor], TileOutput],
         *,
         name: str,
+        architecture: str,
         size: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
@@ -42,6 +44,7 @@ class FrozenBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
+        self.architecture = architecture
         self.size = size
         self.mean = mean
         self.std = std

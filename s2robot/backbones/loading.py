@@ -141,6 +141,7 @@ def _freeze(model: TimmModel, spec: BackboneSpec, size: int | None) -> FrozenBac
         model,
         extract_timm,
         name=spec.name,
+        architecture=model.pretrained_cfg["architecture"],
         size=native,
         mean=spec.mean or config["mean"],
         std=spec.std or config["std"],

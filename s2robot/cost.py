@@ -1,0 +1,123 @@
+"""What an S² encoder costs, known before it runs on data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from s2robot.interfaces import Backbone, FeatureShape
+from s2robot.s2 import ScaleSet
+from s2robot.tiling import Size
+
+
+@dataclass(frozen=True)
+class TileCost:
+    """One tile through a backbone.
+
+    Attributes:
+        channels, height, width: size of its feature map.
+        num_prefix: its prefix tokens.
+        macs: multiply-accumulate operations of its convolutions, matrix products and attention.
+    """
+
+    channels: int
+    height: int
+    width: int
+    num_prefix: int
+    macs: float
+
+
+@dataclass(frozen=True)
+class ScaleCost:
+    """One scale of the scale set, per frame.
+
+    Attributes:
+        size: height and width of the image at this scale [pixels].
+        tiles: number of tiles.
+        gmacs: 10⁹ multiply-accumulate operations.
+    """
+
+    size: tuple[int, int]
+    tiles: int
+    gmacs: float
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """An encoder's cost per frame (one image of one camera).
+
+    Attributes:
+        parameters: parameters of the backbone; S² adds none.
+        scales: cost of each scale.
+        shape: shape of the features.
+        latency_ms: measured median time per frame [ms] at `latency_batch`; None unless asked for.
+        latency_batch: batch size of that measurement.
+    """
+
+    parameters: int
+    scales: tuple[ScaleCost, ...]
+    shape: FeatureShape
+    latency_ms: float | None = None
+    latency_batch: int = 1
+
+    @property
+    def tiles(self) -> int:
+        """Backbone runs per frame."""
+        return sum(scale.tiles for scale in self.scales)
+
+    @property
+    def gmacs(self) -> float:
+        """10⁹ multiply-accumulate operations per frame, all scales together."""
+        return sum(scale.gmacs for scale in self.scales)
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the feature map, S·C."""
+        return self.shape.channels
+
+    @property
+    def bytes_per_frame(self) -> int:
+        """Size of one frame in the feature cache, which stores float16 [bytes]."""
+        return 2 * self.shape.numel
+
+
+def count_parameters(module: object) -> int:
+    """Number of parameters of a module, trainable or not; 0 for anything that is no module."""
+    return sum(parameter.numel() for parameter in module.parameters()) if isinstance(module, nn.Module) else 0
+
+
+def measure_tile(backbone: Backbone, tile: Tensor) -> TileCost:
+    """Run one tile [1, 3, h, w] through a backbone and count.
+
+    Multiply-accumulates are those that `torch.utils.flop_counter` knows, half its FLOPs; activations, norms and
+    resizing are not counted, as in the papers' tables.
+    """
+    with FlopCounterMode(display=False) as counter:
+        tile_map, prefix = backbone.forward_features(tile)
+    channels, height, width = tile_map.shape[1:]
+    return TileCost(channels, height, width, prefix.shape[1], counter.get_total_flops() / 2)
+
+
+def feature_shape(scale_set: ScaleSet, tiles: Sequence[TileCost], height: int, width: int) -> FeatureShape:
+    """Shape of the features of a `height` x `width` image, given the cost of each scale's tile."""
+    tilings = scale_set.tilings(height, width)
+    merged = [tiling.map_size(tile.height, tile.width) for tiling, tile in zip(tilings, tiles, strict=True)]
+    h, w = scale_set.grid(merged)
+    return FeatureShape(sum(tile.channels for tile in tiles), h, w, tiles[0].num_prefix)
+
+
+def scale_costs(scale_set: ScaleSet, tiles: Sequence[TileCost], height: int, width: int) -> tuple[ScaleCost, ...]:
+    """Cost of every scale for a `height` x `width` image, given the cost of each scale's tile."""
+    return tuple(
+        ScaleCost((tiling.height, tiling.width), tiling.count, tiling.count * tile.macs / 1e9)
+        for tiling, tile in zip(scale_set.tilings(height, width), tiles, strict=True)
+    )
+
+
+def largest_size(scales: Sequence[Size]) -> tuple[int, int]:
+    """Height and width of the largest scale: an image that gives every scale its full detail."""
+    pairs = [scale if isinstance(scale, tuple) else (scale, scale) for scale in scales]
+    return max(pairs, key=lambda pair: pair[0] * pair[1])

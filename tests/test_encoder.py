@@ -1,0 +1,300 @@
+"""The S² encoder over real networks: parity with the paper's algorithm, frozen-ness, fingerprint, options, errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from test_s2 import naive_s2
+from torch import Tensor, nn
+
+from s2robot.backbones import load_backbone
+from s2robot.backbones.frozen import hash_tensors
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import ConfigError, EncoderError, FeatureShape
+
+SMALL = {"weights": "none", "scales": (64, 128)}
+
+
+def tokens_of(model: nn.Module, tile: Tensor) -> tuple[Tensor, Tensor]:
+    """Final tokens straight from timm's plain forward pass, which applies the last norm."""
+    tokens = model.forward_features(tile)
+    side = round((tokens.shape[1] - model.num_prefix_tokens) ** 0.5)
+    spatial = tokens[:, model.num_prefix_tokens :].transpose(1, 2).unflatten(2, (side, side))
+    return spatial, tokens[:, : model.num_prefix_tokens]
+
+
+def convnext_map(model: nn.Module, tile: Tensor) -> tuple[Tensor, Tensor]:
+    tile_map = model.head.norm(model.forward_features(tile))
+    return tile_map, tile_map.new_empty(1, 0, tile_map.shape[1])
+
+
+def efficientnet_map(model: nn.Module, tile: Tensor) -> tuple[Tensor, Tensor]:
+    tile_map = model.blocks(model.bn1(model.conv_stem(tile)))
+    return tile_map, tile_map.new_empty(1, 0, tile_map.shape[1])
+
+
+FAMILIES = {
+    "ViT with CLS": ("test_vit", 64, tokens_of),
+    "ViT with registers": ("vit_small_patch14_reg4_dinov2", 56, tokens_of),
+    "ViT without prefix tokens": ("vit_base_patch16_siglip_224", 32, tokens_of),
+    "ConvNeXt": ("test_convnext", 64, convnext_map),
+    "EfficientNet": ("test_efficientnet", 64, efficientnet_map),
+}
+PREFIX_TOKENS = {"ViT with CLS": 1, "ViT with registers": 5}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    name, base, forward = FAMILIES[request.param]
+    return request.param, load_backbone(name, weights="none"), base, forward
+
+
+@pytest.mark.parametrize("factors", [(1,), (1, 2), (1, 2, 3), (0.5, 1, 2)])
+def test_features_agree_with_the_naive_algorithm(family, factors):
+    kind, backbone, base, forward = family
+    sizes = tuple(round(base * factor) for factor in factors)
+    if sizes[0] < backbone.minimum_size or sizes[0] % backbone.patch_size:
+        sizes = tuple(2 * size for size in sizes)
+    torch.manual_seed(1)
+    images = torch.rand(2, 3, 150, 150)
+    encoder = S2Encoder(backbone, scales=sizes)
+    features = encoder(images)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
+    with torch.no_grad():
+        for index, image in enumerate(images):
+            expected = naive_s2(lambda t: forward(backbone.model, t), (image - mean) / std, sizes, sizes[0])
+            torch.testing.assert_close(features.map[index], expected[0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(features.prefix[index], expected[1], rtol=1e-5, atol=1e-5)
+    assert features.prefix.shape[1] == PREFIX_TOKENS.get(kind, 0)
+    shape = encoder.feature_shape(150, 150)
+    assert features.map.shape[1:] == (shape.channels, shape.height, shape.width)
+    assert features.prefix.shape[1:] == (shape.num_prefix, shape.channels)
+
+
+def test_default_encoder_gives_the_promised_features():
+    encoder = S2Encoder("efficientnet_lite0", scales=(224, 448))
+    images = torch.randint(0, 256, (2, 448, 448, 3), dtype=torch.uint8)
+    features = encoder(images)
+    assert features.map.shape == (2, 640, 7, 7)
+    assert features.prefix.shape == (2, 0, 640)
+    assert features.map.dtype == torch.float32
+    assert encoder.feature_shape(448, 448) == FeatureShape(channels=640, height=7, width=7, num_prefix=0)
+
+
+def test_all_image_layouts_give_the_same_features():
+    encoder = S2Encoder("test_efficientnet", **SMALL)
+    images = torch.randint(0, 256, (2, 128, 128, 3), dtype=torch.uint8)
+    channels_first = images.permute(0, 3, 1, 2).contiguous()
+    expected = encoder(images).map
+    torch.testing.assert_close(encoder(channels_first).map, expected)
+    torch.testing.assert_close(encoder(channels_first.float() / 255).map, expected)
+
+
+def test_training_a_policy_leaves_the_encoder_bit_identical():
+    encoder = S2Encoder("test_efficientnet", **SMALL)
+    policy = nn.Sequential(encoder, nn.ModuleDict({"head": nn.Linear(128, 3)}))
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    fingerprint, tensors = encoder.fingerprint(), encoder.tensors_hash()
+    images = torch.randint(0, 256, (4, 128, 128, 3), dtype=torch.uint8)
+    outputs = encoder(images).map
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(100):
+        policy.train()
+        features = encoder(images[:2])
+        assert not features.map.requires_grad
+        loss = policy[1]["head"](features.map.mean(dim=(2, 3))).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert encoder.tensors_hash() == tensors
+    assert encoder.fingerprint() == fingerprint
+    assert torch.equal(encoder(images).map, outputs)
+
+
+def test_a_changed_tensor_changes_the_tensors_hash():
+    encoder = S2Encoder("test_efficientnet", **SMALL)
+    before = encoder.tensors_hash()
+    encoder.backbone.model.bn1.running_mean[0] += 1e-6
+    assert encoder.tensors_hash() != before
+
+
+def test_train_mode_does_not_reach_the_backbone():
+    encoder = S2Encoder("test_efficientnet", **SMALL)
+    nn.Sequential(encoder).train()
+    assert not any(module.training for module in encoder.modules())
+
+
+def test_fingerprint_is_equal_in_another_process():
+    code = (
+        "from s2robot.encoder import S2Encoder;"
+        "print(S2Encoder('test_vit', scales=(64, 128), weights='none').fingerprint())"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert other == S2Encoder("test_vit", **SMALL).fingerprint()
+
+
+def test_fingerprint_of_the_default_encoder_is_pinned():
+    # A change here invalidates every feature cache and checkpoint: only together with FEATURES_VERSION.
+    encoder = S2Encoder("efficientnet_lite0", scales=(224, 448))
+    assert encoder.fingerprint() == "74d0bb91188c46f78fb49c42d10a029bb3efe710fd6bfb130c25bcd18b850b66"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scales": (64,)},
+        {"scales": (64, 192)},
+        {"tile": 32},
+        {"antialias": True},
+        {"pool_to": "largest"},
+        {"upsampled": True},
+        {"precision": "bf16"},
+        {"backbone": "test_vit2"},
+    ],
+)
+def test_fingerprint_depends_on_what_changes_features(change):
+    base = S2Encoder("test_vit", **SMALL).fingerprint()
+    settings = {"backbone": "test_vit", **SMALL, **change}
+    assert S2Encoder(**settings).fingerprint() != base
+
+
+@pytest.mark.parametrize("change", [{"channels_last": True}, {"max_tiles": 3}])
+def test_fingerprint_ignores_what_changes_features_by_rounding_only(change):
+    images = torch.rand(2, 3, 128, 128)
+    base, other = S2Encoder("test_efficientnet", **SMALL), S2Encoder("test_efficientnet", **SMALL, **change)
+    assert other.fingerprint() == base.fingerprint()
+    torch.testing.assert_close(other(images).map, base(images).map, rtol=1e-4, atol=1e-5)
+
+
+def test_the_tile_size_of_a_backbone_does_not_change_its_identity():
+    # Position embeddings are resampled to the tile size; the hash is of the weights before that.
+    assert load_backbone("test_vit", "none", size=64).weights_hash() == load_backbone("test_vit", "none").weights_hash()
+
+
+def test_scales_can_be_factors_of_the_native_size():
+    assert S2Encoder("test_vit", scales=(1.0, 2.0), weights="none").scales == (160, 320)
+
+
+def test_non_square_scales_cover_a_wide_camera():
+    encoder = S2Encoder("test_efficientnet", scales=((64, 128), (128, 256)), tile=64, weights="none")
+    features = encoder(torch.rand(1, 3, 120, 240))
+    assert features.map.shape == (1, 128, 2, 4)
+    assert encoder.feature_shape(120, 240) == FeatureShape(128, 2, 4)
+
+
+def test_cameras_of_different_sizes_are_encoded_together():
+    encoder = S2Encoder("test_vit", **SMALL)
+    cameras = {"front": torch.rand(2, 3, 100, 100), "wrist": torch.randint(0, 256, (2, 64, 80, 3), dtype=torch.uint8)}
+    together = encoder.encode_cameras(cameras)
+    assert list(together) == ["front", "wrist"]
+    for name, images in cameras.items():
+        torch.testing.assert_close(together[name].map, encoder(images).map, rtol=1e-5, atol=1e-5)
+
+
+def test_reduced_precision_is_close_and_returns_float32():
+    images = torch.rand(2, 3, 128, 128)
+    expected = S2Encoder("test_vit", **SMALL)(images).map
+    for precision in ("bf16", "fp16"):
+        features = S2Encoder("test_vit", **SMALL, precision=precision)(images).map
+        assert features.dtype == torch.float32
+        assert (features - expected).norm() / expected.norm() < 0.02
+
+
+def test_reduced_precision_leaves_the_callers_backbone_alone():
+    backbone = load_backbone("test_vit", weights="none")
+    before = hash_tensors(backbone.model)
+    S2Encoder(backbone, scales=(64,), precision="bf16")
+    assert hash_tensors(backbone.model) == before
+
+
+def test_cost_of_the_paper_scale_sets():
+    backbone = load_backbone("test_vit", weights="none")
+    single, double, triple = (S2Encoder(backbone, scales=sizes).cost() for sizes in [(64,), (64, 128), (64, 128, 192)])
+    assert (single.tiles, double.tiles, triple.tiles) == (1, 5, 14)
+    assert double.gmacs == pytest.approx(5 * single.gmacs)
+    assert triple.gmacs == pytest.approx(14 * single.gmacs)
+    assert single.parameters == double.parameters == sum(p.numel() for p in backbone.parameters())
+    assert (single.feature_width, triple.feature_width) == (64, 192)
+    assert triple.bytes_per_frame == 2 * 192 * (4 * 4 + 1)
+
+
+def test_gmacs_agree_with_the_paper():
+    # Table 10: ViT-B/16 at 224 costs 17.5 GMACs, with {224, 448} 87.9.
+    cost = S2Encoder("vit_base_patch16_224", weights="none").cost()
+    assert [scale.tiles for scale in cost.scales] == [1, 4]
+    assert cost.gmacs == pytest.approx(87.9, rel=0.005)
+
+
+def test_latency_is_measured_on_request():
+    assert S2Encoder("test_vit", **SMALL).cost(latency_batch=2).latency_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(2, 64, 64, 3, dtype=torch.int32), "got torch.int32"),
+        (torch.zeros(2, 64, 64, 4, dtype=torch.uint8), r"of shape \(2, 64, 64, 4\)"),
+        (torch.zeros(2, 1, 64, 64), r"of shape \(2, 1, 64, 64\)"),
+        (torch.zeros(2, 64, 64, 3), r"of shape \(2, 64, 64, 3\)"),
+        (torch.zeros(64, 64, 3, dtype=torch.uint8), r"of shape \(64, 64, 3\)"),
+        (torch.zeros(0, 64, 64, 3, dtype=torch.uint8), r"of shape \(0, 64, 64, 3\)"),
+        (torch.zeros(1, 3, 0, 64), r"of shape \(1, 3, 0, 64\)"),
+        (torch.full((1, 3, 64, 64), float("nan")), "without NaN"),
+        (torch.full((1, 3, 64, 64), 255.0), r"must lie in \[0, 1\] without NaN, got values from 255.0"),
+        ([[0, 1], [2, 3]], "got list"),
+    ],
+)
+def test_images_the_encoder_cannot_read_are_refused(images, message):
+    encoder = S2Encoder("test_vit", **SMALL)
+    with pytest.raises(EncoderError, match=message):
+        encoder(images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"backbone": "efficientnet_light0"},
+            "unknown backbone 'efficientnet_light0'; did you mean 'efficientnet_lite0'",
+        ),
+        ({"scales": ()}, "scale set is empty"),
+        ({"scales": (8, 16)}, "scale 8 is below one patch of test_vit: the smallest is 16 pixels"),
+        ({"scales": (1, 2)}, "write 1.0, 2.0 for multiples"),
+        ({"scales": (72, 144)}, "no multiple of the 16-pixel patches of test_vit"),
+        ({"scales": (64, 100)}, "100 is no multiple of the tile size 64"),
+        ({"scales": ("a",)}, "scale 'a'"),
+        ({"pool_to": "finest"}, "unknown pool_to 'finest'"),
+        ({"max_tiles": 0}, "max_tiles=0"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(EncoderError, match=message):
+        S2Encoder(**{"backbone": "test_vit", **SMALL, **settings})
+
+
+def test_unknown_precision_and_device_name_the_choices():
+    with pytest.raises(ConfigError, match="unknown precision 'bf8'.*bf16, fp16, fp32"):
+        S2Encoder("test_vit", **SMALL, precision="bf8")
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
+        S2Encoder("test_vit", **SMALL, device="gpu")
+
+
+def test_random_weights_are_announced(caplog):
+    S2Encoder("test_vit", **SMALL)
+    assert "RANDOM weights" in caplog.text
+
+
+@pytest.mark.parametrize("name", timm.list_models("test_*"))
+def test_any_timm_model_can_be_wrapped(name):
+    encoder = S2Encoder(name, scales=(160, 320), weights="none")
+    features = encoder(torch.rand(1, 3, 160, 160))
+    shape = encoder.feature_shape(160, 160)
+    assert features.map.shape == (1, shape.channels, shape.height, shape.width)
+    assert features.prefix.shape == (1, shape.num_prefix, shape.channels)
+    assert torch.isfinite(features.map).all()
