@@ -184,7 +184,9 @@ def _record_here(job: _Job, attempts: range) -> Generator[dict[str, Any] | None]
     env, expert = job.make()
     try:
         for attempt in attempts:
-            yield job.run(env, expert, attempt)
+            with _naming_seed(job, attempt):
+                episode = job.run(env, expert, attempt)
+            yield episode
     finally:
         env.close()
 
@@ -201,17 +203,20 @@ def _record_in_processes(job: _Job, attempts: range, workers: int) -> Generator[
             if not waiting:
                 return
             attempt, future = waiting.popleft()
-            yield _result(job, attempt, future)
+            with _naming_seed(job, attempt):
+                episode = future.result()
+            yield episode
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _result(job: _Job, attempt: int, future: Future[dict[str, Any] | None]) -> dict[str, Any] | None:
+@contextlib.contextmanager
+def _naming_seed(job: _Job, attempt: int) -> Iterator[None]:
     where = f"collecting {job.task} on environment seed {collection_seed(job.seed, attempt)}"
     try:
-        return future.result()
+        yield
     except BrokenProcessPool as error:
-        raise WorkerError(f"a worker process was killed (out of memory?) while {where} or a later seed") from error
+        raise WorkerError(f"a worker process was killed (out of memory?) while {where} or a seed near it") from error
     except Exception as error:
         raise WorkerError(f"{where} failed with {type(error).__name__}: {error}") from error
 

@@ -8,8 +8,10 @@ context is created once, at the first frame, and survives every reset.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +147,8 @@ class OffscreenRenderer:
         self._options.geomgroup[1] = 1  # and visual geometry in group 1
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        # OpenGL objects must be freed before the interpreter tears the display down, also where nobody closes.
+        atexit.register(_close_if_alive, weakref.ref(self))
 
     def render(self, data: Any, camera_id: int, size: int) -> np.ndarray:
         """Render one camera.
@@ -182,12 +186,21 @@ class OffscreenRenderer:
 
     def close(self) -> None:
         """Free the OpenGL context; closing twice is harmless."""
-        if self._gl is None:
-            return
-        self._gl.make_current()
-        self._context.free()
-        self._gl.free()
-        self._gl = None
+        gl, self._gl = self._gl, None
+        if gl is not None:
+            gl.make_current()  # freeing acts on the current context, which may be another environment's
+            self._context.free()
+            gl.free()
+
+    def __del__(self) -> None:
+        if getattr(self, "_camera", None) is not None:  # else the constructor failed
+            self.close()
+
+
+def _close_if_alive(reference: weakref.ref[OffscreenRenderer]) -> None:
+    renderer = reference()
+    if renderer is not None:
+        renderer.close()
 
 
 def _in_view(mujoco: Any, model: Any, data: Any, camera_id: int) -> np.ndarray:

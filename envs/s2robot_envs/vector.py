@@ -188,8 +188,8 @@ class ProcessVectorEnv(AsyncVectorEnv):
             process.join(timeout=0.2)  # a pipe closes a moment before its process is reaped
             if process.exitcode is not None:
                 dead.append(f"environment {index} (seed {self._seeds[index]}) died with exit code {process.exitcode}")
-        hint = "a negative code is a signal; -9 usually means out of memory: use fewer environments or smaller images"
-        return f"{'; '.join(dead) or 'a worker closed its connection'}. ({hint})"
+        hint = "-9 usually means that the machine ran out of memory: use fewer environments or smaller images"
+        return f"{'; '.join(dead) or 'a worker closed its connection'} ({hint})"
 
     def _shut_down(self) -> None:
         self._state = AsyncState.DEFAULT  # else gymnasium waits for the call that failed
