@@ -1,3 +1,20 @@
 """Frozen multi-scale (S²) vision encoders for robot-manipulation policies."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from s2robot.encoder import S2Encoder
+
+__all__ = ["S2Encoder", "__version__"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import `S2Encoder` (and with it torch and timm) only when it is asked for."""
+    if name == "S2Encoder":
+        from s2robot.encoder import S2Encoder
+
+        return S2Encoder
+    raise AttributeError(f"module 's2robot' has no attribute {name!r}")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf, SCMode
+from omegaconf.errors import MissingMandatoryValue
 
 from s2robot.interfaces import ConfigError, unknown_name
 
@@ -29,13 +30,21 @@ def require(condition: bool, field_name: str, value: object, valid: str) -> None
 
 @dataclass
 class EncoderConfig:
-    """The frozen S² encoder: which backbone, which image sizes, how it is computed."""
+    """The frozen S² encoder; the fields are the arguments of `S2Encoder`, which documents and checks them."""
 
     backbone: str = "efficientnet_lite0"
-    scales: list[int] = field(default_factory=lambda: [224, 448])
+    scales: list[Any] = field(default_factory=lambda: [224, 448])  # pixels, [height, width] pairs, or float factors
     weights: str = "default"
+    tile: int | None = None
+    antialias: bool = False
+    pool_to: str = "base"
+    cover: str = "exact"
+    keep_aspect: bool = False
+    upsampled: bool = False
     precision: str = "fp32"
     channels_last: bool = False
+    engine: str = "eager"
+    max_tiles: int = 64
 
 
 @dataclass
@@ -263,6 +272,20 @@ def register(backbones: Iterable[str] = ()) -> None:
         store.store(group="readout", name=name, node=ReadoutConfig(name=name))
     for name, policy in POLICIES.items():
         store.store(group="policy", name=name, node=policy)
+
+
+def resolve(settings: DictConfig) -> Any:
+    """Turn a composed configuration into its dataclass, once, at the entry point.
+
+    Raises:
+        ConfigError: a required setting is missing, or a value is impossible.
+    """
+    try:
+        return OmegaConf.to_container(
+            settings, resolve=True, throw_on_missing=True, structured_config_mode=SCMode.INSTANTIATE
+        )
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"a required setting is missing: {str(error).splitlines()[0]}") from error
 
 
 def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:

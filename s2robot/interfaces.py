@@ -19,13 +19,15 @@ Shape legend, used in every docstring of the package:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch takes seconds and 500 MB to import; errors, statistics and reports must not wait for it
+    import torch
+    from torch import Tensor
 
 
 class Features(NamedTuple):
@@ -54,6 +56,85 @@ class FeatureShape:
         """Numbers stored per frame, map and prefix tokens together."""
         return self.channels * (self.height * self.width + self.num_prefix)
 
+    def flatten(self, features: Features) -> Tensor:
+        """Pack features into one row per frame, [B, numel]: the map first, then the prefix tokens."""
+        import torch
+
+        return torch.cat([features.map.flatten(1), features.prefix.flatten(1)], dim=1)
+
+    def unflatten(self, rows: Tensor) -> Features:
+        """Undo `flatten`: [B, numel] -> features."""
+        split = self.channels * self.height * self.width
+        return Features(
+            rows[:, :split].unflatten(1, (self.channels, self.height, self.width)),
+            rows[:, split:].unflatten(1, (self.num_prefix, self.channels)),
+        )
+
+
+@dataclass
+class Observation:
+    """What a policy looks at.
+
+    Attributes:
+        features: camera -> packed features [B, To, numel] (see `FeatureShape.flatten`), float16.
+        proprioception: float32 [B, To, d] in simulator units, the keys concatenated; d may be 0.
+    """
+
+    features: dict[str, Tensor]
+    proprioception: Tensor
+
+    def to(self, device: torch.device) -> Observation:
+        """Move to `device`."""
+        features = {camera: rows.to(device, non_blocking=True) for camera, rows in self.features.items()}
+        return Observation(features, self.proprioception.to(device, non_blocking=True))
+
+
+@dataclass
+class Batch:
+    """Training windows: observations and the action chunks that followed, float32 [B, Ta, A], environment units."""
+
+    observation: Observation
+    actions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def to(self, device: torch.device) -> Batch:
+        """Move to `device`."""
+        return Batch(self.observation.to(device), self.actions.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """Measured sizes a policy is built for; kept apart from its settings.
+
+    Attributes:
+        features: camera -> shape of its features.
+        proprioception_width: d.
+        action_width: A.
+    """
+
+    features: dict[str, FeatureShape]
+    proprioception_width: int
+    action_width: int
+
+
+class Policy(Protocol):
+    """A trainable policy: an `nn.Module` with its loss and its way to act in one file."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Training loss, a scalar."""
+        ...
+
+    def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
+        """Predict action chunks [B, Ta, A] in environment units.
+
+        Args:
+            observation: B observations.
+            generators: one source of noise per row, so that a row's action does not depend on its neighbours.
+        """
+        ...
+
 
 @dataclass
 class Episode:
@@ -64,6 +145,7 @@ class Episode:
         images: camera name -> uint8 [T, H, W, 3], upright.
         proprioception: key -> float32 [T, d] (units of the simulator: metres, radians).
         success: whether the task was solved by the end of the recording.
+        rewards: optional reward after each action, float32 [T].
         states: optional simulator states, float64 [T, S].
         model_file: optional MJCF model of the recorded scene.
         attributes: anything else the format records (seed, expert, ...), plain JSON values.
@@ -73,6 +155,7 @@ class Episode:
     images: Mapping[str, np.ndarray]
     proprioception: Mapping[str, np.ndarray]
     success: bool = True
+    rewards: np.ndarray | None = None
     states: np.ndarray | None = None
     model_file: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -185,6 +268,8 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: the device is unknown or not available on this machine.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -134,7 +134,8 @@ class RobomimicDataset:
         images = observations[key]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise DatasetError(
-                f"dataset {str(self.path)!r}, {demo}: obs/{key} is {images.dtype} {images.shape}; valid: uint8 [T, H, W, 3]"
+                f"dataset {str(self.path)!r}, {demo}: obs/{key} is {images.dtype} {images.shape}; "
+                "valid: uint8 [T, H, W, 3]"
             )
         return images
 
@@ -180,6 +181,7 @@ class RobomimicDataset:
                 images=images,
                 proprioception=low_dim,
                 success=bool(group.attrs.get("success", True)),
+                rewards=group["rewards"][:] if "rewards" in group else None,
                 states=group["states"][:] if "states" in group else None,
                 model_file=group.attrs.get("model_file"),
                 attributes={key: _plain(value) for key, value in group.attrs.items() if key != "model_file"},
@@ -238,10 +240,9 @@ class RobomimicWriter:
         group["actions"] = episode.actions.astype(np.float64)
         if episode.states is not None:
             group["states"] = episode.states
-        rewards = np.zeros(length)
-        rewards[-1] = float(episode.success)
-        group["rewards"] = rewards
-        group["dones"] = rewards.astype(np.int64)
+        if episode.rewards is not None:
+            group["rewards"] = episode.rewards
+        group["dones"] = np.arange(length) == length - 1
         observations = group.create_group("obs")
         for key, values in episode.proprioception.items():
             observations[key] = values

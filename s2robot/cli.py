@@ -1,0 +1,228 @@
+"""The console script `s2robot`: one function per verb.
+
+Besides `train_policy.py` the only file that joins the package with the simulator (`s2robot_envs`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from s2robot_envs import S2RobotEnvError, make_vector_env
+from s2robot_envs import collect as collect_episodes
+from tqdm import tqdm
+
+from s2robot.config import CONFIG_DIR, BenchmarkConfig, CollectConfig, EvaluateConfig, register, resolve
+from s2robot.interfaces import ConfigError, DatasetError, Episode, S2RobotError, unknown_name
+
+
+def collect(words: list[str]) -> None:
+    """Record demonstrations of a scripted expert as robomimic HDF5, with images and states."""
+    collect_demonstrations(parse(CollectConfig, words))
+
+
+def evaluate(words: list[str]) -> None:
+    """Roll a checkpoint out over held-out seeds: success rate with its interval, videos, results.json."""
+    from s2robot.report import plot_run
+    from s2robot.rollout import evaluate as evaluate_checkpoint
+
+    config = parse(EvaluateConfig, words)
+    results = evaluate_checkpoint(config, make_vector_env, config.num_envs or _cores())
+    output = Path(config.output or Path(config.checkpoint).parent)
+    plot_run(results, output / "results.png")
+    low, high = results["interval"]
+    print(
+        f"success {results['successes']}/{results['episodes']} = {results['success_rate']:.1%} "
+        f"(95% Wilson interval {low:.1%} to {high:.1%}) on {results['task']} over unseen seeds "
+        f"{config.first_seed} to {config.first_seed + config.episodes - 1}, in {results['seconds']:.0f} s\n"
+        f"results, plot and videos: {output}"
+    )
+
+
+def benchmark(words: list[str]) -> None:
+    """Compare success rates over a grid of encoders and scale sets: tables, plots and a report."""
+    from s2robot.benchmark import describe, run_benchmark
+
+    config: BenchmarkConfig = compose("benchmark", words)
+    if config.dry_run:
+        print(describe(config))
+        return
+
+    def collect_for(task: str, num: int, path: Path) -> None:
+        collect_demonstrations(
+            CollectConfig(task=task, num=num, size=config.size, cameras=config.cameras, out=str(path))
+        )
+
+    report_folder = run_benchmark(config, collect_for, make_vector_env, config.num_envs or _cores())
+    print((report_folder / "report.md").read_text())
+    print(f"report: {report_folder}")
+
+
+def report(words: list[str]) -> None:
+    """Write Markdown, CSV, plots and one HTML page from any set of result folders."""
+    from s2robot.report import write_report
+
+    folders = [Path(word) for word in words if "=" not in word]
+    options = dict(word.partition("=")[::2] for word in words if "=" in word)
+    out = Path(options.pop("out", "outputs/report"))
+    if options:
+        raise ConfigError(unknown_name("setting", next(iter(options)), ["out"]))
+    if not folders:
+        raise ConfigError("report needs at least one folder with results: s2robot report DIR… [out=DIR]")
+    print(f"report: {write_report(folders, out)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One verb of the command line: how it is written and the function that runs its words."""
+
+    usage: str
+    run: Callable[[list[str]], None]
+    config: type[Any] | None = None
+
+
+VERBS = {
+    "collect": Verb("collect task=Lift num=120 size=448 out=demos/lift.hdf5", collect, CollectConfig),
+    "evaluate": Verb("evaluate checkpoint=outputs/<run>/checkpoint episodes=100", evaluate, EvaluateConfig),
+    "benchmark": Verb("benchmark [+experiment=NAME] [key=value …]", benchmark, BenchmarkConfig),
+    "report": Verb("report DIR… [out=outputs/report]", report),
+}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one verb; what a user got wrong ends in one line on stderr and exit status 2."""
+    name, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
+    try:
+        if name in ("-h", "--help", "help"):
+            print(_help())
+        elif name not in VERBS:
+            raise ConfigError(unknown_name("command", name, VERBS))
+        elif {"-h", "--help"} & set(rest):
+            print(_verb_help(VERBS[name]))
+        else:
+            VERBS[name].run(rest)
+    except (S2RobotError, S2RobotEnvError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _help() -> str:
+    lines = [f"  s2robot {verb.usage}\n      {verb.run.__doc__}" for verb in VERBS.values()]
+    training = (
+        "  python train_policy.py dataset=demos/lift.hdf5 [key=value …]\n      Train a policy (`--help` for all)."
+    )
+    return "\n".join(["usage: s2robot COMMAND [key=value …]", "", *lines, training])
+
+
+def _verb_help(verb: Verb) -> str:
+    lines = [f"usage: s2robot {verb.usage}", "", str(verb.run.__doc__)]
+    if verb.config is not None:
+        settings = OmegaConf.to_yaml(OmegaConf.structured(verb.config))
+        lines += ["", "Settings and defaults (??? is required):", "", settings.rstrip()]
+    return "\n".join(lines)
+
+
+def parse(cls: type[Any], words: list[str]) -> Any:
+    """Make a config dataclass from `key=value` words.
+
+    Raises:
+        ConfigError: a word is no `key=value`, a key is unknown, a value has the wrong type, or one is missing.
+    """
+    names = [item.name for item in dataclasses.fields(cls)]
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r} is not of the form key=value; keys: {', '.join(names)}")
+        if key not in names:
+            raise ConfigError(unknown_name("setting", key, names))
+    try:
+        return resolve(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.from_dotlist(words)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def compose(config_name: str, overrides: list[str]) -> Any:
+    """Compose a configuration of `configs/` with Hydra and make its dataclass.
+
+    Raises:
+        ConfigError: an override does not fit; Hydra's message names the choices.
+    """
+    from s2robot.backbones import BACKBONES
+
+    register(BACKBONES)
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return resolve(hydra.compose(config_name, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
+
+
+def collect_demonstrations(config: CollectConfig) -> None:
+    """Record `config.num` demonstrations at `config.out`; a finished file of the same settings is kept.
+
+    Raises:
+        DatasetError: the file exists with other settings and `overwrite` is off.
+        S2RobotEnvError: unknown task or camera, or the simulator failed.
+    """
+    from s2robot_envs import make_env
+
+    from s2robot.data import RobomimicWriter, open_dataset
+
+    path = Path(config.out)
+    kwargs = {"cameras": config.cameras, "image_size": config.size, "render_profile": config.render_profile}
+    env = make_env(config.task, **kwargs)
+    recorded_as = {"seed": config.seed, "noise": config.noise, "num": config.num}
+    env_args = {**env.unwrapped.env_args(), "collection": recorded_as}
+    env.close()
+    if path.exists() and not config.overwrite:
+        with open_dataset(path) as dataset:
+            same = all(dataset.env_args.get(key) == env_args[key] for key in ("s2robot", "collection"))
+        if not same:
+            raise DatasetError(
+                f"{config.out!r} holds demonstrations of other settings; give overwrite=true or another out"
+            )
+        print(f"{config.num} demonstrations of {config.task} are in {path} already")
+        return
+    episodes = collect_episodes(
+        config.task, config.num, seed=config.seed, noise=config.noise, workers=config.workers, env_kwargs=kwargs
+    )
+    attempts = 0
+    with RobomimicWriter(path, env_args) as writer, tqdm(total=config.num, unit="demo", desc="collecting") as bar:
+        for recorded in episodes:
+            attempts = recorded["attempts"]
+            writer.add(_episode(recorded))
+            bar.update()
+    print(f"{config.num} demonstrations of {config.task} ({attempts} attempts): {path}")
+
+
+def _episode(recorded: dict[str, Any]) -> Episode:
+    return Episode(
+        actions=recorded["actions"],
+        images=recorded["images"],
+        proprioception=recorded["proprioception"],
+        success=recorded["success"],
+        rewards=recorded["rewards"],
+        states=recorded["states"],
+        model_file=recorded["model_file"],
+        attributes={"seed": recorded["seed"], "attempts": recorded["attempts"]},
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

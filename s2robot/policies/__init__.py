@@ -1,0 +1,25 @@
+"""Policies over cached S² features; each file holds one policy's loss and its way to act."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from s2robot.config import PolicyConfig, ReadoutConfig
+from s2robot.interfaces import ConfigError, PolicySpec, unknown_name
+from s2robot.policies.bc import BCPolicy
+from s2robot.policies.diffusion_unet import DiffusionUNetPolicy
+
+_POLICIES: dict[str, Any] = {"bc": BCPolicy, "diffusion_unet": DiffusionUNetPolicy}
+
+
+def make_policy(config: PolicyConfig, readout: ReadoutConfig, spec: PolicySpec) -> nn.Module:
+    """Build an untrained policy (see `interfaces.Policy`).
+
+    Raises:
+        ConfigError: the policy's name is unknown.
+    """
+    if config.name not in _POLICIES:
+        raise ConfigError(unknown_name("policy", config.name, _POLICIES))
+    return _POLICIES[config.name](config, readout, spec)

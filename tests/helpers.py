@@ -1,0 +1,52 @@
+"""Small stand-ins shared by the tests; the encoder is a real computation on the pixels, only a cheap one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2robot.data import RobomimicWriter
+from s2robot.interfaces import Episode, Features, FeatureShape
+
+CAMERAS = ("agentview", "wrist")
+ENVIRONMENT = {"task": "Lift", "cameras": list(CAMERAS), "image_size": 16, "render_profile": "fast", "horizon": 20}
+
+
+class PooledPixels:
+    """An encoder for tests: the image pooled to a 2 x 2 map of 3 channels, and its mean as one prefix token."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+
+    def __call__(self, images: Tensor) -> Features:
+        self.frames += len(images)
+        pixels = images.permute(0, 3, 1, 2).float() / 255
+        return Features(torch.nn.functional.adaptive_avg_pool2d(pixels, 2), pixels.mean((2, 3))[:, None])
+
+    def feature_shape(self, height: int, width: int) -> FeatureShape:
+        return FeatureShape(channels=3, height=2, width=2, num_prefix=1)
+
+    def fingerprint(self) -> str:
+        return "pooled-pixels"
+
+
+def make_episode(length: int, seed: int) -> Episode:
+    """A toy demonstration whose action is to move against the position it sees: learnable."""
+    rng = np.random.default_rng(seed)
+    position = rng.uniform(-1, 1, (length, 3)).astype(np.float32)
+    return Episode(
+        actions=np.concatenate([-position, np.sign(position[:, :1])], axis=1),
+        images={camera: rng.integers(0, 256, (length, 16, 16, 3), dtype=np.uint8) for camera in CAMERAS},
+        proprioception={"position": position, "extra": np.zeros((length, 2), np.float32)},
+        attributes={"seed": seed},
+    )
+
+
+def write_dataset(path: Path, lengths: tuple[int, ...] = (7, 40, 1, 30)) -> Path:
+    with RobomimicWriter(path, {"env_name": "Lift", "type": 1, "env_kwargs": {}, "s2robot": ENVIRONMENT}) as writer:
+        for seed, length in enumerate(lengths):
+            writer.add(make_episode(length, seed))
+    return path

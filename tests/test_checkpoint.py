@@ -1,0 +1,129 @@
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import ENVIRONMENT
+
+from s2robot import S2Encoder
+from s2robot.checkpoint import Checkpoint, load_checkpoint, load_policy, save_checkpoint, write_durably
+from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainConfig
+from s2robot.interfaces import CheckpointError, PolicySpec
+from s2robot.policies import make_policy
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(
+    dataset="demos.hdf5",
+    output="run",
+    encoder=EncoderConfig(backbone="test_efficientnet", scales=[32, 64], weights="none"),
+    readout=ReadoutConfig(name="mean", width=8),
+    policy=BCConfig(hidden=[16]),
+)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
+    encoder = S2Encoder("test_efficientnet", scales=(32, 64), weights="none")
+    spec = PolicySpec({"agentview": encoder.feature_shape(64, 64)}, proprioception_width=3, action_width=4)
+    checkpoint = Checkpoint(
+        config=CONFIG,
+        spec=spec,
+        environment=ENVIRONMENT,
+        proprioception=["position"],
+        fingerprints={"encoder": encoder.fingerprint(), "backbone": encoder.backbone.weights_hash(), "data": "0"},
+        demonstrations=3,
+        loss_curve=[{"epoch": 1, "train_loss": 0.5}],
+        command="train_policy.py",
+    )
+    save_checkpoint(folder, make_policy(CONFIG.policy, CONFIG.readout, spec).state_dict(), checkpoint)
+    return folder
+
+
+@pytest.fixture
+def folder(pristine, tmp_path):
+    return shutil.copytree(pristine, tmp_path / "checkpoint")
+
+
+def edit(folder, change):
+    document = json.loads((folder / "config.json").read_text())
+    change(document)
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+def test_what_was_saved_is_what_is_loaded(folder):
+    checkpoint, state = load_checkpoint(folder)
+    assert checkpoint.config == CONFIG
+    assert checkpoint.environment == ENVIRONMENT
+    assert checkpoint.spec.action_width == 4
+    policy, encoder, _ = load_policy(folder, CPU)
+    assert state.keys() == policy.state_dict().keys()
+    assert encoder.scales == (32, 64)
+
+
+def test_checkpoint_holds_safetensors_and_json_only(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "policy.safetensors"]
+
+
+def test_saving_again_replaces_the_folder_as_a_whole(folder):
+    checkpoint, state = load_checkpoint(folder)
+    (folder / "stale").touch()
+    save_checkpoint(folder, {name: tensor + 1 for name, tensor in state.items()}, checkpoint)
+    assert not (folder / "stale").exists()
+    assert torch.equal(load_checkpoint(folder)[1]["head.0.bias"], state["head.0.bias"] + 1)
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    write_durably(tmp_path / "file", b"old")
+    with pytest.raises(TypeError):
+        write_durably(tmp_path / "file", "not bytes")
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "policy.safetensors").unlink(), "has no policy.safetensors"),
+        (lambda f: (f / "config.json").unlink(), "has no config.json"),
+        (lambda f: truncate(f / "policy.safetensors"), "does not match its sha256: truncated or altered"),
+        (lambda f: flip(f / "policy.safetensors"), "does not match its sha256: truncated or altered"),
+        (lambda f: truncate(f / "config.json"), "is not valid JSON"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "is not valid JSON"),
+        (lambda f: edit(f, lambda d: d.update(layout=99)), "not written by this version"),
+        (lambda f: edit(f, lambda d: d.pop("spec")), "is damaged: KeyError\\('spec'\\)"),
+        (lambda f: edit(f, lambda d: d["config"]["policy"].update(name="gpt")), "unknown policy 'gpt'"),
+        (lambda f: edit(f, lambda d: d["config"]["readout"].update(height=3)), "unknown readout setting 'height'"),
+    ],
+)
+def test_damaged_checkpoint_is_one_clear_error(folder, damage, message):
+    damage(folder)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+def test_folder_that_does_not_exist_is_one_clear_error(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere.*has no config\.json"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def test_another_encoder_than_the_trained_one_is_refused(folder):
+    edit(folder, lambda d: d["config"]["encoder"].update(scales=[32, 96]))
+    with pytest.raises(CheckpointError, match="was trained on features of encoder"):
+        load_policy(folder, CPU)
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(folder):
+    edit(folder, lambda d: d["config"]["policy"].update(hidden=[24]))
+    with pytest.raises(CheckpointError, match="does not fit its own configuration"):
+        load_policy(folder, CPU)

@@ -1,0 +1,146 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from s2robot.data import RobomimicWriter, open_dataset
+from s2robot.interfaces import DatasetError, Episode
+
+
+def make_episode(length: int = 5, seed: int = 0) -> Episode:
+    rng = np.random.default_rng(seed)
+    return Episode(
+        actions=rng.uniform(-1, 1, (length, 7)).astype(np.float32),
+        images={"agentview": rng.integers(0, 256, (length, 16, 16, 3), dtype=np.uint8)},
+        proprioception={"robot0_eef_pos": rng.normal(size=(length, 3)).astype(np.float32)},
+        rewards=rng.random(length).astype(np.float32),
+        states=rng.normal(size=(length, 9)),
+        model_file="<mujoco/>",
+        attributes={"seed": seed},
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    with RobomimicWriter(tmp_path / "demos.hdf5", {"env_name": "Lift", "type": 1, "env_kwargs": {}}) as writer:
+        for seed in range(12):
+            writer.add(make_episode(length=3 + seed, seed=seed))
+    return tmp_path / "demos.hdf5"
+
+
+def edit(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def test_written_episodes_are_read_back_bit_for_bit(path):
+    with open_dataset(path) as dataset:
+        assert len(dataset) == 12
+        for seed in range(12):  # demo_10 must sort after demo_9, not after demo_1
+            expected, episode = make_episode(3 + seed, seed), dataset.episode(seed)
+            np.testing.assert_array_equal(episode.actions, expected.actions)
+            np.testing.assert_array_equal(episode.images["agentview"], expected.images["agentview"])
+            np.testing.assert_array_equal(
+                episode.proprioception["robot0_eef_pos"], expected.proprioception["robot0_eef_pos"]
+            )
+            np.testing.assert_array_equal(episode.states, expected.states)
+            np.testing.assert_array_equal(episode.rewards, expected.rewards)
+            assert episode.model_file == "<mujoco/>"
+            assert episode.attributes["seed"] == seed
+
+
+def test_file_has_robomimics_layout(path):
+    with h5py.File(path) as file:
+        assert file["data"].attrs["total"] == sum(3 + i for i in range(12))
+        assert json.loads(file["data"].attrs["env_args"])["env_name"] == "Lift"
+        assert file["data/demo_4"].attrs["num_samples"] == 7
+        assert file["data/demo_4/obs/agentview_image"].dtype == np.uint8
+        masks = set(file["mask/train"][:]) | set(file["mask/valid"][:])
+        assert masks == {f"demo_{i}".encode() for i in range(12)}
+        assert file["data/demo_4/dones"][:].tolist() == [0, 0, 0, 0, 0, 0, 1]
+
+
+def test_interrupted_recording_leaves_no_file_behind(tmp_path):
+    with pytest.raises(KeyboardInterrupt), RobomimicWriter(tmp_path / "demos.hdf5", {}) as writer:
+        writer.add(make_episode())
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fingerprint_follows_the_content(path):
+    before = open_dataset(path).fingerprint()
+    assert before == open_dataset(path).fingerprint()
+    edit(path, lambda file: file["data/demo_0/actions"].write_direct(np.zeros((3, 7))))
+    assert open_dataset(path).fingerprint() != before
+
+
+def test_missing_file_says_how_to_record_one(tmp_path):
+    with pytest.raises(DatasetError, match=r"nowhere\.hdf5.*does not exist.*s2robot collect"):
+        open_dataset(tmp_path / "nowhere.hdf5")
+
+
+def test_unknown_ending_names_the_known_ones(tmp_path):
+    (tmp_path / "demos.bag").touch()
+    with pytest.raises(DatasetError, match=r"'\.bag'; known: \.hdf5"):
+        open_dataset(tmp_path / "demos.bag")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5])
+def test_truncated_file_is_one_clear_error(path, keep):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep if keep != 0.5 else len(content) // 2)])
+    with pytest.raises(DatasetError, match=r"demos\.hdf5"), open_dataset(path) as dataset:
+        for index in range(len(dataset)):
+            dataset.episode(index)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.pop("data"), "no group 'data'"),
+        (lambda f: [f["data"].pop(k) for k in list(f["data"])], "no demonstrations"),
+        (lambda f: f["data/demo_2"].pop("actions"), "demo_2: field 'actions' is missing"),
+        (lambda f: f["data/demo_2"].pop("obs"), "demo_2: field 'obs' is missing"),
+        (lambda f: f["data/demo_2/obs"].pop("agentview_image"), "demo_2: unknown camera 'agentview'"),
+        (lambda f: f["data/demo_2/obs"].pop("robot0_eef_pos"), "demo_2: observation 'robot0_eef_pos' is missing"),
+        (
+            lambda f: f["data/demo_2/actions"].write_direct(np.full((5, 7), np.nan)),
+            "demo_2: 'actions' is not finite at step 0",
+        ),
+        (lambda f: f["data"].attrs.__setitem__("env_args", "{"), "env_args is not JSON"),
+    ],
+)
+def test_damage_names_file_episode_and_field(path, change, message):
+    edit(path, change)
+    with pytest.raises(DatasetError, match=message), open_dataset(path) as dataset:
+        for index in range(len(dataset)):
+            dataset.episode(index)
+
+
+def test_unequal_lengths_are_refused(path):
+    def shorten(file):
+        del file["data/demo_2/obs/agentview_image"]
+        file["data/demo_2/obs/agentview_image"] = np.zeros((4, 16, 16, 3), np.uint8)
+
+    edit(path, shorten)
+    with pytest.raises(DatasetError, match="'obs/agentview_image' has 4 steps, 'actions' has 5"):
+        open_dataset(path).episode(2)
+
+
+def test_images_of_a_wrong_type_are_refused(path):
+    def replace(file):
+        del file["data/demo_2/obs/agentview_image"]
+        file["data/demo_2/obs/agentview_image"] = np.zeros((5, 16, 16, 3), np.float32)
+
+    edit(path, replace)
+    with pytest.raises(DatasetError, match="float32.*valid: uint8"):
+        open_dataset(path).episode(2)
+
+
+def test_unknown_camera_and_key_name_the_choices(path):
+    with open_dataset(path) as dataset:
+        with pytest.raises(DatasetError, match="unknown camera 'agentvue'; did you mean 'agentview'"):
+            dataset.select_cameras(["agentvue"])
+        with pytest.raises(DatasetError, match="unknown proprioception key 'eef'.*robot0_eef_pos"):
+            dataset.select_proprioception(["eef"])

@@ -1,0 +1,157 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from s2robot.config import POLICIES, BCConfig, DiffusionUNetConfig, ReadoutConfig
+from s2robot.interfaces import Batch, ConfigError, FeatureShape, Observation, PolicySpec
+from s2robot.policies import make_policy
+from s2robot.policies.networks import ConditionalUnet1D, SinusoidalEmbedding
+
+SHAPE = FeatureShape(channels=6, height=4, width=4, num_prefix=1)
+SPEC = PolicySpec({"agentview": SHAPE, "wrist": SHAPE}, proprioception_width=5, action_width=3)
+READOUT = ReadoutConfig(name="conv", width=16, channels=4)
+SMALL = {
+    "bc": BCConfig(hidden=[64], action_steps=8, execute_steps=4),
+    "diffusion_unet": DiffusionUNetConfig(
+        down_dims=[32, 64], step_embedding=32, train_timesteps=20, inference_steps=20, groups=8
+    ),
+}
+
+
+def make_batch(size: int, observation_steps: int, action_steps: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    features = {
+        camera: torch.randn(size, observation_steps, SHAPE.numel, generator=generator).half()
+        for camera in SPEC.features
+    }
+    proprioception = torch.randn(size, observation_steps, 5, generator=generator)
+    actions = (torch.rand(size, action_steps, 3, generator=generator) * 2 - 1) * torch.tensor([0.1, 1.0, 5.0])
+    return Batch(Observation(features, proprioception), actions)
+
+
+def build(name: str) -> tuple[torch.nn.Module, Batch]:
+    torch.manual_seed(0)
+    config = SMALL[name]
+    policy = make_policy(config, READOUT, SPEC)
+    batch = make_batch(12, config.observation_steps, config.action_steps)
+    policy.actions.fit([batch.actions.flatten(0, 1).numpy()])
+    return policy, batch
+
+
+def generators(count: int, first: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + i) for i in range(count)]
+
+
+def train(policy, batch, steps, learning_rate=3e-3):
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        loss = policy.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return policy.eval()
+
+
+def test_every_configured_policy_can_be_built():
+    assert set(SMALL) == set(POLICIES)
+
+
+@pytest.mark.parametrize(("name", "steps", "tolerance"), [("bc", 300, 0.05), ("diffusion_unet", 600, 0.15)])
+def test_policy_learns_a_small_batch_by_heart(name, steps, tolerance):
+    policy, batch = build(name)
+    scale = torch.tensor([0.1, 1.0, 5.0])
+    untrained = ((policy.act(batch.observation, generators(12)) - batch.actions) / scale).abs().mean()
+    train(policy, batch, steps)
+    error = ((policy.act(batch.observation, generators(12)) - batch.actions) / scale).abs().mean()
+    assert error < tolerance < untrained
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_actions_are_in_environment_units_and_inside_the_training_range(name):
+    policy, batch = build(name)
+    actions = policy.eval().act(batch.observation, generators(12))
+    assert actions.shape == batch.actions.shape
+    low, high = batch.actions.flatten(0, 1).aminmax(dim=0)
+    assert (actions >= low - 1e-6).all()
+    assert (actions <= high + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_action_of_a_row_does_not_depend_on_its_neighbours(name):
+    policy, batch = build(name)
+    policy.eval()
+    together = policy.act(batch.observation, generators(12))
+    features = {camera: rows[4:5] for camera, rows in batch.observation.features.items()}
+    alone = policy.act(Observation(features, batch.observation.proprioception[4:5]), generators(1, first=4))
+    torch.testing.assert_close(alone[0], together[4], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_every_camera_and_the_proprioception_matter(name):
+    policy, batch = build(name)
+    policy = train(policy, batch, 20)
+    expected = policy.act(batch.observation, generators(12))
+    for part in ("agentview", "wrist", "proprioception"):
+        features = dict(batch.observation.features)
+        proprioception = batch.observation.proprioception
+        if part == "proprioception":
+            proprioception = proprioception.flip(0)
+        else:
+            features[part] = features[part].flip(0)
+        assert not torch.allclose(policy.act(Observation(features, proprioception), generators(12)), expected), part
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_state_dict_restores_the_policy_with_its_normalisation(name):
+    policy, batch = build(name)
+    train(policy, batch, 3)
+    other = make_policy(SMALL[name], READOUT, SPEC)
+    other.load_state_dict(policy.state_dict())
+    torch.testing.assert_close(
+        other.eval().act(batch.observation, generators(12)), policy.act(batch.observation, generators(12))
+    )
+
+
+def test_ddim_with_few_steps_agrees_with_ddpm_on_a_memorised_batch():
+    policy, batch = build("diffusion_unet")
+    train(policy, batch, 600)
+    fast = make_policy(replace(SMALL["diffusion_unet"], sampler="ddim", inference_steps=5), READOUT, SPEC).eval()
+    fast.load_state_dict(policy.state_dict())
+    scale = torch.tensor([0.1, 1.0, 5.0])
+    error = ((fast.act(batch.observation, generators(12)) - batch.actions) / scale).abs().mean()
+    assert error < 0.2
+
+
+def test_unet_has_the_published_size():
+    # Diffusion Policy's image UNet, 2 observation steps of 2 cameras x 64 + 9 numbers, has about 2.5e8 parameters
+    unet = ConditionalUnet1D(10, 274, down_dims=[512, 1024, 2048], kernel_size=5, groups=8, step_embedding=128)
+    assert 2.2e8 < sum(p.numel() for p in unet.parameters()) < 3.0e8
+
+
+def test_sinusoidal_embedding_tells_times_apart():
+    embedding = SinusoidalEmbedding(32)(torch.arange(100))
+    distances = torch.cdist(embedding, embedding) + 10 * torch.eye(100)
+    assert embedding.shape == (100, 32)
+    assert distances.min() > 0.1
+
+
+def test_unknown_policy_names_the_choices():
+    with pytest.raises(ConfigError, match="unknown policy 'bcc'; did you mean 'bc'"):
+        make_policy(BCConfig(name="bcc"), READOUT, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"execute_steps": 20}, r"policy.execute_steps=20 is not possible; valid: 1 … action_steps=16"),
+        ({"action_steps": 18}, r"policy.action_steps=18 is not possible; valid: a multiple of 4"),
+        ({"down_dims": [30]}, "multiples of groups=8"),
+        ({"sampler": "euler"}, "valid: ddpm, ddim"),
+        ({"inference_steps": 101}, "valid: 1 … train_timesteps=100"),
+        ({"observation_steps": 0}, "valid: 1 or more"),
+    ],
+)
+def test_impossible_policy_settings_name_the_valid_ones(values, message):
+    with pytest.raises(ConfigError, match=message):
+        DiffusionUNetConfig(**values)

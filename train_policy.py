@@ -1,0 +1,34 @@
+"""Train a policy on demonstrations, over features of a frozen S² encoder.
+
+    python train_policy.py dataset=demos/lift.hdf5 encoder=efficientnet_lite0 encoder.scales=[224,448] policy=bc seed=0
+
+`--help` lists every setting and choice.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from s2robot.backbones import BACKBONES
+from s2robot.config import CONFIG_DIR, register, resolve
+from s2robot.interfaces import S2RobotError
+from s2robot.training import train
+
+register(BACKBONES)
+
+
+@hydra.main(config_path=str(CONFIG_DIR), config_name="train_policy", version_base="1.3")
+def main(settings: DictConfig) -> None:
+    """Hydra application: demonstrations → frozen S² features → policy → checkpoint."""
+    try:
+        checkpoint = train(resolve(settings))
+    except S2RobotError as error:
+        sys.exit(f"error: {error}")
+    print(f"checkpoint: {checkpoint}\nnext: s2robot evaluate checkpoint={checkpoint}")
+
+
+if __name__ == "__main__":
+    main()
