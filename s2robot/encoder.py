@@ -24,22 +24,13 @@ from s2robot.cost import (
     measure_tile,
     scale_costs,
 )
-from s2robot.interfaces import (
-    Backbone,
-    ConfigError,
-    EncoderError,
-    Features,
-    FeatureShape,
-    resolve_device,
-    unknown_name,
-)
+from s2robot.engines import make_engine
+from s2robot.interfaces import Backbone, EncoderError, Features, FeatureShape, resolve_device
 from s2robot.s2 import ScaleSet, multiview_forward
 from s2robot.tiling import Size, as_pair
 
 FEATURES_VERSION = 1
 """Raised whenever the same images, weights and settings would give other features than before."""
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class S2Encoder(nn.Module):
@@ -57,8 +48,8 @@ class S2Encoder(nn.Module):
         keep_aspect: a whole-number scale is the shorter side, and the image keeps its aspect ratio.
         upsampled: make every scale from the image at the base size instead of from the image as given.
         precision: `fp32`, `bf16` or `fp16`, of the backbone; resizing and pooling stay in float32.
-        channels_last: memory layout of images and weights; speeds up map models on CPUs and GPUs.
-        compile: run the backbone through `torch.compile`.
+        channels_last: memory layout of tiles and weights; speeds up map models on CPUs and GPUs.
+        engine: what runs the backbone: `eager`, `compile`, `cuda_graph` or `openvino`, see `s2robot.engines`.
         max_tiles: most tiles per call of the backbone. Peak memory is about that of the backbone on so many tiles,
             whatever the batch size and the number of scales.
         device: `cpu`, `cuda`, …, or `auto`.
@@ -66,7 +57,7 @@ class S2Encoder(nn.Module):
     Raises:
         EncoderError: unknown backbone, or a scale set that it cannot process.
         WeightsError: the weights are missing, damaged, or belong to another architecture.
-        ConfigError: unknown precision or device.
+        ConfigError: unknown precision, engine or device, or one that this machine lacks.
     """
 
     def __init__(
@@ -83,15 +74,13 @@ class S2Encoder(nn.Module):
         upsampled: bool = False,
         precision: str = "fp32",
         channels_last: bool = False,
-        compile: bool = False,
+        engine: str = "eager",
         max_tiles: int = 64,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__()
         if max_tiles < 1:
             raise EncoderError(f"max_tiles={max_tiles} is not possible; give 1 or more tiles per call")
-        if precision not in PRECISIONS:
-            raise ConfigError(unknown_name("precision", precision, PRECISIONS))
         if isinstance(backbone, str):
             factors = any(isinstance(scale, float) for scale in scales)
             backbone = load_backbone(backbone, weights, size=tile or (None if factors else _first_side(scales)))
@@ -104,17 +93,15 @@ class S2Encoder(nn.Module):
         tile = tile or _first_side(sizes)
         self.scale_set = ScaleSet(sizes, tile, antialias, pool_to, cover, keep_aspect, upsampled)
         self._check_tiles()
-        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._anchor = nn.Buffer(torch.empty(0), persistent=False)  # knows where `to(device)` has moved the encoder
         scale, shift = _normalization(backbone)
         self._scale = nn.Buffer(scale, persistent=False)
         self._shift = nn.Buffer(shift, persistent=False)
-        if isinstance(backbone, nn.Module):
-            backbone.to(PRECISIONS[precision]).to(memory_format=self._memory_format)
-        self._model = torch.compile(backbone.forward_features) if compile else backbone.forward_features
+        target = resolve_device(str(device))
+        self._engine, self._dtype = make_engine(engine, backbone, precision, channels_last, target)
         self._known_tiles: dict[tuple[int, int], TileCost] = {}
         self.requires_grad_(False).eval()
-        self.to(resolve_device(str(device)))
+        self.to(target)
 
     @property
     def scales(self) -> tuple[Size, ...]:
@@ -205,7 +192,7 @@ class S2Encoder(nn.Module):
 
     def _encode(self, images: Sequence[Tensor]) -> list[Features]:
         views = [self._preprocess(camera) for camera in images]
-        outputs = multiview_forward(self._run, views, self.scale_set, max_tiles=self.max_tiles)
+        outputs = multiview_forward(self._engine, views, self.scale_set, max_tiles=self.max_tiles)
         return [Features(*output) for output in outputs]
 
     def _preprocess(self, images: Tensor) -> Tensor:
@@ -214,11 +201,11 @@ class S2Encoder(nn.Module):
         images = images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
             channels_first = images.shape[-1] != 3
-            images = (images if channels_first else images.permute(0, 3, 1, 2)).float().div_(255)
-        return torch.addcmul(self._shift, images.float(), self._scale)
-
-    def _run(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        return self._model(tiles.to(PRECISIONS[self.precision], memory_format=self._memory_format))
+            images = images if channels_first else images.permute(0, 3, 1, 2)
+            # One copy to planar floats, then in place: at 448 pixels these passes are a visible part of the cost.
+            planar = images.to(torch.float32, memory_format=torch.contiguous_format)
+            return planar.mul_(self._scale / 255).add_(self._shift)
+        return images.float() * self._scale + self._shift
 
     @torch.no_grad()
     def _tile_costs(self, height: int, width: int) -> list[TileCost]:
@@ -226,7 +213,7 @@ class S2Encoder(nn.Module):
         tiles = [tiling.tile for tiling in self.scale_set.tilings(height, width)]
         for tile in tiles:
             if tile not in self._known_tiles:
-                grey = torch.zeros((1, 3, *tile), device=self.device, dtype=PRECISIONS[self.precision])
+                grey = torch.zeros((1, 3, *tile), device=self.device, dtype=self._dtype)
                 self._known_tiles[tile] = measure_tile(self.backbone, grey)
         return [self._known_tiles[tile] for tile in tiles]
 

@@ -195,31 +195,32 @@ def multiview_forward(
 
 
 def forward_tiles(
-    fn: TileFunction, batches: Sequence[Tensor], num_prefix_tokens: int = 0, max_tiles: int | None = None
+    fn: TileFunction, scales: Sequence[Sequence[Tensor]], num_prefix_tokens: int = 0, max_tiles: int | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Run `fn` on several batches of tiles, with as few calls as their sizes and `max_tiles` allow.
+    """Run `fn` on the tiles of several scales, with as few calls as the tiles' sizes and `max_tiles` allow.
 
     Args:
         fn: see `multiscale_forward`.
-        batches: tiles, each [b_i, 3, th_i, tw_i].
+        scales: per scale its tiles, as views [B, 3, th, tw] of one size.
         num_prefix_tokens: P, used when `fn` returns tokens.
         max_tiles: most tiles per call.
 
     Returns:
-        (map [b_i, C, h_i, w_i], prefix [b_i, P, C]) per batch.
+        Per scale (map [n·B, C, h, w], prefix [n·B, P, C]), in the order of its views.
     """
-    results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(batches)
-    for shape in dict.fromkeys(batch.shape[1:] for batch in batches):
-        members = [index for index, batch in enumerate(batches) if batch.shape[1:] == shape]
-        tiles = batches[members[0]] if len(members) == 1 else torch.cat([batches[index] for index in members])
+    results: dict[int, tuple[Tensor, Tensor]] = {}
+    for shape in dict.fromkeys(views[0].shape[1:] for views in scales):
+        members = [index for index, views in enumerate(scales) if views[0].shape[1:] == shape]
+        batch = torch.cat(
+            [view for index in members for view in scales[index]]
+        )  # the only copy on the way to the model
         outputs = [
-            as_map_and_prefix(fn(part), part, num_prefix_tokens) for part in tiles.split(max_tiles or len(tiles))
+            as_map_and_prefix(fn(part), part, num_prefix_tokens) for part in batch.split(max_tiles or len(batch))
         ]
         maps, prefix = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*outputs, strict=True))
-        counts = [len(batches[index]) for index in members]
-        for index, result in zip(members, zip(maps.split(counts), prefix.split(counts), strict=True), strict=True):
-            results[index] = result
-    return results
+        counts = [sum(len(view) for view in scales[index]) for index in members]
+        results.update(zip(members, zip(maps.split(counts), prefix.split(counts), strict=True), strict=True))
+    return [results[index] for index in range(len(scales))]
 
 
 def _check_views(views: Sequence[Tensor], max_tiles: int | None) -> None:
@@ -241,14 +242,19 @@ def _forward_chunk(
     num_prefix_tokens: int,
     max_tiles: int | None,
 ) -> list[tuple[Tensor, Tensor]]:
-    tilings = [scale_set.tilings(*view.shape[-2:]) for view in views]
-    tiles = [
-        tiling.split(image)
-        for view, scales in zip(views, tilings, strict=True)
-        for tiling, image in zip(scales, scale_set.pyramid(view), strict=True)
+    scales = [
+        (tiling, image)
+        for view in views
+        for tiling, image in zip(scale_set.tilings(*view.shape[-2:]), scale_set.pyramid(view), strict=True)
     ]
-    outputs = iter(forward_tiles(fn, tiles, num_prefix_tokens, max_tiles))
-    return [_join_scales(scales, [next(outputs) for _ in scales], scale_set) for scales in tilings]
+    outputs = forward_tiles(fn, [tiling.views(image) for tiling, image in scales], num_prefix_tokens, max_tiles)
+    per_view = len(scale_set.sizes)
+    return [
+        _join_scales(
+            [tiling for tiling, _ in scales[start : start + per_view]], outputs[start : start + per_view], scale_set
+        )
+        for start in range(0, len(scales), per_view)
+    ]
 
 
 def _join_scales(
@@ -259,7 +265,7 @@ def _join_scales(
     # Area pooling in float32, as in the reference implementation, whatever precision the model ran in.
     pooled = [m.float() if tuple(m.shape[-2:]) == grid else F.interpolate(m.float(), grid, mode="area") for m in maps]
     prefixes = [
-        prefix.float().unflatten(0, (-1, tiling.count)).mean(1)
+        prefix.float().unflatten(0, (tiling.count, -1)).mean(0)
         for tiling, (_, prefix) in zip(tilings, outputs, strict=True)
     ]
     return torch.cat(pooled, dim=1), torch.cat(prefixes, dim=2)

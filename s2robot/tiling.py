@@ -61,22 +61,26 @@ class Tiling:
         """Number of tiles per image."""
         return len(self.tops) * len(self.lefts)
 
-    def split(self, images: Tensor) -> Tensor:
-        """Cut images [B, C, H, W] into tiles [B·n, C, th, tw]: image by image, rows first, left to right."""
+    def views(self, images: Tensor) -> list[Tensor]:
+        """The tiles of images [B, C, H, W], rows first, left to right: `count` views [B, C, th, tw] that copy nothing.
+
+        Only padded images are copied.
+        """
         tile_height, tile_width = self.tile
-        if self.count == 1 and (self.height, self.width) == self.tile:
-            return images
         below = max(0, self.tops[-1] + tile_height - self.height)
         right = max(0, self.lefts[-1] + tile_width - self.width)
         if below or right:
             images = F.pad(images, (0, right, 0, below))
-        tiles = [
+        return [
             images[:, :, top : top + tile_height, left : left + tile_width] for top in self.tops for left in self.lefts
         ]
-        return torch.stack(tiles, dim=1).flatten(0, 1)
+
+    def split(self, images: Tensor) -> Tensor:
+        """Cut images [B, C, H, W] into tiles [n·B, C, th, tw]: all images' first tile, then all second."""
+        return torch.cat(self.views(images))
 
     def merge(self, tiles: Tensor) -> Tensor:
-        """Put the feature maps [B·n, C, h, w] of `split` tiles together to one map per image, [B, C, h', w'].
+        """Put the feature maps [n·B, C, h, w] of `split` tiles together to one map per image, [B, C, h', w'].
 
         Padding is cropped to the cells that hold any of the image. Overlapping tiles are placed to the nearest cell
         (exactly, where their edges are multiples of the model's stride) and averaged.
@@ -86,7 +90,7 @@ class Tiling:
         elif self._is_regular():
             rows, columns = len(self.tops), len(self.lefts)
             _, channels, h, w = tiles.shape
-            grid = tiles.reshape(-1, rows, columns, channels, h, w).permute(0, 3, 1, 4, 2, 5)
+            grid = tiles.reshape(rows, columns, -1, channels, h, w).permute(2, 3, 0, 4, 1, 5)
             grid = grid.reshape(-1, channels, rows * h, columns * w)
         else:
             return self._merge_overlapping(tiles)
@@ -106,20 +110,23 @@ class Tiling:
 
     def _merge_overlapping(self, tiles: Tensor) -> Tensor:
         _, channels, h, w = tiles.shape
-        tiles = tiles.reshape(-1, self.count, channels, h, w)
+        tiles = tiles.reshape(self.count, -1, channels, h, w)
         rows = [round(top * h / self.tile[0]) for top in self.tops]
         columns = [round(left * w / self.tile[1]) for left in self.lefts]
-        total = tiles.new_zeros((len(tiles), channels, rows[-1] + h, columns[-1] + w))
+        total = tiles.new_zeros((tiles.shape[1], channels, rows[-1] + h, columns[-1] + w))
         times = tiles.new_zeros(total.shape[-2:])
         corners = [(row, column) for row in rows for column in columns]
         for index, (row, column) in enumerate(corners):
-            total[:, :, row : row + h, column : column + w] += tiles[:, index]
+            total[:, :, row : row + h, column : column + w] += tiles[index]
             times[row : row + h, column : column + w] += 1
         return total / times
 
 
 def split_tiles(images: Tensor, tile: Size = 224, cover: str = "exact") -> Tensor:
-    """Cut images [B, C, H, W] into tiles [B·n, C, tile, tile], image by image, rows first, left to right.
+    """Cut images [B, C, H, W] into tiles [n·B, C, tile, tile].
+
+    The order is the reference implementation's: the upper left tile of every image of the batch, then the next to the
+    right, row after row.
 
     >>> split_tiles(torch.zeros(2, 3, 448, 448), 224).shape
     torch.Size([8, 3, 224, 224])
@@ -129,10 +136,10 @@ def split_tiles(images: Tensor, tile: Size = 224, cover: str = "exact") -> Tenso
 
 
 def merge_tiles(tiles: Tensor, grid: Size) -> Tensor:
-    """Put tiles or feature maps [B·rows·columns, C, h, w] in the order of `split_tiles` together.
+    """Put tiles or feature maps in the order of `split_tiles` together.
 
     Args:
-        tiles: [B·rows·columns, C, h, w].
+        tiles: [rows·columns·B, C, h, w].
         grid: rows = columns, or (rows, columns).
 
     Returns:
