@@ -1,0 +1,161 @@
+"""scripts/setup.sh with stand-ins for Python, apt and sudo: nothing is installed, every call is recorded."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Answers what setup.sh asks of an interpreter; `-m venv` copies it into the new environment.
+PYTHON = """#!/bin/bash
+echo "python $*" >>"$CALLS"
+case "$*" in
+  -) cat >/dev/null; echo "$FAKES/python3" ;;
+  -V) echo "Python 3.12.0" ;;
+  "-m venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/pip ;;
+  *python%d.%d*) echo python3.12 ;;
+  *sysconfig*) echo "$FAKES" ;;
+  *ctypes*) [ "${!#}" != "$MISSING_LIBRARY" ] ;;
+esac
+"""
+RECORD = '#!/bin/bash\necho "{name} $*" >>"$CALLS"\n{body}\n'
+
+
+class Machine:
+    """A checkout and a folder of stand-ins in front of PATH."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkout, self.fakes, self.calls = folder / "checkout", folder / "fakes", folder / "calls"
+        (self.checkout / "scripts").mkdir(parents=True)
+        shutil.copy(ROOT / "scripts" / "setup.sh", self.checkout / "scripts")
+        (self.checkout / "pyproject.toml").write_text("[project]\n")
+        self.fakes.mkdir()
+        (self.fakes / "Python.h").touch()
+        self.add("python3", PYTHON)
+        self.add("gcc", "#!/bin/bash\n")
+        self.add("id", "#!/bin/bash\necho 0\n")
+        for name in ("apt-get", "sudo"):
+            self.add(name, RECORD.format(name=name, body=""))
+
+    def add(self, name: str, script: str) -> None:
+        """Put a program in front of PATH."""
+        (self.fakes / name).write_text(script)
+        (self.fakes / name).chmod(0o755)
+
+    def setup(self, **environment: str) -> tuple[int, str, list[str]]:
+        """Run setup.sh; return its exit status, what it said and the calls it made."""
+        self.calls.write_text("")
+        environment = {
+            **os.environ,
+            "PATH": f"{self.fakes}:{os.environ['PATH']}",
+            "FAKES": str(self.fakes),
+            "CALLS": str(self.calls),
+            "MISSING_LIBRARY": "",
+            "PYTHON": "python3",
+            "MUJOCO_GL": "egl",
+            **environment,
+        }
+        done = subprocess.run(["scripts/setup.sh"], cwd=self.checkout, env=environment, capture_output=True, text=True)
+        return done.returncode, done.stderr, self.calls.read_text().splitlines()
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)
+
+
+INSTALL = "python -m pip install --editable .[dev]"
+CREATE = "python -m venv --clear .venv"
+
+
+def test_first_run_creates_the_environment_and_installs(machine):
+    status, _, calls = machine.setup()
+    assert status == 0
+    assert calls.index(CREATE) < calls.index(INSTALL)
+
+
+def test_second_run_does_nothing(machine):
+    machine.setup()
+    status, said, calls = machine.setup()
+    assert (status, said) == (0, "")
+    assert INSTALL not in calls
+
+
+def test_changed_dependencies_are_installed_into_the_same_environment(machine):
+    machine.setup()
+    (machine.checkout / "pyproject.toml").write_text('[project]\nname = "changed"\n')
+    _, _, calls = machine.setup()
+    assert INSTALL in calls
+    assert CREATE not in calls
+
+
+def test_deleted_environment_is_created_again(machine):
+    machine.setup()
+    shutil.rmtree(machine.checkout / ".venv")
+    _, _, calls = machine.setup()
+    assert CREATE in calls
+
+
+def test_other_interpreter_gets_a_new_environment(machine):
+    machine.setup()
+    machine.add("python3", PYTHON.replace("3.12.0", "3.12.1"))
+    _, _, calls = machine.setup()
+    assert CREATE in calls
+
+
+def test_moved_checkout_gets_a_new_environment(machine):
+    machine.setup()
+    machine.checkout = machine.checkout.rename(machine.checkout.with_name("moved"))
+    _, _, calls = machine.setup()
+    assert CREATE in calls
+
+
+def test_failed_installation_is_continued(machine):
+    machine.add("python3", PYTHON.replace("esac", '  "-m pip"*) exit 1 ;;\nesac'))
+    status, _, _ = machine.setup()
+    assert status != 0
+    machine.add("python3", PYTHON)
+    shutil.copy(machine.fakes / "python3", machine.checkout / ".venv" / "bin" / "python")
+    status, _, calls = machine.setup()
+    assert status == 0
+    assert INSTALL in calls
+    assert CREATE not in calls
+
+
+def test_missing_system_package_is_installed_as_root(machine):
+    status, _, calls = machine.setup(MISSING_LIBRARY="libEGL.so.1")
+    assert status == 0
+    assert any(call.startswith("apt-get install") and "libegl1" in call.split() for call in calls)
+
+
+def test_missing_system_package_is_installed_through_sudo(machine):
+    machine.add("id", "#!/bin/bash\necho 1000\n")
+    _, _, calls = machine.setup(MISSING_LIBRARY="libEGL.so.1")
+    assert any(call.startswith("sudo -n env") and "libegl1" in call.split() for call in calls)
+
+
+def test_without_root_the_command_to_run_is_said_and_nothing_is_done(machine):
+    machine.add("id", "#!/bin/bash\necho 1000\n")
+    machine.add("sudo", RECORD.format(name="sudo", body="exit 1"))
+    status, said, calls = machine.setup(MISSING_LIBRARY="libEGL.so.1")
+    assert status != 0
+    assert "sudo apt-get install --yes --no-install-recommends libegl1" in said
+    assert CREATE not in calls
+
+
+def test_unsuitable_python_is_named_with_the_valid_versions(machine):
+    status, said, calls = machine.setup(PYTHON="no-such-python")
+    assert status != 0
+    assert "3.11, 3.12 or 3.13" in said
+    assert "no-such-python" in said
+    assert CREATE not in calls
+
+
+def test_context_that_does_not_open_names_the_backend(machine):
+    machine.add("python3", PYTHON.replace('echo "$FAKES/python3"', '[[ $0 != *.venv* ]] && echo "$FAKES/python3"'))
+    status, said, _ = machine.setup(MUJOCO_GL="egl")
+    assert status != 0
+    assert "MUJOCO_GL=egl" in said
