@@ -1,0 +1,12 @@
+"""Result folders → Markdown, CSV, plots and one self-contained HTML page.
+
+results.py    cells and arms            load.py      reading and validating the files
+contrasts.py  arms compared             wording.py   findings in words
+plots.py      the look of the plots     figures.py   the plots
+tables.py     Markdown and CSV          page.py      the HTML page (templates/)
+"""
+
+from s2robot.report.run import plot_run
+from s2robot.report.write import write_report
+
+__all__ = ["plot_run", "write_report"]

@@ -1,0 +1,143 @@
+"""Numbers and findings in words, the same in Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from s2robot.report.contrasts import Comparisons, Contrast
+from s2robot.report.results import Arm
+from s2robot.statistics import Interval
+
+
+def percent(rate: float) -> str:
+    """0.9625 → "96.2%"; a perfect score → "100%"."""
+    return "100%" if rate == 1 else f"{100 * rate:.1f}%"
+
+
+def percent_interval(interval: Interval) -> str:
+    """(0.8654, 0.989) → "86.5–98.9"."""
+    return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+
+
+def points(difference: float) -> str:
+    """0.08 → "+8.0"; percentage points, with a true minus sign."""
+    return f"{100 * difference:+.1f}".replace("-", "−").replace("−0.0", "0.0").replace("+0.0", "0.0")
+
+
+def points_interval(interval: Interval) -> str:
+    """(-0.06, 0.04) → "−6.0 to +4.0"."""
+    return f"{points(interval.low)} to {points(interval.high)}"
+
+
+def pvalue(p: float) -> str:
+    """0.0123 → "p = 0.012"; small ones → "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def count(number: float) -> str:
+    """4_700_000 → "4.7 M"."""
+    for divisor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= divisor:
+            return f"{number / divisor:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def plural(number: int, noun: str) -> str:
+    """(1, "arm") → "1 arm", (2, "arm") → "2 arms"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def finding(contrast: Contrast) -> str:
+    """One contrast in one sentence: rates, difference, interval, p; a null result as one."""
+    base, treated = (percent(rate) for rate in contrast.rates)
+    low, high = contrast.difference.interval
+    numbers = (
+        f"{treated} against {base}, a difference of {points(contrast.difference.value)} points "
+        f"[95% interval {points_interval(contrast.difference.interval)}], {pvalue(contrast.adjusted)}"
+    )
+    if contrast.verdict == "no difference shown":
+        return (
+            f"No difference shown: {numbers}. The data are compatible with anything from "
+            f"{points(low)} to {points(high)} points."
+        )
+    return f"{contrast.verdict.capitalize()}: {numbers}."
+
+
+def evidence(contrast: Contrast) -> str:
+    """What a contrast rests on: states, training seeds, discordant states."""
+    seeds = (len(contrast.baseline.cells), len(contrast.treatment.cells))
+    runs = (
+        plural(seeds[0], "training seed") + " an arm"
+        if seeds[0] == seeds[1]
+        else f"{seeds[0]} and {seeds[1]} training seeds"
+    )
+    if contrast.discordant is None:
+        return f"{contrast.treatment.episodes} and {contrast.baseline.episodes} unpaired episodes, {runs}"
+    only_base, only_treated = (f"{number:.1f}".removesuffix(".0") for number in contrast.discordant)
+    return (
+        f"{contrast.states} shared initial states, {runs}; "
+        f"{only_treated} solved by the treatment alone, {only_base} by the baseline alone"
+    )
+
+
+def headline(comparisons: Comparisons, arms: Sequence[Arm]) -> str:
+    """The whole report in one or two sentences."""
+    contrasts = comparisons.contrasts
+    if not contrasts:
+        best = max(arms, key=lambda arm: arm.rate)
+        return (
+            f"{plural(len(arms), 'arm')} evaluated, nothing compared. Highest success: {percent(best.rate)} "
+            f"[{percent_interval(best.interval)}]."
+        )
+    kind = "planned contrast" if comparisons.planned else "exploratory comparison"
+    shown = [contrast for contrast in contrasts if contrast.verdict != "no difference shown"]
+    if not shown:
+        return (
+            f"No difference is shown by any of {plural(len(contrasts), kind)}."
+            if len(contrasts) > 1
+            else f"The one {kind} shows no difference."
+        )
+    higher = sum(contrast.verdict == "higher" for contrast in shown)
+    return (
+        f"{len(shown)} of {plural(len(contrasts), kind)} {'shows' if len(shown) == 1 else 'show'} a difference: "
+        f"treatment higher in {higher}, lower in {len(shown) - higher}; none shown in {len(contrasts) - len(shown)}."
+    )
+
+
+def limits(comparisons: Comparisons, arms: Sequence[Arm]) -> list[str]:
+    """What the report as a whole cannot conclude."""
+    notes = []
+    seeds = {len(arm.cells) for arm in arms}
+    if min(seeds) == 1:
+        which = "Every arm has" if max(seeds) == 1 else "Some arms have"
+        notes.append(
+            f"{which} a single training seed: intervals hold for those trained policies and leave out how much "
+            "training again would change them."
+        )
+    if not comparisons.planned and comparisons.contrasts:
+        notes.append(
+            "No contrast was planned beforehand: all pairs of arms that differ in one setting are shown, as leads."
+        )
+    if len({cell.fingerprints.get("data", "") for arm in arms for cell in arm.cells}) > len(
+        {a.setting.task for a in arms}
+    ):
+        notes.append(
+            "More data sets than tasks: some arms were trained on different demonstrations; each comparison says so."
+        )
+    if comparisons.contrasts:
+        notes.append("“No difference shown” is not “no difference”: the interval says how large one may still be.")
+    notes.extend(f"Not compared: {reason}." for reason in comparisons.missing)
+    return notes
+
+
+METHOD = (
+    "Success is the share of solved episodes. Intervals are at 95%: Wilson's for one training seed; for several, a "
+    "bootstrap over training seeds × initial states, because episodes of one training run are not independent trials "
+    "of the method.",
+    "Arms are compared on the initial states (evaluation seeds) they share. The difference's interval redraws training "
+    "seeds in each arm and initial states jointly. The p-value is the larger of that bootstrap's and of the exact "
+    "McNemar test (sign-flip test over initial states for several training seeds), Holm-adjusted over all contrasts; "
+    "below 0.05 counts as a difference.",
+    "GMACs are those of the encoder per frame; parameters those of the backbone; latency is the median time of one "
+    "action call, encoder and policy together, and depends on the machine.",
+)

@@ -1,0 +1,143 @@
+"""The files of a report: Markdown, CSV, plots, and the picture of one run."""
+
+import csv
+import math
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_results import make_results, write_benchmark, write_results
+
+from s2robot.interfaces import ReportError
+from s2robot.report import plot_run, write_report
+from s2robot.report.figures import loss_series, pareto_front, success_figure
+from s2robot.report.load import load_arms
+from s2robot.report.plots import COLORS, make_looks, style, to_svg
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    root = tmp_path_factory.mktemp("benchmark")
+    backbones = {"efficientnet_lite0": (0.4, 4.7e6), "vit|small": (4.6, 22e6)}
+    write_benchmark(root, tasks=("Lift",), backbones=backbones, scale_sets=((112,), (224,)), episodes=40)
+    return write_report([root], root / "out").parent
+
+
+def test_every_promised_file_is_written(report):
+    plots = ("success_vs_gmacs", "success_vs_latency", "differences", "learning_curves")
+    expected = {"report.md", "report.csv", "report.html"} | {
+        f"{plot}.{kind}" for plot in plots for kind in ("png", "pdf")
+    }
+    assert {path.name for path in report.iterdir()} == expected
+    for path in report.glob("*.png"):
+        assert np.asarray(Image.open(path).convert("L")).std() > 5
+    assert all(path.read_bytes().startswith(b"%PDF") for path in report.glob("*.pdf"))
+
+
+def test_markdown_has_one_row_per_arm_with_its_pooled_success(report):
+    text = (report / "report.md").read_text()
+    arms = load_arms([report.parent])
+    rows = [line for line in text.splitlines() if line.startswith("| Lift")]
+    assert len(rows) == len(arms) == 4
+    for row, arm in zip(rows, arms, strict=True):
+        cells = [cell.strip() for cell in row.replace("\\|", "/").strip("|").split("|")]
+        assert cells[6] == f"{100 * arm.rate:.1f}%"
+        assert cells[8:10] == ["120", "3"]
+    assert "vit\\|small" in text
+
+
+def test_markdown_answers_first(report):
+    lines = (report / "report.md").read_text().splitlines()
+    assert "planned contrast" in lines[2]
+    assert any(line.startswith("- **Lift: scales") and "[95% interval" in line and "p " in line for line in lines)
+    assert any("RuntimeError: \\<no GPU\\>" in line for line in lines)
+
+
+def test_csv_holds_the_numbers_in_full(report):
+    with (report / "report.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, arm in zip(rows, load_arms([report.parent]), strict=True):
+        assert float(row["success_rate"]) == arm.rate
+        assert (float(row["interval_low"]), float(row["interval_high"])) == arm.interval
+        assert row["scales"] == "+".join(map(str, arm.setting.scales))
+
+
+def test_a_single_cell_makes_a_report(tmp_path):
+    write_results(tmp_path / "run", make_results([True] * 9 + [False], latency_ms=None, loss_curve=[]))
+    for _ in range(2):  # a report must not read the one before it
+        page = write_report([tmp_path], tmp_path / "out")
+    assert "1 arm evaluated, nothing compared. Highest success: 90.0%" in page.read_text()
+    assert not (tmp_path / "out" / "success_vs_latency.png").exists()
+    assert not (tmp_path / "out" / "learning_curves.png").exists()
+
+
+def test_the_pareto_front_keeps_what_nothing_cheaper_beats(tmp_path):
+    for name, (gmacs, successes) in {"a": (1, 5), "b": (2, 4), "c": (3, 7), "d": (3, 6), "e": (9, 7)}.items():
+        write_results(tmp_path / name, make_results([True] * successes + [False] * 5, backbone=name, gmacs=gmacs))
+    front = pareto_front(load_arms([tmp_path]), "gmacs")
+    assert [arm.setting.backbone for arm in front] == ["a", "c"]
+
+
+def test_svg_takes_its_colours_from_the_page_and_escapes_labels(tmp_path):
+    write_results(tmp_path, make_results([True, False], backbone="$x_1$ <b>&"))
+    arms = load_arms([tmp_path])
+    with style():
+        figure = success_figure({"Lift <i>": arms}, "gmacs", make_looks(["$x_1$ <b>&"]))
+    svg = to_svg(figure, 'a "quoted" <description>')
+    assert svg.startswith('<svg role="img" aria-label="a &quot;quoted&quot; &lt;description>"')
+    assert "var(--series-0)" in svg
+    assert COLORS[0] not in svg
+    assert "$x_1$ &lt;b&gt;&amp;" in svg
+    assert "<i>" not in svg
+
+
+def test_looks_of_many_backbones_differ():
+    assert len(set(make_looks(map(str, range(40))).values())) == 40
+
+
+def test_long_training_logs_are_thinned_and_keep_their_last_point():
+    rows = [{"step": step, "train_loss": 1 / (1 + step)} for step in range(12_345)]
+    xs, ys = loss_series(rows, "train_loss")
+    assert len(xs) <= 302
+    assert (xs[-1], ys[-1]) == (12_344, 1 / 12_345)
+
+
+def test_gaps_in_a_training_log_are_skipped():
+    rows = [{"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": math.nan}, {"epoch": 3, "train_loss": "?"}, {}]
+    assert loss_series(rows, "train_loss") == ([1], [0.5])
+    assert loss_series(rows, "validation_loss") == ([], [])
+
+
+def test_the_picture_of_a_run_shows_loss_and_success(tmp_path):
+    with_losses = plot_run(make_results([True] * 47 + [False] * 3), tmp_path / "run.png")
+    without = plot_run(make_results([False] * 5, loss_curve=[]), tmp_path / "bare.png")
+    assert Image.open(with_losses).size == Image.open(without).size
+    assert np.asarray(Image.open(with_losses).convert("L")).std() > 5
+
+
+def test_results_that_cannot_be_drawn_name_the_field(tmp_path):
+    document = make_results([True])
+    del document["episode_results"]
+    with pytest.raises(ReportError, match="episode_results"):
+        plot_run(document, tmp_path / "run.png")
+
+
+def test_the_report_does_not_import_torch():
+    code = "import sys, s2robot.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_200_cells_of_500_episodes_take_under_20_seconds_and_500_megabytes(tmp_path):
+    backbones = {f"backbone{index}": (0.4 * 2**index, 5e6 * (index + 1)) for index in range(6)}
+    write_benchmark(tmp_path, policies=("bc", "diffusion_unet"), backbones=backbones, episodes=500)
+    assert len(list(tmp_path.rglob("results.json"))) >= 200
+    code = f"from s2robot.report import write_report; write_report([{str(tmp_path)!r}], {str(tmp_path / 'out')!r})"
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.monotonic() - start < 20
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 500 * 1024

@@ -1,0 +1,132 @@
+"""Reading result files: grouping into arms, and one clear error for every kind of damage."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from report_results import make_results, write_results, write_video
+
+from s2robot.interfaces import ReportError
+from s2robot.report.load import load_arms, load_cell, load_plan
+from s2robot.report.results import Setting, setting_label
+from s2robot.statistics import hierarchical_bootstrap, wilson_interval
+
+
+def test_cells_that_differ_in_the_training_seed_only_form_one_arm(tmp_path):
+    for seed in (2, 0, 1):
+        write_results(tmp_path / f"run{seed}", make_results([True, False], training_seed=seed))
+    write_results(tmp_path / "other", make_results([True, True], scales=[224, 448]))
+    arms = load_arms([tmp_path])
+    assert [len(arm.cells) for arm in arms] == [3, 1]
+    assert [cell.training_seed for cell in arms[0].cells] == [0, 1, 2]
+    assert (arms[0].successes, arms[0].episodes, arms[0].rate) == (3, 6, 0.5)
+
+
+def test_one_training_seed_gets_wilsons_interval_and_several_the_hierarchical_bootstrap(tmp_path):
+    outcomes = np.random.default_rng(0).random((2, 40)) < 0.6
+    for seed, row in enumerate(outcomes):
+        write_results(tmp_path / f"run{seed}", make_results(row, training_seed=seed))
+    assert load_arms([tmp_path / "run0"])[0].interval == wilson_interval(int(outcomes[0].sum()), 40)
+    assert load_arms([tmp_path])[0].interval == hierarchical_bootstrap(outcomes)
+
+
+def test_overlapping_folders_count_a_cell_once(tmp_path):
+    write_results(tmp_path / "cells" / "a", make_results([True, False]))
+    assert load_arms([tmp_path, tmp_path / "cells", tmp_path / "cells" / "a"])[0].episodes == 2
+
+
+def test_a_copied_result_counts_once(tmp_path):
+    for name in ("a", "b"):
+        write_results(tmp_path / name, make_results([True, False]))
+    assert load_arms([tmp_path])[0].episodes == 2
+
+
+def test_two_results_that_disagree_about_a_cell_are_named(tmp_path):
+    write_results(tmp_path / "a", make_results([True, False]))
+    write_results(tmp_path / "b", make_results([True, True]))
+    with pytest.raises(ReportError, match=r"a/results.json and .*b/results.json are the same cell"):
+        load_arms([tmp_path])
+
+
+def test_arms_that_differ_in_the_encoder_alone_stay_apart(tmp_path):
+    for name in "ab":
+        write_results(tmp_path / name, make_results([True], fingerprints={"encoder": name * 64}))
+    arms = load_arms([tmp_path])
+    assert [arm.setting.variant for arm in arms] == ["encoder aaaaaaaa", "encoder bbbbbbbb"]
+
+
+def test_outcomes_line_up_with_the_evaluation_seeds(tmp_path):
+    write_results(tmp_path / "a", make_results([True, False, True], first_seed=10))
+    write_results(tmp_path / "b", make_results([False, True], first_seed=11, training_seed=1))
+    arm = load_arms([tmp_path])[0]
+    np.testing.assert_array_equal(arm.outcomes(np.array([10, 11, 12])), [[1, 0, 1], [np.nan, 0, 1]])
+    np.testing.assert_array_equal(arm.shared_seeds(), [11, 12])
+
+
+def test_optional_fields_may_be_missing_and_unknown_ones_are_ignored(tmp_path):
+    document = make_results([True], latency_ms=None, something_new={"a": 1})
+    for key in ("loss_curve", "videos", "command", "versions", "fingerprints", "seconds"):
+        del document[key]
+    cell = load_cell(write_results(tmp_path, document))
+    assert cell.latency_ms is None
+    assert cell.videos == []
+    assert cell.commands == []
+
+
+def test_videos_that_are_gone_are_left_out(tmp_path):
+    kept = write_video(tmp_path, 100_000, success=False)
+    gone = {"path": "videos/gone.mp4", "seed": 100_001, "success": True}
+    cell = load_cell(write_results(tmp_path, make_results([False], videos=[kept, gone])))
+    assert [video.seed for video in cell.videos] == [100_000]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 7}, "schema is 7, this version reads 1"),
+        ({"task": None}, "task must be of type str, got None"),
+        ({"scales": [224, "x"]}, r"scales must be a list of integers, got \[224, 'x'\]"),
+        ({"scales": []}, "scales must be a list of integers"),
+        ({"gmacs": math.nan}, "gmacs must be of type float, got nan"),
+        ({"training_seed": True}, "training_seed must be of type int, got True"),
+        ({"episode_results": []}, "episode_results is empty"),
+        ({"episode_results": [3]}, "expected a JSON object, got int"),
+        ({"episode_results": [{"seed": 1, "success": "yes"}]}, "success must be of type bool, got 'yes'"),
+        ({"episode_results": [{"seed": 1, "success": True}] * 2}, "holds a seed twice"),
+        ({"successes": 2}, "states 2 of 2 successes, episode_results has 1 of 2"),
+        ({"videos": [{"path": "../../secret.mp4", "seed": 1, "success": True}]}, "outside the result folder"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_field(tmp_path, changes, message):
+    path = write_results(tmp_path, make_results([True, False]) | changes)
+    with pytest.raises(ReportError, match=message) as error:
+        load_arms([tmp_path])
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", '"text"', "\xff\xfe"])
+def test_a_foreign_file_is_named(tmp_path, content):
+    (tmp_path / "results.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ReportError, match=r"results\.json"):
+        load_arms([tmp_path])
+
+
+def test_a_missing_folder_and_an_empty_one_are_named(tmp_path):
+    with pytest.raises(ReportError, match="nowhere is not a folder"):
+        load_arms([tmp_path / "nowhere"])
+    with pytest.raises(ReportError, match=f"no results.json in or below {tmp_path}"):
+        load_arms([tmp_path])
+
+
+def test_a_contrast_by_an_unknown_field_names_the_choices(tmp_path):
+    plan = {"contrasts": [{"name": "x", "baseline": {"backbon": "a"}, "treatment": {}}]}
+    (tmp_path / "benchmark.json").write_text(json.dumps(plan))
+    with pytest.raises(ReportError, match="did you mean 'backbone'"):
+        load_plan([tmp_path])
+
+
+def test_labels_show_the_settings_asked_for():
+    setting = Setting("Lift", "bc", "resnet18", (112, 224), "mean", 60, "upsampled")
+    assert setting_label(setting) == "Lift · bc · resnet18 {112, 224} · mean · 60 demonstrations · upsampled"
+    assert setting_label(setting, ["scales", "readout"]) == "{112, 224} · mean"

@@ -1,0 +1,194 @@
+"""The HTML page, as text and in a real headless Chromium."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from report_results import make_results, write_benchmark, write_results
+
+from s2robot.report import page, write_report
+from s2robot.report.contrasts import compare_all
+from s2robot.report.load import Plan, load_arms
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+
+# Errors must be caught from the first byte on, so this goes to the top of the page.
+WATCH = """<script>
+window.problems = [];
+window.addEventListener("error", (event) => problems.push(String(event.message || event.target.outerHTML)), true);
+for (const level of ["error", "warn"]) console[level] = (...words) => problems.push(words.join(" "));
+</script>"""
+
+# Does what a reader would do, then leaves what it saw where --dump-dom shows it.
+READ = """<script>
+(async () => {
+  const seen = {};
+  const table = document.getElementById("cell-table");
+  const column = (name) => [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent.trim() === name);
+  const texts = (name) => [...table.tBodies[0].rows].filter((row) => row.offsetParent !== null)
+    .map((row) => row.cells[column(name)].textContent.trim());
+  const press = (name) => table.tHead.rows[0].cells[column(name)].querySelector("button").click();
+  const type = (text) => {
+    document.getElementById("filter").value = text;
+    document.getElementById("filter").dispatchEvent(new Event("input"));
+  };
+  seen.all = texts("success").length;
+  press("success"); seen.ascending = texts("success");
+  press("success"); seen.descending = texts("success");
+  press("backbone"); seen.backbones = texts("backbone");
+  seen.sort = table.tHead.rows[0].cells[column("backbone")].getAttribute("aria-sort");
+  type("VIT {224}"); seen.filtered = [texts("backbone"), texts("scales")];
+  seen.matches = document.getElementById("matches").textContent;
+  type("no such cell"); seen.none = texts("success").length;
+  type(""); seen.again = texts("success").length;
+  const video = document.querySelector("video");
+  await video.play();
+  await new Promise((resolve) => video.addEventListener("timeupdate", resolve, { once: true }));
+  seen.played = video.currentTime > 0 && video.videoWidth === 64;
+  window.dispatchEvent(new Event("beforeprint"));
+  seen.unfolded = [...document.querySelectorAll("details")].every((details) => details.open);
+  seen.requests = performance.getEntriesByType("resource").map((entry) => entry.name)
+    .filter((name) => !name.startsWith("data:"));
+  seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  seen.problems = window.problems;
+  // Windows are at least 500 pixels wide, even headless; a frame can be as narrow as a phone.
+  const phone = document.createElement("iframe");
+  phone.sandbox = "allow-same-origin";
+  phone.style.cssText = "width: 390px; height: 800px; border: 0";
+  phone.srcdoc = document.documentElement.outerHTML;
+  await new Promise((resolve) => { phone.onload = resolve; document.body.append(phone); });
+  seen.phone = [phone.contentWindow.innerWidth, phone.contentDocument.documentElement.scrollWidth];
+  document.documentElement.dataset.seen = JSON.stringify(seen);
+})().catch((error) => { document.documentElement.dataset.seen = JSON.stringify({ crashed: String(error) }); });
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    root = tmp_path_factory.mktemp("benchmark")
+    backbones = {"efficientnet_lite0": (0.4, 4.7e6), "vit_small": (4.6, 22e6)}
+    write_benchmark(root, tasks=("Lift",), backbones=backbones, scale_sets=((112,), (224,)), episodes=30, videos=3)
+    return write_report([root], root / "out")
+
+
+def open_in_chromium(path, profile):
+    """Load a page in headless Chromium without a network and return its final DOM."""
+    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    sandbox = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--proxy-server=127.0.0.1:9"]
+    command = [CHROMIUM, *sandbox, *quiet, f"--user-data-dir={profile}", "--virtual-time-budget=20000"]
+    done = subprocess.run(
+        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout
+
+
+def watched_copy(report, path):
+    text = report.read_text()
+    path.write_text(text.replace("<head>", "<head>" + WATCH).replace("</body>", READ + "</body>"))
+    return path
+
+
+@needs_chromium
+def test_the_page_works_in_chromium(report, tmp_path):
+    dom = open_in_chromium(watched_copy(report, tmp_path / "report.html"), tmp_path / "profile")
+    seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
+    assert seen.get("crashed") is None
+    assert seen["problems"] == []
+    assert seen["requests"] == []
+    assert seen["all"] == seen["again"] == 12
+    rates = [float(text.rstrip("%")) for text in seen["ascending"]]
+    assert rates == sorted(rates)
+    assert len(set(rates)) > 3
+    assert [float(text.rstrip("%")) for text in seen["descending"]] == sorted(rates, reverse=True)
+    assert seen["backbones"] == sorted(seen["backbones"])
+    assert seen["sort"] == "ascending"
+    assert seen["filtered"] == [["vit_small"] * 3, ["{224}"] * 3]
+    assert seen["matches"] == "3 of 12 cells"
+    assert seen["none"] == 0
+    assert seen["played"]
+    assert seen["unfolded"]
+    assert seen["overflow"] <= 0
+    window, content = seen["phone"]
+    assert content <= window == 390
+
+
+class Links(HTMLParser):
+    """Collects tags, and everything a page could load."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.loads, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "poster", "srcset", "data") and tag != "a":
+                self.loads.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def parse(path):
+    links = Links()
+    links.feed(path.read_text())
+    return links
+
+
+def test_the_page_loads_nothing_from_anywhere(report):
+    text = report.read_text()
+    assert all(value.startswith(("data:", "#")) for value in parse(report).loads)
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_every_anchor_of_the_navigation_exists(report):
+    ids = parse(report).ids
+    for target in re.findall(r'<a href="#([^"]+)"', report.read_text()):
+        assert target in ids
+
+
+def test_failures_are_shown_side_by_side_at_the_same_seed(report):
+    titles = re.findall(
+        r"<h3>(Lift, evaluation seed \d+)</h3>\s*<div class=\"videos\">(.*?)</div>", report.read_text(), re.DOTALL
+    )
+    assert titles
+    for _, row in titles:
+        assert row.count("<video") == 4  # two backbones × two scale sets
+        assert "✗ failed" in row
+
+
+def test_the_page_holds_commands_versions_and_fingerprints(report):
+    text = report.read_text()
+    assert "s2robot evaluate checkpoint=outputs/run/checkpoint" in text
+    assert "torch 2.12.0" in text
+    assert f'title="{b"Lift".hex()}"' in text
+
+
+def test_content_of_result_files_cannot_become_markup(tmp_path):
+    evil = '"><script>window.hacked = 1</script><img src=x onerror=hacked=1>'
+    write_results(
+        tmp_path / "a", make_results([True, False], task=evil, backbone=evil, command=evil, versions={evil: evil})
+    )
+    write_results(tmp_path / "b", make_results([True, True], task=evil, backbone=evil, scales=[448], variant=evil))
+    contrasts = [{"name": evil, "baseline": {}, "treatment": {"task": evil}}]
+    plan = {"contrasts": contrasts, "failed": [{"cell": evil, "error": evil}], "notes": evil}
+    (tmp_path / "benchmark.json").write_text(json.dumps(plan))
+    path = write_report([tmp_path], tmp_path / "out")
+    assert parse(path).tags.count("script") == 1
+    assert "img" not in parse(path).tags
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert not re.search(r"(?<!\\)<", markdown)
+
+
+def test_videos_beyond_the_limit_are_counted_not_embedded(report, monkeypatch):
+    arms = load_arms([report.parent.parent])
+    failures = sum(not video.success for arm in arms for video in arm.cells[0].videos)
+    rows, left_out = page.choose_videos(arms, compare_all(arms, Plan()))
+    assert sum(not solved for row in rows for _, _, solved in row.videos) + left_out == failures > 0
+    monkeypatch.setattr(page, "MAX_VIDEO_BYTES", 0)
+    assert page.choose_videos(arms, compare_all(arms, Plan())) == ([], failures)
