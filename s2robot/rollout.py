@@ -25,7 +25,7 @@ from tqdm import tqdm
 from s2robot.checkpoint import Checkpoint, load_policy, package_versions, write_durably
 from s2robot.config import EvaluateConfig
 from s2robot.encoder import S2Encoder
-from s2robot.interfaces import CheckpointError, Observation, resolve_device
+from s2robot.interfaces import CheckpointError, Observation, RolloutError, resolve_device
 from s2robot.statistics import wilson_interval
 
 RESULTS_SCHEMA = 1
@@ -106,6 +106,8 @@ def rollout(
 
     An episode's outcome depends on its seed alone: the slot it runs in and its neighbours do not matter.
     """
+    if envs.num_envs > len(seeds):
+        raise RolloutError(f"{envs.num_envs} environments for {len(seeds)} episodes; use at most one per episode")
     pending = deque(seeds)
     slots: list[_Slot | None] = [None] * envs.num_envs
     observation = _start_episodes(envs, slots, pending, set(film))

@@ -1,0 +1,139 @@
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from s2robot.interfaces import RolloutError
+from s2robot.rollout import EpisodeResult, rollout
+
+TA, HORIZON = 4, 9
+
+
+class Countdown(gymnasium.Env):
+    """Starts at a height drawn from the seed; actions lower it; below zero is success. Idles once decided."""
+
+    def __init__(self):
+        self.observation_space = spaces.Dict({"height": spaces.Box(-99, 99, (1, 1), np.float32)})
+        self.action_space = spaces.Box(-1, 1, (TA, 1), np.float32)
+        self.resets = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.resets.append(seed)
+        self.height = self.np_random.uniform(2, 12)
+        self.steps = 0
+        self.over = False
+        self.record = bool((options or {}).get("record"))
+        return self._observation(), self._info(False, 0)
+
+    def step(self, actions):
+        executed, success = 0, False
+        for action in actions:
+            if self.over:
+                break
+            self.height -= float(action[0])
+            self.steps += 1
+            executed += 1
+            success = self.height < 0
+            self.over = success or self.steps == HORIZON
+        return self._observation(), 0.0, False, self.steps == HORIZON, self._info(success, executed)
+
+    def _observation(self):
+        return {"height": np.full((1, 1), self.height, np.float32)}
+
+    def _info(self, success, executed):
+        info = {"is_success": success, "steps": executed}
+        if self.record:
+            info["frames"] = np.full((max(executed, 1), 2, 2, 3), self.steps, np.uint8)
+        return info
+
+
+class Vector(SyncVectorEnv):
+    def __init__(self, num_envs):
+        super().__init__([Countdown] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+        self.reset()  # unlike processes with shared memory, this class cannot reset a part of new environments
+        for env in self.envs:
+            env.unwrapped.resets.clear()
+
+    def step(self, actions):
+        self._autoreset_envs[:] = False  # decided episodes idle, as they do in processes
+        return super().step(actions)
+
+    def _add_info(self, vector_infos, env_info, env_num):
+        env_info = dict(env_info)
+        frames = env_info.pop("frames", None)
+        vector_infos = super()._add_info(vector_infos, env_info, env_num)
+        if frames is not None:
+            vector_infos.setdefault("frames", np.full(self.num_envs, None, dtype=object))[env_num] = frames
+        return vector_infos
+
+
+class NoisyActor:
+    """Lowers by a noisy unit step; the noise comes from the episode's own generator."""
+
+    def __init__(self):
+        self.rows = []
+
+    def act(self, observation, generators):
+        self.rows.append(len(generators))
+        assert len(observation["height"]) == len(generators)
+        return np.stack([0.8 + 0.2 * torch.rand(TA, 1, generator=g).numpy() for g in generators])
+
+
+def run(num_envs, seeds=range(10), film=(), actor=None):
+    envs = Vector(num_envs)
+    outcomes = list(rollout(actor or NoisyActor(), envs, list(seeds), film))
+    return outcomes, envs
+
+
+def test_every_seed_runs_exactly_once():
+    outcomes, envs = run(3)
+    assert sorted(result.seed for result, _ in outcomes) == list(range(10))
+    resets = [seed for env in envs.envs for seed in env.unwrapped.resets]
+    assert sorted(resets) == list(range(10))
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 4, 10])
+def test_outcomes_do_not_depend_on_how_many_environments_run_side_by_side(num_envs):
+    def by_seed(outcomes):
+        return sorted((result for result, _ in outcomes), key=lambda result: result.seed)
+
+    assert by_seed(run(num_envs)[0]) == by_seed(run(3)[0])
+
+
+def test_success_and_steps_are_those_of_the_episode():
+    outcomes, _ = run(2)
+    results = [result for result, _ in outcomes]
+    assert {result.success for result in results} == {True, False}
+    for result in results:
+        height = np.random.default_rng(result.seed).uniform(2, 12)
+        if result.success:
+            assert height <= result.steps <= height / 0.8 + 1
+        else:
+            assert result == EpisodeResult(result.seed, False, HORIZON)
+            assert height > HORIZON * 0.8
+
+
+def test_policy_is_asked_only_for_running_episodes():
+    actor = NoisyActor()
+    run(4, range(5), actor=actor)
+    assert actor.rows[0] == 4
+    assert actor.rows[-1] == 1
+
+
+def test_more_environments_than_episodes_are_refused():
+    with pytest.raises(RolloutError, match="4 environments for 3 episodes"):
+        run(4, range(3))
+
+
+def test_filmed_seeds_return_every_frame_and_the_others_none():
+    outcomes, _ = run(3, film=[1, 4])
+    for result, recording in outcomes:
+        if result.seed in (1, 4):
+            assert recording.seed == result.seed
+            assert recording.success == result.success
+            assert len(recording.frames) == 1 + result.steps  # the first observation, then one per action
+        else:
+            assert recording is None
