@@ -153,7 +153,7 @@ def test_paired_bootstrap_of_one_training_seed_equals_scipy():
     assert ours.value == pytest.approx(treatment.mean() - baseline.mean())
 
 
-@pytest.mark.parametrize(("seed_std", "state_std"), [(0.0, 0.0), (0.1, 1.0), (0.25, 0.0)])
+@pytest.mark.parametrize(("seed_std", "state_std"), [(0.0, 0.0), (0.1, 0.0), (0.1, 1.0), (0.25, 1.0)])
 def test_hierarchical_bootstrap_covers_with_three_training_seeds(seed_std, state_std):
     rng = np.random.default_rng(0)
     truth = stats.norm.cdf(0.25 / math.sqrt(1 + seed_std**2 + state_std**2))
@@ -161,7 +161,7 @@ def test_hierarchical_bootstrap_covers_with_three_training_seeds(seed_std, state
     for _ in range(200):
         low, high = hierarchical_bootstrap(simulate_arm(rng, 3, 60, seed_std, state_std), resamples=300)
         covered.append(low <= truth <= high)
-    assert np.mean(covered) >= 0.91
+    assert 0.91 <= np.mean(covered) <= 0.995
 
 
 def test_paired_bootstrap_covers_and_holds_its_level_with_three_training_seeds():
@@ -171,7 +171,7 @@ def test_paired_bootstrap_covers_and_holds_its_level_with_three_training_seeds()
         outcomes = simulate_arm(rng, 6, 60, seed_std=0.2, state_std=1.0)
         difference = paired_bootstrap(outcomes[:3], outcomes[3:], resamples=300)
         covered.append(difference.interval.low <= 0 <= difference.interval.high)
-    assert np.mean(covered) >= 0.91
+    assert 0.91 <= np.mean(covered) <= 0.995
 
 
 def test_pooled_wilson_interval_is_too_narrow_across_training_seeds():

@@ -128,9 +128,10 @@ def shorten(text: str, length: int = 48) -> str:
 
 
 def log_axis(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 of every decade (1 and 3 over many decades), as plain numbers; set the limits before."""
+    """Plain numbers as ticks, more of them the fewer decades there are; set the limits before."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 500 else (1, 3)))
+    steps = (1, 1.5, 2, 3, 5, 7) if high / low < 8 else (1, 2, 5) if high / low < 500 else (1, 3)
+    axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

@@ -134,10 +134,10 @@ METHOD = (
     "Success is the share of solved episodes. Intervals are at 95%: Wilson's for one training seed; for several, a "
     "bootstrap over training seeds × initial states, because episodes of one training run are not independent trials "
     "of the method.",
-    "Arms are compared on the initial states (evaluation seeds) they share. The difference's interval redraws training "
-    "seeds in each arm and initial states jointly. The p-value is the larger of that bootstrap's and of the exact "
-    "McNemar test (sign-flip test over initial states for several training seeds), Holm-adjusted over all contrasts; "
-    "below 0.05 counts as a difference.",
+    "Arms are compared on the initial states (evaluation seeds) they share. The difference's interval redraws those "
+    "states, and each arm's training seeds. The p-value is the larger of that bootstrap's and of the exact McNemar "
+    "test (sign-flip test over initial states for several training seeds), Holm-adjusted over all contrasts; below "
+    "0.05 counts as a difference.",
     "GMACs are those of the encoder per frame; parameters those of the backbone; latency is the median time of one "
     "action call, encoder and policy together, and depends on the machine.",
 )

@@ -2,9 +2,16 @@
 
 An arm's outcomes are an array [S, E] of 0 and 1: S training seeds, each evaluated from the same E initial states.
 Both are random draws: another training seed gives another policy, another set of initial states another difficulty.
-Episodes of one training seed are therefore no independent trials of the *method*, and a Wilson interval over all
-S·E of them is too narrow: in simulations with 3 training seeds whose success varied by 10 points it held the true
-rate 66% of the time instead of 95%, `hierarchical_bootstrap` 94%.
+Episodes of one training seed are therefore no independent trials of the *method*. In simulations with 3 training
+seeds × 100 states, an interval at a nominal 95% held the true rate
+
+| standard deviation between training seeds | Wilson over all episodes | `hierarchical_bootstrap` |
+|-------------------------------------------|--------------------------|--------------------------|
+| 0 points                                  | 88–96%                   | 98%                      |
+| 4 points                                  | 82–87%                   | 96–97%                   |
+| 10 points                                 | 61–74%                   | 88–94%                   |
+
+(the ranges: states that differ much in difficulty, or not at all).
 
 Everything is a pure function of its arguments; the bootstraps draw from a generator seeded by `seed`.
 """
