@@ -2,10 +2,8 @@
 
 import csv
 import math
-import resource
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -136,8 +134,14 @@ def test_200_cells_of_500_episodes_take_under_20_seconds_and_500_megabytes(tmp_p
     backbones = {f"backbone{index}": (0.4 * 2**index, 5e6 * (index + 1)) for index in range(6)}
     write_benchmark(tmp_path, policies=("bc", "diffusion_unet"), backbones=backbones, episodes=500)
     assert len(list(tmp_path.rglob("results.json"))) >= 200
-    code = f"from s2robot.report import write_report; write_report([{str(tmp_path)!r}], {str(tmp_path / 'out')!r})"
-    start = time.monotonic()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.monotonic() - start < 20
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 500 * 1024
+    code = f"""
+import resource
+from s2robot.report import write_report
+write_report([{str(tmp_path)!r}], {str(tmp_path / "out")!r})
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    seconds, megabytes = map(float, done.stdout.split())  # of processor time: the same on a busy machine
+    assert seconds < 20
+    assert megabytes < 500
