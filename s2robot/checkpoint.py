@@ -17,12 +17,12 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig, build, policy_from_dict
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
-from s2robot.policies import make_policy
+from s2robot.policies import Policy, make_policy
 
 _LAYOUT = 1
 _WEIGHTS = "policy.safetensors"
@@ -142,7 +142,7 @@ def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
     )
 
 
-def load_policy(folder: str | Path, device: torch.device) -> tuple[nn.Module, S2Encoder, Checkpoint]:
+def load_policy(folder: str | Path, device: torch.device) -> tuple[Policy, S2Encoder, Checkpoint]:
     """Rebuild policy and encoder from a checkpoint alone (and the backbone's weights).
 
     Raises:

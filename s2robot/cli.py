@@ -181,10 +181,14 @@ def collect_demonstrations(config: CollectConfig) -> None:
     from s2robot.data import RobomimicWriter, open_dataset
 
     path = Path(config.out)
-    kwargs = {"cameras": config.cameras, "image_size": config.size, "render_profile": config.render_profile}
-    env = make_env(config.task, **kwargs)
+    kwargs: dict[str, Any] = {
+        "cameras": config.cameras,
+        "image_size": config.size,
+        "render_profile": config.render_profile,
+    }
+    env: Any = make_env(config.task, **kwargs)
     recorded_as = {"seed": config.seed, "noise": config.noise, "num": config.num}
-    env_args = {**env.unwrapped.env_args(), "collection": recorded_as}
+    env_args = {**env.env_args(), "collection": recorded_as}
     env.close()
     if path.exists() and not config.overwrite:
         with open_dataset(path) as dataset:

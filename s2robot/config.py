@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf, SCMode
+from omegaconf import MISSING, Container, OmegaConf, SCMode
 from omegaconf.errors import MissingMandatoryValue
 
 from s2robot.interfaces import ConfigError, unknown_name
@@ -274,7 +274,7 @@ def register(backbones: Iterable[str] = ()) -> None:
         store.store(group="policy", name=name, node=policy)
 
 
-def resolve(settings: DictConfig) -> Any:
+def resolve(settings: Container) -> Any:
     """Turn a composed configuration into its dataclass, once, at the entry point.
 
     Raises:

@@ -121,7 +121,7 @@ def _finished_blocks(folder: Path, rows: np.memmap) -> set[int]:
 
 def _digest(rows: np.ndarray, block: int) -> str:
     part = rows[block * BLOCK_FRAMES : (block + 1) * BLOCK_FRAMES]
-    return hashlib.sha256(np.ascontiguousarray(part)).hexdigest()
+    return hashlib.sha256(part.tobytes()).hexdigest()
 
 
 def _encode_missing(

@@ -19,7 +19,7 @@ Shape legend, used in every docstring of the package:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -117,23 +117,6 @@ class PolicySpec:
     features: dict[str, FeatureShape]
     proprioception_width: int
     action_width: int
-
-
-class Policy(Protocol):
-    """A trainable policy: an `nn.Module` with its loss and its way to act in one file."""
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Training loss, a scalar."""
-        ...
-
-    def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
-        """Predict action chunks [B, Ta, A] in environment units.
-
-        Args:
-            observation: B observations.
-            generators: one source of noise per row, so that a row's action does not depend on its neighbours.
-        """
-        ...
 
 
 @dataclass

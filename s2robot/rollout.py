@@ -19,13 +19,13 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from torch import nn
 from tqdm import tqdm
 
 from s2robot.checkpoint import Checkpoint, load_policy, package_versions, write_durably
 from s2robot.config import EvaluateConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, Observation, RolloutError, resolve_device
+from s2robot.policies import Policy
 from s2robot.statistics import wilson_interval
 
 RESULTS_SCHEMA = 1
@@ -58,7 +58,7 @@ class _Slot:
 class Actor:
     """Policy and encoder together: raw observations of several environments → action chunks."""
 
-    def __init__(self, policy: nn.Module, encoder: S2Encoder, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, policy: Policy, encoder: S2Encoder, checkpoint: Checkpoint, device: torch.device) -> None:
         self._policy = policy
         self._encoder = encoder
         self._shapes = checkpoint.spec.features
@@ -114,7 +114,7 @@ def rollout(
     while any(slots):
         running = [index for index, slot in enumerate(slots) if slot is not None]
         chosen = {key: values[running] for key, values in observation.items()}
-        actions = np.zeros(envs.action_space.shape, np.float32)
+        actions = np.zeros(envs.action_space.shape or (), np.float32)
         actions[running] = actor.act(chosen, [slot.generator for slot in slots if slot is not None])
         observation, _, _, truncated, info = envs.step(actions)
         for index in running:
@@ -146,7 +146,7 @@ def _start_episodes(
         if not mask.any():
             continue
         seeds = [fresh.get(index) for index in range(len(slots))]
-        observation, info = envs.reset(seed=seeds, options={"reset_mask": mask, "record": record})
+        observation, info = envs.reset(seed=seeds, options={"reset_mask": mask, "record": record})  # type: ignore[arg-type]
         for index in np.flatnonzero(mask):
             seed = fresh[index]
             slots[index] = _Slot(

@@ -24,7 +24,7 @@ from s2robot.dataset import Demonstrations, WindowDataset, load_demonstrations, 
 from s2robot.encoder import S2Encoder
 from s2robot.feature_cache import CachedFeatures, cache_features
 from s2robot.interfaces import Batch, PolicySpec, TrainingError, resolve_device
-from s2robot.policies import make_policy
+from s2robot.policies import Policy, make_policy
 
 _ACTION_ERROR_WINDOWS = 256  # acting is slow for diffusion; this many held-out windows give a steady estimate
 
@@ -71,8 +71,10 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
 
     torch.manual_seed(config.seed)
     policy = make_policy(config.policy, config.readout, data.spec)
-    policy.actions.fit(data.demonstrations.actions[i] for i in data.training_episodes)
-    policy.observation.proprioception.fit(data.demonstrations.proprioception[i] for i in data.training_episodes)
+    policy.fit_normalization(
+        [data.demonstrations.actions[index] for index in data.training_episodes],
+        [data.demonstrations.proprioception[index] for index in data.training_episodes],
+    )
     loop = TrainingLoop(policy.to(device), data, config, device)
     loss_curve = loop.run()
 
@@ -119,7 +121,7 @@ def prepare(config: TrainConfig, encoder: S2Encoder) -> TrainingData:
 class TrainingLoop:
     """AdamW under warm-up and cosine decay, with an exponential moving average of the weights."""
 
-    def __init__(self, policy: nn.Module, data: TrainingData, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, policy: Policy, data: TrainingData, config: TrainConfig, device: torch.device) -> None:
         self.policy = policy
         self.settings: TrainingConfig = config.training
         self.device = device
@@ -157,7 +159,11 @@ class TrainingLoop:
                 loss = self._train_epoch()
                 self._epoch += 1
                 last = self._epoch == self.settings.epochs
-                row = {"epoch": self._epoch, "learning_rate": self.schedule.get_last_lr()[0], "train_loss": loss}
+                row: dict[str, float] = {
+                    "epoch": self._epoch,
+                    "learning_rate": float(self.schedule.get_last_lr()[0]),
+                    "train_loss": loss,
+                }
                 if self._validation is not None and (last or self._epoch % self.settings.validate_every == 0):
                     row |= self._validate(self._validation)
                 self._rows.append(row)
@@ -181,7 +187,7 @@ class TrainingLoop:
             batch_size=self.settings.batch_size,
             shuffle=generator is not None,
             generator=generator,
-            collate_fn=_identity,
+            collate_fn=_identity,  # `__getitems__` has made a batch already
         )
 
     def _train_epoch(self) -> float:
@@ -270,5 +276,5 @@ class TrainingLoop:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def _identity(batch: Batch) -> Batch:
+def _identity(batch: Any) -> Any:
     return batch

@@ -1,4 +1,4 @@
-"""The main job at a size for tests: demonstrations → features → policy → rollouts → report, all through the commands."""
+"""The main job at a size for tests, through the commands: demonstrations → features → policy → rollouts → report."""
 
 import json
 import subprocess

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from s2robot.config import PolicyConfig, ReadoutConfig
 from s2robot.interfaces import ConfigError, PolicySpec, unknown_name
+from s2robot.policies.base import Policy
 from s2robot.policies.bc import BCPolicy
 from s2robot.policies.diffusion_unet import DiffusionUNetPolicy
+
+__all__ = ["Policy", "make_policy"]
 
 _POLICIES: dict[str, Any] = {"bc": BCPolicy, "diffusion_unet": DiffusionUNetPolicy}
 
 
-def make_policy(config: PolicyConfig, readout: ReadoutConfig, spec: PolicySpec) -> nn.Module:
-    """Build an untrained policy (see `interfaces.Policy`).
+def make_policy(config: PolicyConfig, readout: ReadoutConfig, spec: PolicySpec) -> Policy:
+    """Build an untrained policy.
 
     Raises:
         ConfigError: the policy's name is unknown.

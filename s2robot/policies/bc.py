@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from s2robot.config import BCConfig, ReadoutConfig
 from s2robot.interfaces import Batch, Observation, PolicySpec
-from s2robot.normalization import ActionNormalizer
-from s2robot.policies.networks import MLP, ObservationNetwork
+from s2robot.policies.base import Policy
+from s2robot.policies.networks import MLP
 
 
-class BCPolicy(nn.Module):
+class BCPolicy(Policy):
     """Deterministic action chunks under a smooth-L1 loss (action chunking: arXiv 2304.13705, §IV-A)."""
 
     def __init__(self, config: BCConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
-        super().__init__()
+        super().__init__(readout, spec)
         self._chunk = (config.action_steps, spec.action_width)
-        self.observation = ObservationNetwork(spec, readout)
-        self.actions = ActionNormalizer(spec.action_width)
         width = self.observation.width * config.observation_steps
         self.head = MLP(width, config.hidden, config.action_steps * spec.action_width, config.dropout)
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from s2robot.config import DiffusionUNetConfig, ReadoutConfig
 from s2robot.interfaces import Batch, Observation, PolicySpec
-from s2robot.normalization import ActionNormalizer
-from s2robot.policies.networks import ConditionalUnet1D, ObservationNetwork
+from s2robot.policies.base import Policy
+from s2robot.policies.networks import ConditionalUnet1D
 
-_SAMPLERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
+_SAMPLERS: dict[str, Any] = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
 
 
-class DiffusionUNetPolicy(nn.Module):
+class DiffusionUNetPolicy(Policy):
     """Predicts the noise in a chunk; acts by denoising from Gaussian noise with DDPM or DDIM."""
 
     def __init__(self, config: DiffusionUNetConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
-        super().__init__()
+        super().__init__(readout, spec)
         self._chunk = (config.action_steps, spec.action_width)
         self._inference_steps = config.inference_steps
-        self.observation = ObservationNetwork(spec, readout)
-        self.actions = ActionNormalizer(spec.action_width)
         self.unet = ConditionalUnet1D(
             spec.action_width,
             self.observation.width * config.observation_steps,
@@ -34,20 +33,23 @@ class DiffusionUNetPolicy(nn.Module):
             groups=config.groups,
             step_embedding=config.step_embedding,
         )
-        noise_schedule = {
+        noise_schedule: dict[str, Any] = {
             "num_train_timesteps": config.train_timesteps,
             "beta_schedule": "squaredcos_cap_v2",
             "prediction_type": "epsilon",
             "clip_sample": True,
+            # Few sampling steps must start at pure noise, the last step of training (arXiv 2305.08891, §3.3).
+            "timestep_spacing": "trailing",
         }
-        self._noiser = DDPMScheduler(**noise_schedule)
-        self._sampler = _SAMPLERS[config.sampler](**noise_schedule)
+        self._train_timesteps = config.train_timesteps
+        self._noiser: Any = DDPMScheduler(**noise_schedule)  # diffusers builds its members dynamically
+        self._sampler: Any = _SAMPLERS[config.sampler](**noise_schedule)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the predicted noise at uniformly drawn diffusion steps."""
         actions = self.actions(batch.actions)
         noise = torch.randn_like(actions)
-        steps = torch.randint(self._noiser.config.num_train_timesteps, (len(actions),), device=actions.device)
+        steps = torch.randint(self._train_timesteps, (len(actions),), device=actions.device)
         noisy = self._noiser.add_noise(actions, noise, steps)
         condition = self.observation(batch.observation).flatten(1)
         return F.mse_loss(self.unet(noisy, steps, condition), noise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,13 +147,15 @@ class ConditionalUnet1D(nn.Module):
         condition = torch.cat([self.time(time), condition], dim=-1)
         x = actions.transpose(1, 2)
         skips = []
-        for first, second, halve in self.down:  # type: ignore[misc]  # each entry is a ModuleList of three
+        for stage in self.down:
+            first, second, halve = cast(nn.ModuleList, stage)
             x = second(first(x, condition), condition)
             skips.append(x)
             x = halve(x)
         for block in self.middle:
             x = block(x, condition)
-        for first, second, double in self.up:  # type: ignore[misc]
+        for stage in self.up:
+            first, second, double = cast(nn.ModuleList, stage)
             x = torch.cat([x, skips.pop()], dim=1)
             x = double(second(first(x, condition), condition))
         return self.head(x).transpose(1, 2)

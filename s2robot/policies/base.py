@@ -1,0 +1,50 @@
+"""What every policy is: the contract that training and rollouts rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s2robot.config import ReadoutConfig
+from s2robot.interfaces import Batch, Observation, PolicySpec
+from s2robot.normalization import ActionNormalizer
+from s2robot.policies.networks import ObservationNetwork
+
+
+class Policy(nn.Module):
+    """A trainable policy; a subclass adds its head, its loss and its way to act, in one file.
+
+    Args:
+        readout: settings of the readout that each camera gets.
+        spec: measured sizes.
+
+    Attributes:
+        observation: readouts and proprioception, `Observation` -> [B, To, width].
+        actions: environment units <-> [-1, 1].
+    """
+
+    def __init__(self, readout: ReadoutConfig, spec: PolicySpec) -> None:
+        super().__init__()
+        self.observation = ObservationNetwork(spec, readout)
+        self.actions = ActionNormalizer(spec.action_width)
+
+    def fit_normalization(self, actions: Iterable[np.ndarray], proprioception: Iterable[np.ndarray]) -> None:
+        """Take the statistics of the training episodes, float32 [T, A] and [T, d] each."""
+        self.actions.fit(actions)
+        self.observation.proprioception.fit(proprioception)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Training loss, a scalar."""
+        raise NotImplementedError
+
+    def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
+        """Predict action chunks float32 [B, Ta, A] in environment units.
+
+        Args:
+            observation: B observations.
+            generators: one source of noise per row, so that a row's action does not depend on its neighbours.
+        """
+        raise NotImplementedError
