@@ -165,7 +165,7 @@ def test_a_chunked_expert_succeeds():
     expert = make_expert("Lift")
     env.reset(seed=0)
     expert.reset(env.unwrapped)
-    infos = [env.step(expert.act(env.unwrapped)[None])[4] for _ in range(60)]
+    infos = [env.step(expert.act()[None])[4] for _ in range(60)]
     assert infos[-1]["success_so_far"]
     assert sum(info["is_success"] for info in infos) == 1
     assert sum(info["steps"] for info in infos) < 60

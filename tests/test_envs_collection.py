@@ -70,8 +70,10 @@ def test_collections_are_the_same_for_any_number_of_workers_and_can_be_continued
 @pytest.mark.sim
 def test_failed_attempts_are_dropped_but_counted(monkeypatch):
     class EverySecond(experts.LiftExpert):
-        def act(self, env):
-            return super().act(env) if env.info()["seed"] % 2 else np.zeros(7, np.float32)
+        def attempt(self, env):
+            if env.info()["seed"] % 2:
+                yield from super().attempt(env)
+            yield np.zeros(7, np.float32)
 
     monkeypatch.setitem(experts.EXPERTS, "Lift", EverySecond)
     episodes = list(collect("Lift", 2, workers=1, env_kwargs={"cameras": [], "horizon": 60}))
@@ -81,8 +83,8 @@ def test_failed_attempts_are_dropped_but_counted(monkeypatch):
 @pytest.mark.sim
 def test_an_expert_that_never_succeeds_is_reported(monkeypatch):
     class Idle(experts.LiftExpert):
-        def act(self, env):
-            return np.zeros(7, np.float32)
+        def attempt(self, env):
+            yield np.zeros(7, np.float32)
 
     monkeypatch.setitem(experts.EXPERTS, "Lift", Idle)
     with pytest.raises(S2RobotEnvError, match=r"the Lift expert solved 0 of 50 attempts with noise=0.1"):
@@ -92,7 +94,7 @@ def test_an_expert_that_never_succeeds_is_reported(monkeypatch):
 @pytest.mark.sim
 def test_a_failure_names_the_seed_it_happened_on(monkeypatch):
     class Broken(experts.LiftExpert):
-        def act(self, env):
+        def attempt(self, env):
             raise RuntimeError("boom")
 
     monkeypatch.setitem(experts.EXPERTS, "Lift", Broken)

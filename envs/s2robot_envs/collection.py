@@ -31,7 +31,9 @@ ATTEMPTS_PER_SEED = 10_000
 
 HOPELESS_AFTER = 50  # attempts; an expert that solves fewer than one in 50 is broken
 
-STEPS_AFTER_SUCCESS = 5  # recorded so that a policy learns to hold what it has reached
+# A recording ends when the task has stayed solved for so many further steps: a policy learns to hold what it has
+# reached, and a success that was only passed through does not count.
+STEPS_AFTER_SUCCESS = 5
 
 
 def collection_seed(seed: int, attempt: int) -> int:
@@ -53,6 +55,7 @@ def collect_episode(env: RobosuiteEnv, expert: Expert, seed: int, noise: float) 
 
     Noise N(0, noise²) is added to the action that is executed, the label is the expert's clean action for the
     state it is in: the recording shows states off the expert's path and how to come back from them.
+    The recording ends at the horizon, or once the task has stayed solved for `STEPS_AFTER_SUCCESS` further steps.
 
     Args:
         env: a plain environment (no `ActionChunk`).
@@ -71,9 +74,9 @@ def collect_episode(env: RobosuiteEnv, expert: Expert, seed: int, noise: float) 
     rng = np.random.default_rng([seed, 1])
     columns: dict[str, list[Any]] = {"actions": [], "executed_actions": [], "rewards": [], "states": []}
     observations: list[dict[str, np.ndarray]] = []
-    steps_left = env.horizon
-    while steps_left > 0:
-        action = expert.act(env)
+    solved_for = 0  # steps in a row
+    while env.steps_left and solved_for <= STEPS_AFTER_SUCCESS:
+        action = expert.act()
         executed = np.clip(action + rng.normal(0.0, noise, action.shape), -1.0, 1.0).astype(np.float32)
         observations.append(env.observe())
         columns["states"].append(env.state())
@@ -81,8 +84,7 @@ def collect_episode(env: RobosuiteEnv, expert: Expert, seed: int, noise: float) 
         columns["actions"].append(action)
         columns["executed_actions"].append(executed)
         columns["rewards"].append(np.float32(reward))
-        solved = env.info()["success_so_far"]
-        steps_left = min(steps_left - 1, STEPS_AFTER_SUCCESS) if solved else steps_left - 1
+        solved_for = solved_for + 1 if env.info()["is_success"] else 0
     return {
         **{key: np.stack(values) for key, values in columns.items()},
         "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},

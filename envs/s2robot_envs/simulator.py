@@ -86,6 +86,9 @@ def seed_generators(env: Any, seed: int) -> None:
     while pending:
         sampler = pending.pop()
         sampler.rng = rng
+        for placed in sampler.mujoco_objects:
+            if hasattr(placed, "rng"):  # the hammer of TwoArmTransport draws which way up it lies
+                placed.rng = rng
         pending += getattr(sampler, "samplers", {}).values()
 
 

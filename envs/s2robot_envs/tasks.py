@@ -33,12 +33,34 @@ class TaskSpec:
     robosuite_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-ONE_ARM_CAMERAS = ("agentview", "robot0_eye_in_hand")
-ONE_ARM_PROPRIOCEPTION = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+_ONE_ARM_CAMERAS = ("agentview", "robot0_eye_in_hand")
+_ONE_ARM_PROPRIOCEPTION = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+_TWO_ARM_PROPRIOCEPTION = (*_ONE_ARM_PROPRIOCEPTION, "robot1_eef_pos", "robot1_eef_quat", "robot1_gripper_qpos")
 
+
+def _one_arm(name: str, horizon: int, cameras: tuple[str, ...] = _ONE_ARM_CAMERAS) -> TaskSpec:
+    return TaskSpec(name, horizon, cameras, _ONE_ARM_PROPRIOCEPTION)
+
+
+def _two_arms(name: str, horizon: int, cameras: tuple[str, ...]) -> TaskSpec:
+    return TaskSpec(name, horizon, cameras, _TWO_ARM_PROPRIOCEPTION, num_robots=2)
+
+
+_HANDS = ("robot0_eye_in_hand", "robot1_eye_in_hand")
+
+# Cameras are robomimic's where it has the task.
 TASKS: dict[str, TaskSpec] = {
     spec.name: spec
-    for spec in (TaskSpec("Lift", horizon=150, cameras=ONE_ARM_CAMERAS, proprioception=ONE_ARM_PROPRIOCEPTION),)
+    for spec in (
+        _one_arm("Lift", horizon=150),
+        _one_arm("Stack", horizon=250),
+        _one_arm("PickPlaceCan", horizon=400),
+        _one_arm("NutAssemblySquare", horizon=400),
+        _one_arm("Door", horizon=300),
+        _one_arm("ToolHang", horizon=700, cameras=("sideview", "robot0_eye_in_hand")),
+        _two_arms("TwoArmLift", horizon=300, cameras=("agentview", *_HANDS)),
+        _two_arms("TwoArmTransport", horizon=700, cameras=("shouldercamera0", "shouldercamera1", *_HANDS)),
+    )
 }
 
 

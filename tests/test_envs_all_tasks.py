@@ -1,0 +1,69 @@
+"""What every task promises: gymnasium's contract, seeds that seed, recordings that rebuild the scene."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from s2robot_envs import TASKS, make_env
+from test_envs_robosuite_env import digest
+
+pytestmark = pytest.mark.sim
+SETTINGS = {"image_size": 32, "render_mode": None}
+
+
+@pytest.fixture(scope="module")
+def digests_of_another_process():
+    """Digest of a short episode of every task, from a process of its own."""
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_envs_all_tasks import short_digest; from s2robot_envs import TASKS\n"
+        "print(json.dumps({task: short_digest(task) for task in TASKS}))"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def short_digest(task, steps=10):
+    env = make_env(task, **SETTINGS)
+    result = digest(env, seed=5, steps=steps)
+    env.close()
+    return result
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_is_a_correct_and_deterministic_environment(task, digests_of_another_process):
+    env = make_env(task, **SETTINGS)
+    digest(env, seed=4, steps=3)  # another episode first
+    assert digest(env, seed=5, steps=10) == digests_of_another_process[task]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of infinite bounds of positions
+        check_env(env, skip_render_check=True)
+    env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_trajectories_of_fifty_steps_repeat(task):
+    assert short_digest(task, steps=50) == short_digest(task, steps=50)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_recorded_model_and_state_rebuild_the_scene_in_robosuite(task):
+    import robosuite
+
+    env = make_env(task, cameras=())
+    env.reset(seed=6)
+    args = env.env_args()
+    theirs = robosuite.make(args["env_name"], **args["env_kwargs"])
+    theirs.reset_from_xml_string(env.model_xml())
+    theirs.sim.set_state_from_flattened(env.state())
+    theirs.sim.forward()
+    np.testing.assert_allclose(theirs.sim.data.geom_xpos, env.simulator.sim.data.geom_xpos, atol=1e-9)
+    np.testing.assert_allclose(theirs.sim.data.geom_xmat, env.simulator.sim.data.geom_xmat, atol=1e-9)
+    theirs.close()
+    env.close()
