@@ -5,6 +5,7 @@ The environments execute a whole action chunk per step and render only the frame
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -22,7 +23,7 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from s2robot.checkpoint import Checkpoint, load_policy, package_versions, write_durably
-from s2robot.config import EvaluateConfig
+from s2robot.config import EncoderConfig, EvaluateConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, Observation, RolloutError, resolve_device
 from s2robot.policies import Policy
@@ -173,8 +174,7 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     if config.horizon is not None:
         environment["horizon"] = config.horizon
     envs = make_vector_env(
-        environment.pop("task"),
-        min(num_envs, config.episodes),
+        num_envs=min(num_envs, config.episodes),
         observation_steps=checkpoint.config.policy.observation_steps,
         action_steps=actor.execute_steps,
         **environment,
@@ -193,7 +193,7 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
                 bar.update()
     finally:
         envs.close()
-    results = _results(checkpoint, encoder, episodes, actor, time.perf_counter() - start)
+    results = _results(checkpoint, environment, encoder, episodes, actor, time.perf_counter() - start)
     results["videos"] = sorted(videos, key=lambda video: video["seed"])
     write_durably(output / "results.json", json.dumps(results, indent=1).encode())
     return results
@@ -207,8 +207,25 @@ def _write_video(output: Path, recording: Recording) -> dict[str, Any]:
     return {"path": str(path.relative_to(output)), "seed": recording.seed, "success": recording.success}
 
 
+def _hash(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _variant(encoder: EncoderConfig) -> str:
+    """Name what sets this encoder apart from the default one of its backbone and scale set; empty for none."""
+    default = EncoderConfig()
+    names = ("tile", "antialias", "pool_to", "cover", "keep_aspect", "upsampled")
+    changed = [(name, getattr(encoder, name)) for name in names if getattr(encoder, name) != getattr(default, name)]
+    return ", ".join(name if value is True else f"{name}={value}" for name, value in changed)
+
+
 def _results(
-    checkpoint: Checkpoint, encoder: S2Encoder, episodes: list[EpisodeResult], actor: Actor, seconds: float
+    checkpoint: Checkpoint,
+    environment: dict[str, Any],
+    encoder: S2Encoder,
+    episodes: list[EpisodeResult],
+    actor: Actor,
+    seconds: float,
 ) -> dict[str, Any]:
     """The document `results.json` holds: one evaluated cell."""
     ordered = sorted(episodes, key=lambda episode: episode.seed)
@@ -217,9 +234,10 @@ def _results(
     config = checkpoint.config
     return {
         "schema": RESULTS_SCHEMA,
-        "task": checkpoint.environment["task"],
+        "task": environment["task"],
         "policy": config.policy.name,
         "backbone": config.encoder.backbone,
+        "variant": _variant(config.encoder),
         "scales": list(config.encoder.scales),
         "readout": config.readout.name,
         "training_seed": config.seed,
@@ -236,8 +254,8 @@ def _results(
         "latency_ms": round(1000 * float(np.median(actor.latencies)), 2),
         "episode_results": [asdict(episode) for episode in ordered],
         "loss_curve": checkpoint.loss_curve,
-        "environment": checkpoint.environment,
-        "fingerprints": checkpoint.fingerprints,
+        "environment": environment,
+        "fingerprints": {**checkpoint.fingerprints, "environment": _hash(environment)},
         "versions": package_versions(),
         "command": " ".join(sys.argv),
         "training_command": checkpoint.command,
