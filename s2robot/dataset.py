@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from s2robot.data import RobomimicDataset
+from s2robot.data import DemonstrationDataset
 from s2robot.feature_cache import CachedFeatures
 from s2robot.interfaces import Batch, DatasetError, Observation
 
@@ -30,7 +30,7 @@ class Demonstrations:
 
 
 def load_demonstrations(
-    dataset: RobomimicDataset, proprioception: list[str], num_episodes: int | None = None
+    dataset: DemonstrationDataset, proprioception: list[str], num_episodes: int | None = None
 ) -> Demonstrations:
     """Read actions and proprioception of the first `num_episodes` episodes (None: all).
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from s2robot.data import RobomimicDataset
+from s2robot.data import DemonstrationDataset
 from s2robot.interfaces import CacheError, Encoder, FeatureShape
 
 BLOCK_FRAMES = 32
@@ -45,7 +45,7 @@ class CachedFeatures:
 
 
 def cache_features(
-    dataset: RobomimicDataset, encoder: Encoder, camera: str, root: str | Path, *, num_episodes: int | None = None
+    dataset: DemonstrationDataset, encoder: Encoder, camera: str, root: str | Path, *, num_episodes: int | None = None
 ) -> CachedFeatures:
     """Encode every frame of `camera` that is not cached yet, and map the result.
 
@@ -127,7 +127,7 @@ def _digest(rows: np.ndarray, block: int) -> str:
 def _encode_missing(
     folder: Path,
     manifest: dict[str, Any],
-    dataset: RobomimicDataset,
+    dataset: DemonstrationDataset,
     encoder: Encoder,
     shape: FeatureShape,
     needed: int,
@@ -162,7 +162,7 @@ def _encode_missing(
             bar.update(len(images))
 
 
-def _read_blocks(dataset: RobomimicDataset, camera: str, blocks: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+def _read_blocks(dataset: DemonstrationDataset, camera: str, blocks: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (block, uint8 [n, H, W, 3]) in order; at most one episode beyond the block is in memory."""
     starts = np.concatenate([[0], np.cumsum(dataset.lengths)])
     held: tuple[int, np.ndarray] | None = None

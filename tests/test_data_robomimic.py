@@ -82,7 +82,7 @@ def test_missing_file_says_how_to_record_one(tmp_path):
 
 def test_unknown_ending_names_the_known_ones(tmp_path):
     (tmp_path / "demos.bag").touch()
-    with pytest.raises(DatasetError, match=r"'\.bag'; known: \.hdf5"):
+    with pytest.raises(DatasetError, match=r"'\.bag'\); known: .*robomimic: a file \*\.hdf5"):
         open_dataset(tmp_path / "demos.bag")
 
 
@@ -124,7 +124,7 @@ def test_unequal_lengths_are_refused(path):
         file["data/demo_2/obs/agentview_image"] = np.zeros((4, 16, 16, 3), np.uint8)
 
     edit(path, shorten)
-    with pytest.raises(DatasetError, match="'obs/agentview_image' has 4 steps, 'actions' has 5"):
+    with pytest.raises(DatasetError, match="demo_2: 'images of agentview' has 4 steps; the episode has 5"):
         open_dataset(path).episode(2)
 
 
@@ -144,3 +144,92 @@ def test_unknown_camera_and_key_name_the_choices(path):
             dataset.select_cameras(["agentvue"])
         with pytest.raises(DatasetError, match="unknown proprioception key 'eef'.*robot0_eef_pos"):
             dataset.select_proprioception(["eef"])
+
+
+def replace(name, values):
+    def change(file):
+        del file[name]
+        file[name] = values
+
+    return change
+
+
+def linked_to_another_file(file):
+    del file["data/demo_2/actions"]
+    file["data/demo_2/actions"] = h5py.ExternalLink("/etc/passwd", "actions")
+
+
+def stored_in_another_file(file):
+    del file["data/demo_2/states"]
+    file["data/demo_2"].create_dataset("states", (5, 9), "f8", external=[("/etc/passwd", 0, 360)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replace("data/demo_2/actions", np.full((5, 7), b"x")), "demo_2: 'actions' is .S1.*valid: numbers"),
+        (replace("data/demo_2/actions", np.zeros((5, 6))), r"demo_2: 'actions' has shape \(5, 6\); demo_0 .* width 7"),
+        (replace("data/demo_2/actions", np.full((5, 7), 1e300)), "demo_2: 'actions' is not finite at step 0"),
+        (replace("data/demo_2/states", np.zeros((4, 9))), "demo_2: 'states' has 4 steps; the episode has 5"),
+        (replace("data/demo_2/states", np.full((5, 9), np.inf)), "demo_2: 'states' is not finite"),
+        (replace("data/demo_2/rewards", np.zeros(6)), "demo_2: 'rewards' has 6 steps"),
+        (
+            replace("data/demo_2/obs/agentview_image", np.zeros((5, 8, 8, 3), np.uint8)),
+            r"demo_2: images of agentview are uint8 \(5, 8, 8, 3\); valid: uint8 \(5, 16, 16, 3\)",
+        ),
+        (lambda f: f["data/demo_2"].pop("actions") and f.create_group("data/demo_2/actions"), "'actions' is a group"),
+        (linked_to_another_file, "demo_2: 'actions' is a link into another file, '/etc/passwd'"),
+        (stored_in_another_file, "demo_2: 'states' stores its values in other files"),
+    ],
+)
+def test_values_that_cannot_be_right_name_file_episode_and_field(path, change, message):
+    edit(path, change)
+    with pytest.raises(DatasetError, match=rf"demos\.hdf5.*{message}"), open_dataset(path) as dataset:
+        for index in range(len(dataset)):
+            dataset.episode(index)
+
+
+def test_link_out_of_the_folder_is_refused_and_one_within_is_followed(path, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link.hdf5").symlink_to(path)
+    with pytest.raises(DatasetError, match=r"'link\.hdf5' leads to '.*demos\.hdf5', outside of its folder"):
+        open_dataset(tmp_path / "elsewhere" / "link.hdf5")
+    (tmp_path / "alias.hdf5").symlink_to(path)
+    assert len(open_dataset(tmp_path / "alias.hdf5")) == 12
+
+
+def test_recordings_without_observations_are_read(path):
+    edit(path, lambda file: [file[f"data/demo_{i}"].pop("obs") for i in range(12)])
+    with open_dataset(path) as dataset:
+        assert dataset.cameras == dataset.proprioception == []
+        np.testing.assert_array_equal(dataset.episode(3).states, make_episode(6, seed=3).states)
+        with pytest.raises(DatasetError, match="no camera images; `s2robot render` makes them"):
+            dataset.select_cameras(None)
+
+
+def test_robosuites_own_recordings_describe_their_environment(path):
+    def as_robosuite_writes_it(file):
+        del file["data"].attrs["env_args"]
+        file["data"].attrs.update(env="Lift", repository_version="1.4.1", env_info='{"robots": "Panda"}')
+
+    edit(path, as_robosuite_writes_it)
+    assert open_dataset(path).env_args == {
+        "env_name": "Lift",
+        "env_version": "1.4.1",
+        "type": 1,
+        "env_kwargs": {"robots": "Panda"},
+    }
+
+
+def test_depth_images_are_not_taken_for_proprioception(path):
+    edit(path, lambda file: file.create_dataset("data/demo_0/obs/agentview_depth", data=np.zeros((3, 16, 16, 1))))
+    assert open_dataset(path).proprioception == ["robot0_eef_pos"]
+
+
+def test_reading_never_writes(path):
+    path.chmod(0o444)
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    with open_dataset(path) as dataset:
+        dataset.episode(0)
+        assert dataset._file.mode == "r"
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before

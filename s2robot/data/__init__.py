@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from s2robot.data.base import DemonstrationDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.interfaces import DatasetError
 
-__all__ = ["RobomimicDataset", "RobomimicWriter", "open_dataset"]
+__all__ = ["FORMATS", "DemonstrationDataset", "RobomimicDataset", "RobomimicWriter", "open_dataset"]
 
-FORMATS = {".hdf5": RobomimicDataset, ".h5": RobomimicDataset}
+# The first that recognises a path reads it.
+FORMATS: tuple[type[DemonstrationDataset], ...] = (RobomimicDataset,)
 
 
-def open_dataset(path: str | Path) -> RobomimicDataset:
-    """Open a demonstration dataset for reading, by its file name's ending.
+def open_dataset(path: str | Path) -> DemonstrationDataset:
+    """Open recorded demonstrations for reading; the format follows from the name and kind of the path.
 
     Raises:
-        DatasetError: the file is missing, of an unknown format, or damaged.
+        DatasetError: the path does not exist, is of an unknown format, or damaged.
     """
     path = Path(path)
     if not path.exists():
         raise DatasetError(f"dataset {str(path)!r} does not exist; record one with `s2robot collect out={path}`")
-    if path.suffix not in FORMATS:
-        raise DatasetError(f"dataset {str(path)!r} has an unknown format {path.suffix!r}; known: {', '.join(FORMATS)}")
-    return FORMATS[path.suffix](path)
+    for reader in FORMATS:
+        if reader.recognises(path):
+            return reader(path)
+    kind = "folder" if path.is_dir() else f"file ending {path.suffix!r}"
+    raise DatasetError(
+        f"dataset {str(path)!r} has an unknown format ({kind}); known: {'; '.join(f.layout for f in FORMATS)}"
+    )

@@ -7,13 +7,16 @@ data/demo_<i>/actions    float64 [T, A];  states [T, S];  rewards [T];  dones [T
 data/demo_<i>/obs/<key>  <camera>_image uint8 [T, H, W, 3] upright; others float [T, d]
 mask/{train,valid}       byte strings
 ```
+
+Read are also files without `obs` (states and actions only, as robomimic hosts them) and robosuite's own recordings,
+whose environment is described by the attributes `env`, `env_info` and `repository_version` in place of `env_args`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,182 +24,121 @@ from typing import Any
 import h5py
 import numpy as np
 
-from s2robot.interfaces import DatasetError, Episode, unknown_name
+from s2robot.data.base import DemonstrationDataset, Index
+from s2robot.data.hdf5 import child, plain_attributes, require_array
+from s2robot.interfaces import Episode, unknown_name
 
 _IMAGE = "_image"
-# Lossless and readable by every HDF5 build; level 1 keeps recording off the critical path.
+# Lossless and readable by every HDF5 build; see docs/datasets.md for the sizes and times of the alternatives.
 _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 
 
-def _demo_number(name: str) -> int:
-    return int(name[len("demo_") :])
+class RobomimicDataset(DemonstrationDataset):
+    """Demonstrations in one robomimic HDF5 file, recorded by robosuite 1.4 or 1.5."""
 
+    layout = "robomimic: a file *.hdf5 or *.h5"
 
-class RobomimicDataset:
-    """Read-only view of one file; holds at most one episode in memory.
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether this is a file *.hdf5 or *.h5."""
+        return path.is_file() and path.suffix in (".hdf5", ".h5")
 
-    Attributes:
-        path: the file.
-        demos: group names in numeric order.
-        cameras: camera names with recorded images.
-        proprioception: the other observation keys.
-        env_args: the recorded environment description.
-    """
+    def _files(self) -> list[Path]:
+        return [self.path]
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise DatasetError(
-                f"dataset {str(path)!r} cannot be read as HDF5 (truncated or foreign): {error}"
-            ) from error
-        try:
-            self._read_index()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _read_index(self) -> None:
-        data = self._file.get("data")
-        if not isinstance(data, h5py.Group):
-            raise DatasetError(f"dataset {str(self.path)!r} has no group 'data'; it is not a robomimic file")
-        self.demos = sorted((name for name in data if name.startswith("demo_")), key=_demo_number)
-        if not self.demos:
-            raise DatasetError(f"dataset {str(self.path)!r} holds no demonstrations (no group data/demo_<i>)")
-        try:
-            self.env_args: dict[str, Any] = json.loads(data.attrs.get("env_args", "{}"))
-        except json.JSONDecodeError as error:
-            raise DatasetError(f"dataset {str(self.path)!r}: attribute env_args is not JSON: {error}") from error
-        keys = self._observations(self.demos[0]).keys()
-        self.cameras = sorted(key[: -len(_IMAGE)] for key in keys if key.endswith(_IMAGE))
-        self.proprioception = sorted(key for key in keys if not key.endswith(_IMAGE))
-        self.lengths = [self._actions(demo).shape[0] for demo in self.demos]
-        self.action_width = int(self._actions(self.demos[0]).shape[1])
-
-    def _item(self, demo: str, key: str) -> Any:
-        group = self._file["data"][demo]
-        if key not in group:
-            raise DatasetError(f"dataset {str(self.path)!r}, {demo}: field {key!r} is missing; it has {sorted(group)}")
-        return group[key]
-
-    def _actions(self, demo: str) -> h5py.Dataset:
-        actions = self._item(demo, "actions")
-        if actions.ndim != 2 or 0 in actions.shape:
-            raise DatasetError(
-                f"dataset {str(self.path)!r}, {demo}: 'actions' has shape {actions.shape}; valid: [T, A], not empty"
-            )
-        return actions
-
-    def _observations(self, demo: str) -> h5py.Group:
-        return self._item(demo, "obs")
-
-    def __len__(self) -> int:
-        return len(self.demos)
-
-    def __enter__(self) -> RobomimicDataset:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _open(self) -> None:
+        self._file = h5py.File(self.path, "r")
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _select(self, kind: str, wanted: list[str] | None, available: list[str]) -> list[str]:
-        for name in wanted or []:
-            if name not in available:
-                raise DatasetError(f"dataset {str(self.path)!r}: {unknown_name(kind, name, available)}")
-        return list(wanted) if wanted is not None else available
+    def _read_index(self) -> Index:
+        data = child(self, self._file, "data") if "data" in self._file else None
+        if not isinstance(data, h5py.Group):
+            raise self.error("has no group 'data'; it is not a robomimic file")
+        demos = sorted((name for name in data if re.fullmatch(r"demo_\d+", name)), key=lambda name: int(name[5:]))
+        if not demos:
+            raise self.error("holds no demonstrations (no group data/demo_<i>)")
+        actions = [self._actions(demo) for demo in demos]
+        self._has_observations = "obs" in self._demo(demos[0])
+        observations = self._item(demos[0], "obs") if self._has_observations else {}
+        images = {key: self._image_shape(demos[0], key) for key in observations if key.endswith(_IMAGE)}
+        return Index(
+            demos=demos,
+            lengths=[len(values) for values in actions],
+            action_width=int(actions[0].shape[1]),
+            image_sizes={key.removesuffix(_IMAGE): size for key, size in images.items()},
+            # Depth images and point clouds are neither colour images nor proprioception.
+            proprioception=sorted(key for key in observations if key not in images and observations[key].ndim <= 2),
+            env_args=self._read_env_args(data),
+        )
 
-    def select_cameras(self, wanted: list[str] | None) -> list[str]:
-        """Return `wanted`, or all cameras for None; an unknown one raises `DatasetError` with the choices."""
-        cameras = self._select("camera", wanted, self.cameras)
-        if not cameras:
-            raise DatasetError(f"dataset {str(self.path)!r} has no camera images (no obs/<camera>_image)")
-        return cameras
-
-    def select_proprioception(self, wanted: list[str] | None) -> list[str]:
-        """Return `wanted`, or all proprioception keys for None; an unknown one raises with the choices."""
-        return self._select("proprioception key", wanted, self.proprioception)
-
-    def image_size(self, camera: str) -> tuple[int, int]:
-        """Height and width in pixels of `camera`'s recorded images."""
-        shape = self._images(self.demos[0], camera).shape
-        return int(shape[1]), int(shape[2])
-
-    def _images(self, demo: str, camera: str) -> h5py.Dataset:
-        key = camera + _IMAGE
-        observations = self._observations(demo)
-        if key not in observations:
-            raise DatasetError(f"dataset {str(self.path)!r}, {demo}: {unknown_name('camera', camera, self.cameras)}")
-        images = observations[key]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise DatasetError(
-                f"dataset {str(self.path)!r}, {demo}: obs/{key} is {images.dtype} {images.shape}; "
-                "valid: uint8 [T, H, W, 3]"
-            )
-        return images
-
-    def _checked(self, demo: str, key: str, values: np.ndarray, length: int) -> np.ndarray:
-        if len(values) != length:
-            raise DatasetError(
-                f"dataset {str(self.path)!r}, {demo}: {key!r} has {len(values)} steps, 'actions' has {length}"
-            )
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            step = int(np.argwhere(~np.isfinite(values))[0, 0])
-            raise DatasetError(f"dataset {str(self.path)!r}, {demo}: {key!r} is not finite at step {step}")
-        return values
-
-    def episode(self, index: int, cameras: list[str] | None = None, proprioception: list[str] | None = None) -> Episode:
-        """Read one demonstration.
-
-        Args:
-            index: 0 … len-1.
-            cameras: which images to read; `[]` for none (fast), None for all.
-            proprioception: which other observations; None for all.
-
-        Raises:
-            DatasetError: a field is missing, of unequal length, or not finite; names file, episode and field.
-        """
-        demo = self.demos[index]
-        length = self.lengths[index]
+    def _read_env_args(self, data: h5py.Group) -> dict[str, Any]:
+        name = "env_args" if "env_args" in data.attrs else "env_info"
         try:
-            group = self._file["data"][demo]
-            observations = self._observations(demo)
-            actions = self._checked(demo, "actions", self._actions(demo)[:].astype(np.float32), length)
-            low_dim = {}
-            for key in self.select_proprioception(proprioception):
-                if key not in observations:
-                    raise DatasetError(f"dataset {str(self.path)!r}, {demo}: observation {key!r} is missing")
-                values = observations[key][:].astype(np.float32).reshape(len(observations[key]), -1)
-                low_dim[key] = self._checked(demo, f"obs/{key}", values, length)
-            images = {
-                camera: self._checked(demo, f"obs/{camera}{_IMAGE}", self._images(demo, camera)[:], length)
-                for camera in (self.cameras if cameras is None else cameras)
-            }
-            return Episode(
-                actions=actions,
-                images=images,
-                proprioception=low_dim,
-                success=bool(group.attrs.get("success", True)),
-                rewards=group["rewards"][:] if "rewards" in group else None,
-                states=group["states"][:] if "states" in group else None,
-                model_file=group.attrs.get("model_file"),
-                attributes={key: _plain(value) for key, value in group.attrs.items() if key != "model_file"},
-            )
-        except OSError as error:
-            raise DatasetError(f"dataset {str(self.path)!r}, {demo} cannot be read (truncated?): {error}") from error
+            described = json.loads(data.attrs.get(name, "{}"))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise self.error(f"attribute {name} is not JSON: {error}") from error
+        if not isinstance(described, dict):
+            raise self.error(f"attribute {name} is {type(described).__name__}; valid: a JSON object")
+        if name == "env_args":
+            return described
+        robosuite = {"env_name": "env", "env_version": "repository_version"}
+        found = {key: str(data.attrs[attribute]) for key, attribute in robosuite.items() if attribute in data.attrs}
+        return {**found, "type": 1, "env_kwargs": described} if found else {}
 
-    def fingerprint(self) -> str:
-        """Sha256 of the file's bytes."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def _demo(self, demo: str) -> h5py.Group:
+        return child(self, self._file["data"], demo)
 
+    def _item(self, demo: str, key: str) -> Any:
+        group = self._demo(demo)
+        if key not in group:
+            raise self.error(f"field {key!r} is missing; it has {sorted(group)}", demo)
+        return child(self, group, key, demo)
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    def _actions(self, demo: str) -> h5py.Dataset:
+        actions = require_array(self, self._item(demo, "actions"), "actions", demo)
+        if actions.ndim != 2 or 0 in actions.shape:
+            raise self.error(f"'actions' has shape {actions.shape}; valid: [T, A], not empty", demo)
+        return actions
+
+    def _image_shape(self, demo: str, key: str) -> tuple[int, int]:
+        images = require_array(self, child(self, self._item(demo, "obs"), key, demo), f"obs/{key}", demo)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise self.error(f"obs/{key} is {images.dtype} {images.shape}; valid: uint8 [T, H, W, 3]", demo)
+        return int(images.shape[1]), int(images.shape[2])
+
+    def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
+        demo = self.demos[index]
+        group = self._demo(demo)
+        observations = self._item(demo, "obs") if self._has_observations else {}
+        for camera in cameras:
+            if camera + _IMAGE not in observations:
+                present = [key.removesuffix(_IMAGE) for key in observations if key.endswith(_IMAGE)]
+                raise self.error(unknown_name("camera", camera, present), demo)
+            self._image_shape(demo, camera + _IMAGE)
+        for key in proprioception:
+            if key not in observations:
+                raise self.error(f"observation {key!r} is missing", demo)
+        low_dim = {key: require_array(self, child(self, observations, key, demo), key, demo) for key in proprioception}
+        attributes = plain_attributes(group)
+        return Episode(
+            actions=self.numbers(demo, "actions", self._actions(demo)[:]),
+            images={camera: child(self, observations, camera + _IMAGE, demo)[:] for camera in cameras},
+            proprioception={key: self.numbers(demo, f"obs/{key}", values[:]) for key, values in low_dim.items()},
+            success=bool(attributes.get("success", True)),
+            rewards=self._optional(demo, "rewards", np.float32, vector=True),
+            states=self._optional(demo, "states", np.float64),
+            model_file=attributes.pop("model_file", None),
+            attributes=attributes,
+        )
+
+    def _optional(self, demo: str, key: str, dtype: type, vector: bool = False) -> np.ndarray | None:
+        if key not in self._demo(demo):
+            return None
+        values = self.numbers(demo, key, require_array(self, self._item(demo, key), key, demo)[:], dtype)
+        return values[:, 0] if vector and values.shape[1] == 1 else values
 
 
 class RobomimicWriter:
@@ -231,10 +173,10 @@ class RobomimicWriter:
         """Append one episode; the images are compressed without loss, one chunk a frame."""
         length = len(episode)
         group = self._file["data"].create_group(f"demo_{self._count}")
+        for key, value in episode.attributes.items():
+            group.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
         group.attrs["num_samples"] = length
         group.attrs["success"] = bool(episode.success)
-        for key, value in episode.attributes.items():
-            group.attrs[key] = value
         if episode.model_file is not None:
             group.attrs["model_file"] = episode.model_file
         group["actions"] = episode.actions.astype(np.float64)

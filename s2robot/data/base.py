@@ -1,0 +1,237 @@
+"""The contract of every dataset reader, and the checks that all formats share."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from s2robot.interfaces import DatasetError, Episode, unknown_name
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a reader knows without reading any episode.
+
+    Attributes:
+        demos: name of each demonstration.
+        lengths: steps T of each.
+        action_width: A.
+        image_sizes: camera -> (height, width) in pixels.
+        proprioception: keys of the low-dimensional observations.
+        env_args: the recorded environment description, robomimic's form; empty where the format has none.
+    """
+
+    demos: list[str]
+    lengths: list[int]
+    action_width: int
+    image_sizes: dict[str, tuple[int, int]]
+    proprioception: list[str]
+    env_args: dict[str, Any] = field(default_factory=dict)
+
+
+class DemonstrationDataset(ABC):
+    """Read-only view of recorded demonstrations; holds at most one episode in memory.
+
+    A format is one subclass: it opens the files, reads an `Index`, and reads one episode; selection, validation and
+    hashing are here. Use it as a context manager, or call `close`.
+
+    Attributes:
+        path: the file or folder.
+        demos: name of each demonstration, in recorded order.
+        lengths: steps of each.
+        action_width: A.
+        cameras: camera names with recorded images.
+        proprioception: the other observation keys.
+        env_args: the recorded environment description; empty where the format has none.
+
+    Raises:
+        DatasetError: the files are missing, foreign or damaged, or lie outside of the folder.
+    """
+
+    layout: ClassVar[str]  # how to tell the format, for people
+    # What the format's library raises for damaged files.
+    read_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._fingerprint: str | None = None
+        try:
+            for file in self._files():
+                self.refuse_escape(file)
+            self._open()
+        except self.read_errors as error:
+            raise self.error(f"cannot be read (truncated or foreign): {error}") from error
+        try:
+            index = self._read_index()
+            if not index.demos:
+                raise self.error("holds no demonstrations")
+        except self.read_errors as error:
+            self.close()
+            raise self.error(f"cannot be read (truncated or foreign): {error}") from error
+        except BaseException:
+            self.close()
+            raise
+        self.demos, self.lengths, self.action_width = index.demos, index.lengths, index.action_width
+        self.cameras, self.proprioception = sorted(index.image_sizes), index.proprioception
+        self.env_args = index.env_args
+        self._image_sizes = index.image_sizes
+
+    # What a format provides -----------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def recognises(path: Path) -> bool:
+        """Whether an existing file or folder looks like this format (by its name, without reading it)."""
+
+    @abstractmethod
+    def _files(self) -> list[Path]:
+        """Every file of the dataset."""
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Open the files for reading."""
+
+    @abstractmethod
+    def _read_index(self) -> Index: ...
+
+    @abstractmethod
+    def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
+        """Read one episode as it is recorded; the caller checks it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files; closing twice is harmless."""
+
+    # ----------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.demos)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def error(self, message: str, demo: str | None = None) -> DatasetError:
+        """An error that names the dataset, and the demonstration if there is one."""
+        where = f"dataset {str(self.path)!r}" + (f", {demo}" if demo else "")
+        return DatasetError(f"{where}: {message}")
+
+    def refuse_escape(self, file: Path) -> None:
+        """Refuse a file that is, through links or `..`, outside of the dataset's folder.
+
+        Raises:
+            DatasetError: names the file and where it leads.
+        """
+        folder = self.path if self.path.is_dir() else self.path.parent
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise self.error(
+                f"{file.name!r} leads to {str(file.resolve())!r}, outside of its folder; give the real path or a copy"
+            )
+
+    def select_cameras(self, wanted: list[str] | None) -> list[str]:
+        """Return `wanted`, or all cameras for None; an unknown one raises `DatasetError` with the choices."""
+        cameras = self._select("camera", wanted, self.cameras)
+        if not cameras:
+            raise self.error("has no camera images; `s2robot render` makes them from recorded states")
+        return cameras
+
+    def select_proprioception(self, wanted: list[str] | None) -> list[str]:
+        """Return `wanted`, or all proprioception keys for None; an unknown one raises with the choices."""
+        return self._select("proprioception key", wanted, self.proprioception)
+
+    def _select(self, kind: str, wanted: list[str] | None, available: list[str]) -> list[str]:
+        for name in wanted or []:
+            if name not in available:
+                raise self.error(unknown_name(kind, name, available))
+        return list(wanted) if wanted is not None else list(available)
+
+    def image_size(self, camera: str) -> tuple[int, int]:
+        """Height and width in pixels of `camera`'s recorded images."""
+        self.select_cameras([camera])
+        return self._image_sizes[camera]
+
+    def episode(self, index: int, cameras: list[str] | None = None, proprioception: list[str] | None = None) -> Episode:
+        """Read one demonstration.
+
+        Args:
+            index: 0 … len-1.
+            cameras: which images to read; `[]` for none (fast), None for all.
+            proprioception: which other observations; None for all.
+
+        Raises:
+            DatasetError: a field is missing, of a wrong type, of unequal length, or not finite; names file, episode
+                and field.
+        """
+        cameras = self._select("camera", cameras, self.cameras)
+        keys = self.select_proprioception(proprioception)
+        demo = self.demos[index]
+        try:
+            episode = self._read(index, cameras, keys)
+        except self.read_errors as error:
+            raise self.error(f"cannot be read (truncated?): {error}", demo) from error
+        self._check(demo, self.lengths[index], episode)
+        return episode
+
+    def _check(self, demo: str, length: int, episode: Episode) -> None:
+        numbers = {"actions": episode.actions, "rewards": episode.rewards, "states": episode.states}
+        numbers |= {f"obs/{key}": values for key, values in episode.proprioception.items()}
+        images = {f"images of {camera}": values for camera, values in episode.images.items()}
+        for name, values in [*numbers.items(), *images.items()]:
+            if values is not None and len(values) != length:
+                raise self.error(f"{name!r} has {len(values)} steps; the episode has {length}", demo)
+        for name, values in numbers.items():
+            if values is not None and not np.isfinite(values).all():
+                step = int(np.argwhere(~np.isfinite(values))[0, 0])
+                raise self.error(f"{name!r} is not finite at step {step}", demo)
+        if episode.actions.shape[1:] != (self.action_width,):
+            raise self.error(
+                f"'actions' has shape {episode.actions.shape}; {self.demos[0]} has actions of width "
+                f"{self.action_width}",
+                demo,
+            )
+        for camera, values in episode.images.items():
+            expected = (length, *self._image_sizes[camera], 3)
+            if values.dtype != np.uint8 or values.shape != expected:
+                raise self.error(f"images of {camera} are {values.dtype} {values.shape}; valid: uint8 {expected}", demo)
+
+    def numbers(self, demo: str, name: str, values: Any, dtype: type = np.float32) -> np.ndarray:
+        """An array of any numeric type as `dtype` [T, d]: trailing axes are flattened, a vector [T] becomes [T, 1].
+
+        Raises:
+            DatasetError: the array is no array of numbers.
+        """
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiub" or array.ndim == 0:
+            raise self.error(f"{name!r} is {array.dtype} {array.shape}; valid: numbers [T, …]", demo)
+        with np.errstate(over="ignore"):  # becomes infinite, which the checks name
+            return array.reshape(len(array), -1 if array.size else 0).astype(dtype)
+
+    def fingerprint(self) -> str:
+        """Sha256 of the names and bytes of all files; of one file: of its bytes alone."""
+        if self._fingerprint is None:
+            self._fingerprint = _hash_files(self.path, self._files())
+        return self._fingerprint
+
+
+def _hash_files(root: Path, files: Sequence[Path]) -> str:
+    digests = {}
+    for path in files:
+        with path.open("rb") as file:
+            digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = sorted(f"{path.relative_to(root).as_posix()} {digest}" for path, digest in digests.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def video_or_image_shape(shape: Sequence[int]) -> bool:
+    """Whether [T, H, W, 3] can be a recording of colour images rather than of vectors."""
+    return len(shape) == 4 and shape[-1] == 3

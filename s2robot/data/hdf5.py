@@ -1,0 +1,52 @@
+"""Careful access to HDF5 files from anywhere: no link or dataset may pull bytes in from other files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+if TYPE_CHECKING:
+    from s2robot.data.base import DemonstrationDataset
+
+
+def child(dataset: DemonstrationDataset, group: h5py.Group, name: str, demo: str | None = None) -> Any:
+    """`group[name]`, unless it lives in another file (an external link, external storage, a virtual dataset).
+
+    Raises:
+        DatasetError: the member is missing or elsewhere; names it.
+    """
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise dataset.error(f"{name!r} is a link into another file, {link.filename!r}; copy it into this one", demo)
+    if name not in group:
+        raise dataset.error(f"field {name!r} is missing; it has {sorted(group)}", demo)
+    member = group[name]
+    if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
+        raise dataset.error(f"{name!r} stores its values in other files; copy them into this one", demo)
+    return member
+
+
+def require_array(dataset: DemonstrationDataset, member: Any, name: str, demo: str | None = None) -> h5py.Dataset:
+    """`member`, if it is an HDF5 dataset.
+
+    Raises:
+        DatasetError: it is a group.
+    """
+    if not isinstance(member, h5py.Dataset):
+        raise dataset.error(f"{name!r} is a group; valid: an array", demo)
+    return member
+
+
+def plain_attributes(member: h5py.Group | h5py.File) -> dict[str, Any]:
+    """Attributes as plain Python values: numbers, strings and lists of them."""
+    return {key: _plain(value) for key, value in member.attrs.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
