@@ -60,7 +60,7 @@ def cache_features(
         CacheError: the folder cannot be written (for example a full disk) or belongs to other features.
     """
     shape = encoder.feature_shape(*dataset.image_size(camera))
-    manifest = {
+    manifest: dict[str, Any] = {
         "layout": _LAYOUT,
         "encoder": encoder.fingerprint(),
         "data": dataset.fingerprint(),
