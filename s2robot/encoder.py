@@ -9,12 +9,13 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s2robot.backbones import load_backbone
-from s2robot.backbones.frozen import hash_tensors
+from s2robot.backbones.frozen import hash_tensors, wrap_module
 from s2robot.cost import (
     EncoderCost,
     TileCost,
@@ -26,6 +27,7 @@ from s2robot.cost import (
 )
 from s2robot.engines import make_engine
 from s2robot.interfaces import Backbone, EncoderError, Features, FeatureShape, resolve_device
+from s2robot.preprocessing import Normalize
 from s2robot.s2 import ScaleSet, multiview_forward
 from s2robot.tiling import Size, as_pair
 
@@ -65,7 +67,7 @@ class S2Encoder(nn.Module):
         backbone: str | Backbone,
         scales: Sequence[Size | float] = (224, 448),
         *,
-        weights: str = "default",
+        weights: str | Sequence[str] = "default",
         tile: int | None = None,
         antialias: bool = False,
         pool_to: str = "base",
@@ -93,15 +95,44 @@ class S2Encoder(nn.Module):
         tile = tile or _first_side(sizes)
         self.scale_set = ScaleSet(sizes, tile, antialias, pool_to, cover, keep_aspect, upsampled)
         self._check_tiles()
-        self._anchor = nn.Buffer(torch.empty(0), persistent=False)  # knows where `to(device)` has moved the encoder
-        scale, shift = _normalization(backbone)
-        self._scale = nn.Buffer(scale, persistent=False)
-        self._shift = nn.Buffer(shift, persistent=False)
+        self.normalize = Normalize(backbone.mean, backbone.std)
         target = resolve_device(str(device))
         self._engine, self._dtype = make_engine(engine, backbone, precision, channels_last, target)
         self._known_tiles: dict[tuple[int, int], TileCost] = {}
         self.requires_grad_(False).eval()
         self.to(target)
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        *,
+        size: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        num_prefix_tokens: int = 0,
+        name: str | None = None,
+        scales: Sequence[Size | float] | None = None,
+        **settings: Any,
+    ) -> S2Encoder:
+        """Wrap any network that timm does not know; it is frozen in place and tried on one image.
+
+        Args:
+            module: network from normalised tiles [b, 3, size, size] to a map [b, C, h, w], to tokens [b, P+N, C] with
+                the prefix tokens first, or to the pair (map, prefix [b, P, C]).
+            size: tile height = width [pixels].
+            mean: per-channel mean of images in [0, 1].
+            std: per-channel standard deviation of images in [0, 1].
+            num_prefix_tokens: P, class and register tokens.
+            name: for reports; the class's name when None.
+            scales: see `S2Encoder`; (size, 2·size) when None.
+            settings: the other arguments of `S2Encoder`.
+
+        Raises:
+            EncoderError: the network fails on one image, or returns something else.
+        """
+        backbone = wrap_module(module, size, mean, std, num_prefix_tokens, name)
+        return cls(backbone, scales or (size, 2 * size), **settings)
 
     @property
     def scales(self) -> tuple[Size, ...]:
@@ -111,7 +142,7 @@ class S2Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the encoder computes."""
-        return self._anchor.device
+        return self.normalize.scale.device
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Features:
@@ -191,21 +222,9 @@ class S2Encoder(nn.Module):
         return super().train(False)
 
     def _encode(self, images: Sequence[Tensor]) -> list[Features]:
-        views = [self._preprocess(camera) for camera in images]
+        views = [self.normalize(camera) for camera in images]
         outputs = multiview_forward(self._engine, views, self.scale_set, max_tiles=self.max_tiles)
         return [Features(*output) for output in outputs]
-
-    def _preprocess(self, images: Tensor) -> Tensor:
-        """Bring images to normalised float32 [B, 3, H, W] on the encoder's device."""
-        _check_images(images)
-        images = images.to(self.device, non_blocking=True)
-        if images.dtype == torch.uint8:
-            channels_first = images.shape[-1] != 3
-            images = images if channels_first else images.permute(0, 3, 1, 2)
-            # One copy to planar floats, then in place: at 448 pixels these passes are a visible part of the cost.
-            planar = images.to(torch.float32, memory_format=torch.contiguous_format)
-            return planar.mul_(self._scale / 255).add_(self._shift)
-        return images.float() * self._scale + self._shift
 
     @torch.no_grad()
     def _tile_costs(self, height: int, width: int) -> list[TileCost]:
@@ -258,25 +277,3 @@ def _in_pixels(scale: Size | float, native: int) -> Size:
     if isinstance(scale, Sequence) and not isinstance(scale, str) and len(scale) == 2:
         return scale[0], scale[1]
     raise EncoderError(f"scale {scale!r} is no image size; give pixels (224), (height, width), or a factor (1.0)")
-
-
-def _normalization(backbone: Backbone) -> tuple[Tensor, Tensor]:
-    """Factor and offset that turn values in [0, 1] into the backbone's normalised ones, each [1, 3, 1, 1]."""
-    mean = torch.tensor(backbone.mean, dtype=torch.float32).reshape(1, 3, 1, 1)
-    std = torch.tensor(backbone.std, dtype=torch.float32).reshape(1, 3, 1, 1)
-    return 1 / std, -mean / std
-
-
-def _check_images(images: Tensor) -> None:
-    expected = "expected uint8 [B, H, W, 3] or [B, 3, H, W], or float [B, 3, H, W] in [0, 1]"
-    if not isinstance(images, Tensor):
-        raise EncoderError(f"{expected}, got {type(images).__name__}")
-    got = f"{images.dtype} of shape {tuple(images.shape)}"
-    if images.dim() != 4 or 0 in images.shape or (images.dtype != torch.uint8 and not images.is_floating_point()):
-        raise EncoderError(f"{expected}, got {got}")
-    if images.shape[1] != 3 and (images.shape[-1] != 3 or images.dtype != torch.uint8):
-        raise EncoderError(f"{expected}, got {got}")
-    if images.dtype != torch.uint8:
-        low, high = (bound.item() for bound in torch.aminmax(images))
-        if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails too
-            raise EncoderError(f"float images must lie in [0, 1] without NaN, got values from {low} to {high}")

@@ -6,13 +6,16 @@ precision that this machine lacks is an error.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from s2robot.backbones.frozen import FrozenBackbone
 from s2robot.interfaces import Backbone, ConfigError, unknown_name
 
 Engine = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -136,8 +139,14 @@ class OpenVINOEngine:
     def _build(self, tile: Tensor) -> Any:
         import openvino
 
+        backbone = self._backbone
+        if isinstance(backbone, FrozenBackbone):
+            backbone = copy.deepcopy(backbone)
+            backbone.resample_positions(*tile.shape[2:])
         # Traced with two tiles: a batch of one could be specialised away.
-        model = openvino.convert_model(_WithoutEmptyOutput(self._backbone), example_input=tile.repeat(2, 1, 1, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # tile sizes are constants of each graph
+            model = openvino.convert_model(_WithoutEmptyOutput(backbone), example_input=tile.repeat(2, 1, 1, 1))
         model.reshape([-1, *tile.shape[1:]])
         hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[self._precision]
         options = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from s2robot.backbones import BACKBONES, find_spec, load_backbone
-from s2robot.backbones.checkpoints import from_efficientnet_lite, load_strictly, read_state_dict
-from s2robot.backbones.loading import _package_file
+from s2robot.backbones.checkpoints import load_strictly, read_state_dict
+from s2robot.backbones.layouts import from_efficientnet_lite
+from s2robot.backbones.listing import encoder_text, encoders_table, meta_backbone
+from s2robot.backbones.loading import package_file
+from s2robot.cost import count_parameters, measure_tile
 from s2robot.interfaces import Backbone, EncoderError, WeightsError
 
 
@@ -37,7 +41,7 @@ def test_shipped_weights_classify_a_photograph(size, channels):
     assert features.shape[1] == channels
     assert prefix.shape == (1, 0, channels)
     with_head = timm.create_model(spec.timm_name).eval()
-    load_strictly(with_head, from_efficientnet_lite(read_state_dict(_package_file(spec)), with_head), (), "package")
+    load_strictly(with_head, from_efficientnet_lite(read_state_dict(package_file(spec)), with_head), (), "package")
     with torch.no_grad():
         logits = with_head(photograph(backbone))
     likeliest = [ImageNetInfo().index_to_description(int(index)) for index in logits[0].topk(5).indices]
@@ -88,9 +92,9 @@ def test_unknown_backbone_names_the_choices():
 
 
 def test_any_timm_name_has_a_row():
-    spec = find_spec("resnet18")
+    spec = find_spec("resnet34")
     assert (spec.source, spec.licence) == ("hub", "apache-2.0")
-    assert find_spec("timm/resnet18").timm_name == "resnet18"
+    assert find_spec("timm/resnet34").timm_name == "resnet34"
 
 
 def test_missing_package_says_what_to_install(monkeypatch):
@@ -100,22 +104,25 @@ def test_missing_package_says_what_to_install(monkeypatch):
 
 
 def test_missing_hub_weights_say_what_is_looked_for_and_how_to_get_it():
-    with pytest.raises(WeightsError, match=r"looked for timm/resnet18\.\w+.*run `hf download timm/resnet18"):
+    with pytest.raises(
+        WeightsError,
+        match=r"looked for timm/resnet18\.\w+.*run `s2robot encoders fetch resnet18`, or `hf download timm/resnet18",
+    ):
         load_backbone("resnet18", weights="hub")
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"no weights file .*weights\.pth"):
+    with pytest.raises(WeightsError, match=r"the file .*weights\.pth does not exist"):
         load_backbone("test_vit", weights=str(tmp_path / "weights.pth"))
 
 
 def test_folder_without_weights_says_what_it_looked_for(tmp_path):
-    with pytest.raises(WeightsError, match=r"looked for test_vit\.safetensors, test_vit\.pth"):
+    with pytest.raises(WeightsError, match=r"has none of test_vit\.safetensors, test_vit\.pth"):
         load_backbone("test_vit", weights=str(tmp_path))
 
 
 def test_mistyped_source_names_the_choices():
-    with pytest.raises(WeightsError, match="choices: default, package, hub, none"):
+    with pytest.raises(WeightsError, match="choices: default, package, fetched, hub, none"):
         load_backbone("test_vit", weights="huub")
 
 
@@ -176,3 +183,109 @@ def test_every_row_of_the_table_names_an_existing_timm_model():
     for name, spec in BACKBONES.items():
         assert spec.name == name
         assert timm.is_model(spec.timm_name), name
+
+
+def test_the_table_tells_the_truth_about_every_backbone():
+    for spec in BACKBONES.values():
+        backbone = meta_backbone(spec, None)
+        side = 14 * backbone.patch_size if backbone.patch_size > 1 else 224
+        tile = measure_tile(meta_backbone(spec, side), torch.empty((1, 3, side, side), device="meta"))
+        parameters = count_parameters(backbone) / 1e6
+        assert (tile.channels, tile.num_prefix) == (spec.width, spec.num_prefix_tokens), spec.name
+        assert abs(parameters - spec.parameters) <= 0.1 + 0.001 * parameters, spec.name
+        assert backbone.num_prefix_tokens == spec.num_prefix_tokens, spec.name
+
+
+def test_the_printed_table_says_what_is_here():
+    lines = encoders_table().splitlines()
+    assert lines[0].split()[-2:] == ["offline", "now"]
+    assert next(line for line in lines if line.startswith("efficientnet_lite0")).endswith("yes")
+    assert next(line for line in lines if line.startswith("dinov2_giant ")).endswith("-")
+    assert "offline" not in encoders_table(markdown=True).splitlines()[0]
+
+
+def test_the_text_of_one_encoder_gives_the_cost_of_scale_sets():
+    text = encoder_text("vit_base", scale_sets=[[224], [224, 448]])
+    assert "85.8 M parameters" in text
+    assert "run `s2robot encoders fetch vit_base`" in text
+    assert "17.56 + 70.25" in text  # the paper's 17.5 and 87.9 GMACs, Table 10
+    assert "224,448,672" in encoder_text("dinov2_small_reg")
+
+
+def sine_cosine_positions(width: int, side: int) -> Tensor:
+    """MAE's fixed position embeddings (its util/pos_embed.py), [1, 1 + side², width], zero for the CLS token."""
+    frequencies = 10000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(*2 * (torch.arange(side, dtype=torch.float64),), indexing="ij")
+    angles = [position.reshape(-1, 1) * frequencies for position in (columns, rows)]
+    parts = [function(angle) for angle in angles for function in (torch.sin, torch.cos)]
+    return torch.cat([torch.zeros(1, width), torch.cat(parts, dim=1).float()])[None]
+
+
+@pytest.fixture(scope="module")
+def mvp_small():
+    """A checkpoint as MVP writes it: ViT-S with 12 heads, tensors under `model`, MAE's decoder left in."""
+    torch.manual_seed(5)
+    model = timm.create_model("vit_small_patch16_224", num_heads=12, num_classes=0).eval()
+    model.pos_embed.data = sine_cosine_positions(384, 14)
+    extra = {"mask_token": torch.zeros(1, 1, 512), "decoder_embed.weight": torch.zeros(512, 384)}
+    return model, {"model": {**model.state_dict(), **extra}, "args": Namespace(lr=1.0), "epoch": 3}
+
+
+def test_mvp_small_loads_by_its_own_layout_with_twelve_heads(mvp_small, tmp_path):
+    model, checkpoint = mvp_small
+    torch.save(checkpoint, tmp_path / "mvp_small.pth")
+    backbone = load_backbone("mvp_small", weights=str(tmp_path))
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        tokens = model.forward_features(images)
+        features, prefix = backbone.forward_features(images)
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), tokens[:, 1:])
+    torch.testing.assert_close(prefix, tokens[:, :1])
+    assert backbone.mean == (0.485, 0.456, 0.406)
+
+
+def test_an_mvp_small_checkpoint_in_a_model_with_six_heads_is_refused(mvp_small, tmp_path):
+    torch.save(mvp_small[1], tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="has 12 attention heads, but this model has 6.*backbone=mvp_small"):
+        load_backbone("vit_small_patch16_224", weights=str(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("name", ["mvp_base", "vc1_base", "mae_base"])
+def test_mae_checkpoints_load_by_their_own_layout(name, tmp_path):
+    torch.manual_seed(6)
+    model = timm.create_model("vit_base_patch16_224", num_classes=0)
+    model.pos_embed.data = sine_cosine_positions(768, 14)
+    decoder = {"decoder_pos_embed": torch.zeros(1, 197, 512), "mask_token": torch.zeros(1, 1, 512)}
+    torch.save({"model": {**model.state_dict(), **decoder}}, tmp_path / "weights.pth")
+    backbone = load_backbone(name, weights=str(tmp_path / "weights.pth"))
+    assert torch.equal(backbone.model.blocks[11].mlp.fc2.weight, model.blocks[11].mlp.fc2.weight)
+
+
+def test_the_norm_behind_the_pooling_norms_every_token(tmp_path):
+    model = timm.create_model("eva02_tiny_patch14_224", num_classes=0, global_pool="avg").eval()
+    torch.nn.init.normal_(model.fc_norm.weight)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    backbone = load_backbone("eva02_tiny", weights=str(tmp_path / "weights.safetensors"))
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = model.fc_norm(model.forward_features(images))
+        features, _ = backbone.forward_features(images)
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected[:, 1:])
+
+
+def test_sources_are_tried_in_the_stated_order_and_the_used_one_is_logged(checkpoint, tmp_path, caplog):
+    save_file(checkpoint, tmp_path / "test_vit.safetensors")
+    caplog.set_level("INFO")
+    load_backbone("test_vit", weights=["package", str(tmp_path)])
+    assert f"weights from {tmp_path / 'test_vit.safetensors'}" in caplog.text
+    with pytest.raises(
+        WeightsError,
+        match=r"no pip package ships them; .*test_vit.safetensors does not exist; run `s2robot encoders fetch",
+    ):
+        load_backbone("test_vit", weights=["package", "fetched"])
+
+
+def test_a_damaged_source_is_not_passed_over(tmp_path):
+    (tmp_path / "test_vit.pth").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_backbone("test_vit", weights=[str(tmp_path), "none"])

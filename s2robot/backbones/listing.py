@@ -1,0 +1,132 @@
+"""Tables of the named backbones, for reading: what there is, what is available offline now, what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import huggingface_hub
+import timm
+import torch
+
+from s2robot.backbones.cache import fetched_file
+from s2robot.backbones.frozen import FrozenBackbone
+from s2robot.backbones.loading import create_timm, freeze_timm, package_file
+from s2robot.backbones.table import BACKBONES, BackboneSpec, find_spec
+from s2robot.cost import count_parameters, feature_shape, largest_size, measure_tile, scale_costs
+from s2robot.s2 import ScaleSet
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+
+
+def is_available(spec: BackboneSpec) -> bool:
+    """Whether the weights of the row's own source are on this machine, so that no network is needed."""
+    if spec.source == "package":
+        return package_file(spec) is not None
+    if spec.source == "fetched":
+        return fetched_file(spec.name).is_file()
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    if config is None:
+        return False
+    if config.hf_hub_id:
+        names = [config.hf_hub_filename or _HUB_FILES[0], *_HUB_FILES]
+        return any(isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, name), str) for name in names)
+    return bool(config.url) and (Path(torch.hub.get_dir()) / "checkpoints" / Path(str(config.url)).name).is_file()
+
+
+def encoders_table(markdown: bool = False) -> str:
+    """All named backbones, one a line, with what is available offline now.
+
+    Args:
+        markdown: as a Markdown table, without the column that depends on this machine.
+    """
+    header = ["name", "family", "size", "width", "prefix", "params", "licence", "source"]
+    rows = [
+        [
+            spec.name,
+            spec.family,
+            str(spec.size),
+            str(spec.width),
+            str(spec.num_prefix_tokens),
+            f"{spec.parameters:.1f} M",
+            spec.licence,
+            _origin(spec),
+        ]
+        for spec in BACKBONES.values()
+    ]
+    if markdown:
+        lines = [header, ["---"] * len(header), *rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    offline = ["yes" if is_available(spec) else "-" for spec in BACKBONES.values()]
+    table = _aligned([[*header, "offline now"], *([*row, here] for row, here in zip(rows, offline, strict=True))])
+    return (
+        f"{table}\n\nsize: native pixels; width: channels of the feature map; prefix: CLS and register tokens.\n"
+        "Any other model name of timm works too. `s2robot encoders fetch NAME` makes weights available offline."
+    )
+
+
+def encoder_text(name: str, scale_sets: Sequence[Sequence[int]] = ()) -> str:
+    """One backbone: its row, and what several scale sets cost per frame, without its weights.
+
+    Args:
+        name: a name of the table, or any timm model name.
+        scale_sets: image sizes in pixels; {1}, {1, 2} and {1, 2, 3} times 224 when empty (or times the next
+            multiple of the patch).
+
+    Raises:
+        EncoderError: unknown name, or scales that the backbone cannot process.
+    """
+    spec = find_spec(name)
+    base = 224
+    if not scale_sets:
+        patch = meta_backbone(spec, None).patch_size
+        base = -(-224 // patch) * patch
+        scale_sets = [[base], [base, 2 * base], [base, 2 * base, 3 * base]]
+    rows = [["scales", "tiles", "GMACs per scale", "GMACs", "features", "prefix", "cache per frame"]]
+    for sizes in scale_sets:
+        scale_set = ScaleSet(tuple(sizes), tile=sizes[0])
+        backbone = meta_backbone(spec, sizes[0])
+        height, width = largest_size(scale_set.sizes)
+        tiles = [
+            measure_tile(backbone, torch.empty((1, 3, *tiling.tile), device="meta"))
+            for tiling in scale_set.tilings(height, width)
+        ]
+        scales = scale_costs(scale_set, tiles, height, width)
+        shape = feature_shape(scale_set, tiles, height, width)
+        rows.append(
+            [
+                ",".join(map(str, sizes)),
+                str(sum(scale.tiles for scale in scales)),
+                " + ".join(f"{scale.gmacs:.2f}" for scale in scales),
+                f"{sum(scale.gmacs for scale in scales):.2f}",
+                f"{shape.channels} x {shape.height} x {shape.width}",
+                f"{shape.num_prefix} x {shape.channels}",
+                f"{2 * shape.numel / 1024:.0f} KiB",
+            ]
+        )
+    state = "available offline" if is_available(spec) else f"not here; run `s2robot encoders fetch {name}`"
+    return (
+        f"{name}: {spec.family}, {count_parameters(backbone) / 1e6:.1f} M parameters, native size {backbone.size}, "
+        f"{spec.licence}\ntimm model {spec.timm_name}; weights from {_origin(spec)}: {state}\n\n{_aligned(rows)}"
+    )
+
+
+def meta_backbone(spec: BackboneSpec, size: int | None) -> FrozenBackbone:
+    """The row's backbone with shapes but no weights: it can be counted, not run."""
+    with torch.device("meta"):
+        return freeze_timm(create_timm(spec), spec, size)
+
+
+def _origin(spec: BackboneSpec) -> str:
+    if spec.archive:
+        return f"{spec.archive.registry}: {spec.archive.package}"
+    if spec.source == "package":
+        return f"pypi: {spec.package}"
+    return "authors' download" if spec.url else "timm's hub"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
