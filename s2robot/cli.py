@@ -80,6 +80,22 @@ def report(words: list[str]) -> None:
     print(f"report: {write_report(folders, out)}")
 
 
+def inspect(words: list[str]) -> None:
+    """Describe a dataset: counts, sizes, ranges, what is missing or looks wrong; sheet=FILE.png draws it."""
+    from s2robot.data.inspection import contact_sheet, inspect_dataset
+
+    datasets = [word for word in words if "=" not in word]
+    options = dict(word.partition("=")[::2] for word in words if "=" in word)
+    sheet = options.pop("sheet", None)
+    if options:
+        raise ConfigError(unknown_name("setting", next(iter(options)), ["sheet"]))
+    if len(datasets) != 1:
+        raise ConfigError("inspect needs one dataset: s2robot inspect DATASET [sheet=FILE.png]")
+    print(inspect_dataset(datasets[0]))
+    if sheet is not None:
+        print(f"contact sheet   {contact_sheet(datasets[0], sheet)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Verb:
     """One verb of the command line: how it is written and the function that runs its words."""
@@ -93,6 +109,7 @@ VERBS = {
     "collect": Verb("collect task=Lift num=120 size=448 out=demos/lift.hdf5", collect, CollectConfig),
     "evaluate": Verb("evaluate checkpoint=outputs/<run>/checkpoint episodes=100", evaluate, EvaluateConfig),
     "benchmark": Verb("benchmark [+experiment=NAME] [key=value …]", benchmark, BenchmarkConfig),
+    "inspect": Verb("inspect DATASET [sheet=FILE.png]", inspect),
     "report": Verb("report DIR… [out=outputs/report]", report),
 }
 

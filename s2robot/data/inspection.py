@@ -1,0 +1,206 @@
+"""What is in a dataset, and what looks wrong with it: the verb `s2robot inspect`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from s2robot.data import open_dataset
+from s2robot.data.base import DemonstrationDataset
+from s2robot.interfaces import DatasetError, Episode
+
+_THUMBNAIL = 160  # pixels
+_CAPTION = 14
+_MOMENTS = 4  # pictures of each episode and camera on a contact sheet
+_ROBOSUITE = 1  # robomimic's EnvType of environments whose actions are in [-1, 1]
+
+
+@dataclass
+class Inspection:
+    """What was found in a dataset.
+
+    Attributes:
+        path: the file or folder.
+        layout: its format.
+        environment: recorded name of the environment; empty if there is none.
+        lengths: steps of each demonstration.
+        image_sizes: camera -> (height, width) in pixels.
+        proprioception: key -> (width, smallest, largest value).
+        action_range: smallest and largest value of every action dimension, [2, A].
+        solved: demonstrations recorded as successful.
+        judged: demonstrations that say whether they were successful.
+        missing: what the format can hold and this dataset does not.
+        problems: what is probably wrong, one sentence each; empty for a sound dataset.
+    """
+
+    path: Path
+    layout: str
+    environment: str
+    lengths: list[int]
+    image_sizes: dict[str, tuple[int, int]]
+    proprioception: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    action_range: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
+    solved: int = 0
+    judged: int = 0
+    missing: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        count, lengths = len(self.lengths), np.array(self.lengths)
+        lines = [
+            f"{self.path} ({self.layout.split(':')[0]})",
+            f"environment     {self.environment or 'not recorded'}",
+            f"demonstrations  {count}, {lengths.sum()} steps; length {lengths.min()} to {lengths.max()}, "
+            f"median {np.median(lengths):g}",
+            f"success         {self.solved} of {self.judged} judged" + ("" if self.judged else " (not recorded)"),
+            *(f"camera          {camera}: {h} x {w} pixels" for camera, (h, w) in self.image_sizes.items()),
+            *(
+                f"proprioception  {key}: {width} wide, {low:.4g} to {high:.4g}"
+                for key, (width, low, high) in self.proprioception.items()
+            ),
+            *(f"action {i:<8} {low:+.4g} to {high:+.4g}" for i, (low, high) in enumerate(self.action_range.T.tolist())),
+            f"missing         {', '.join(self.missing) or 'nothing'}",
+            *(f"PROBLEM         {problem}" for problem in self.problems),
+            *(() if self.problems else ("no problems found",)),
+        ]
+        return "\n".join(lines)
+
+
+class _Ranges:
+    """Running minimum and maximum of every channel of every field."""
+
+    def __init__(self) -> None:
+        self.low: dict[str, np.ndarray] = {}
+        self.high: dict[str, np.ndarray] = {}
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        low, high = values.min(0), values.max(0)
+        self.low[name] = np.minimum(self.low.get(name, low), low)
+        self.high[name] = np.maximum(self.high.get(name, high), high)
+
+    def constant(self) -> list[str]:
+        """Channels that never change, `name[i, j]`."""
+        found = []
+        for name, low in self.low.items():
+            channels = np.flatnonzero(low == self.high[name])
+            if len(channels):
+                found.append(f"{name}[{', '.join(map(str, channels))}]")
+        return found
+
+
+def inspect_dataset(path: str | Path) -> Inspection:
+    """Read every demonstration once, one at a time, and say what is there and what looks wrong.
+
+    A demonstration that cannot be read, or is not finite or of unequal lengths, is a problem in the result.
+
+    Raises:
+        DatasetError: the dataset as a whole cannot be opened.
+    """
+    with open_dataset(path) as dataset:
+        sizes = {camera: dataset.image_size(camera) for camera in dataset.cameras}
+        environment = str(dataset.env_args.get("env_name", ""))
+        result = Inspection(dataset.path, dataset.layout, environment, dataset.lengths, sizes)
+        ranges, contents = _Ranges(), defaultdict(list)
+        absent = {"rewards", "states", "model_file"}
+        for index, demo in enumerate(dataset.demos):
+            try:
+                episode = dataset.episode(index)
+            except DatasetError as error:
+                result.problems.append(str(error).removeprefix(f"dataset {str(dataset.path)!r}, "))
+                continue
+            contents[_digest(episode)].append(demo)
+            absent = {name for name in absent if getattr(episode, name) is None}
+            result.judged += "success" in episode.attributes
+            result.solved += episode.success and "success" in episode.attributes
+            result.problems += _still_cameras(demo, episode)
+            ranges.add("actions", episode.actions)
+            for key, values in episode.proprioception.items():
+                ranges.add(f"obs/{key}", values)
+        _summarise(result, dataset, ranges)
+        result.missing += sorted(absent)
+        copies = [", ".join(demos) for demos in contents.values() if len(demos) > 1]
+        result.problems += [f"duplicate demonstrations: {names}" for names in copies]
+        return result
+
+
+def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Ranges) -> None:
+    if "actions" in ranges.low:
+        result.action_range = np.stack([ranges.low["actions"], ranges.high["actions"]])
+    for key in dataset.proprioception:
+        name = f"obs/{key}"
+        if name in ranges.low and ranges.low[name].size:
+            low, high = ranges.low[name], ranges.high[name]
+            result.proprioception[key] = (len(low), float(low.min()), float(high.max()))
+    if not dataset.cameras:
+        result.missing.append("images (`s2robot render` makes them from states)")
+    if not dataset.proprioception:
+        result.missing.append("proprioception")
+    if not dataset.env_args:
+        result.missing.append("env_args")
+    if not result.judged:
+        result.missing.append("success")
+    elif result.solved < result.judged:
+        result.problems.append(f"{result.judged - result.solved} of {result.judged} demonstrations did not succeed")
+    result.problems += [f"constant channel: {name} never changes" for name in ranges.constant()]
+    outside = np.flatnonzero(np.abs(result.action_range).max(0, initial=0) > 1)
+    if dataset.env_args.get("type") == _ROBOSUITE and len(outside):
+        channels = ", ".join(map(str, outside))
+        result.problems.append(f"action out of range: actions[{channels}] leave robosuite's [-1, 1]")
+
+
+def _digest(episode: Episode) -> str:
+    """Hash of what makes an episode: two recordings of it are duplicates whatever their pictures' size."""
+    states = b"" if episode.states is None else episode.states.tobytes()
+    observed = [episode.proprioception[key].tobytes() for key in sorted(episode.proprioception)]
+    return hashlib.sha256(b"".join([episode.actions.tobytes(), states, *observed])).hexdigest()
+
+
+def _still_cameras(demo: str, episode: Episode) -> list[str]:
+    """Cameras that show one and the same picture throughout, a sign of a broken recording."""
+    if len(episode) < 2:
+        return []
+    still = [camera for camera, images in episode.images.items() if (images == images[:1]).all()]
+    return [f"{demo}: camera {camera} shows the same picture at all {len(episode)} steps" for camera in still]
+
+
+def contact_sheet(path: str | Path, out: str | Path, num: int = 8) -> Path:
+    """Draw a picture of up to `num` demonstrations spread over the dataset.
+
+    One row a demonstration; for each camera four moments from the first to the last step.
+
+    Returns:
+        `out`, a PNG file.
+
+    Raises:
+        DatasetError: the dataset has no images or cannot be read.
+    """
+    with open_dataset(path) as dataset:
+        cameras = dataset.select_cameras(None)
+        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int))
+        rows = [_row(dataset, int(index), cameras) for index in chosen]
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    for i, row in enumerate(rows):
+        sheet.paste(row, (0, i * row.height))
+    sheet.save(out, format="PNG")
+    return out
+
+
+def _row(dataset: DemonstrationDataset, index: int, cameras: list[str]) -> Image.Image:
+    episode = dataset.episode(index, proprioception=[])
+    moments = np.linspace(0, len(episode) - 1, _MOMENTS).astype(int)
+    row = Image.new("RGB", (len(cameras) * _MOMENTS * _THUMBNAIL, _THUMBNAIL + _CAPTION), "white")
+    draw = ImageDraw.Draw(row)
+    for i, (camera, step) in enumerate((camera, step) for camera in cameras for step in moments):
+        picture = Image.fromarray(episode.images[camera][step])
+        picture.thumbnail((_THUMBNAIL - 2, _THUMBNAIL - 2))
+        row.paste(picture, (i * _THUMBNAIL, _CAPTION))
+        name = f"{dataset.demos[index]} {camera} " if step == moments[0] else ""
+        draw.text((i * _THUMBNAIL + 2, 1), f"{name}{step}"[:26], fill="black")
+    return row
