@@ -7,10 +7,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import hydra
 from omegaconf import DictConfig
+
+# Before torch loads OpenMP: threads that spin while they wait cost tenfold as soon as another process is busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from s2robot.backbones import BACKBONES
 from s2robot.config import CONFIG_DIR, register, resolve

@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,7 +21,15 @@ from s2robot_envs import S2RobotEnvError, make_vector_env
 from s2robot_envs import collect as collect_episodes
 from tqdm import tqdm
 
-from s2robot.config import CONFIG_DIR, BenchmarkConfig, CollectConfig, EvaluateConfig, register, resolve
+from s2robot.config import (
+    CONFIG_DIR,
+    BenchmarkConfig,
+    CollectConfig,
+    EvaluateConfig,
+    RenderConfig,
+    register,
+    resolve,
+)
 from s2robot.interfaces import ConfigError, DatasetError, Episode, S2RobotError, unknown_name
 
 
@@ -80,6 +89,11 @@ def report(words: list[str]) -> None:
     print(f"report: {write_report(folders, out)}")
 
 
+def render(words: list[str]) -> None:
+    """Replay recorded states and record them again at any size, from any camera; says where the replay drifts."""
+    render_demonstrations(parse(RenderConfig, words))
+
+
 def inspect(words: list[str]) -> None:
     """Describe a dataset: counts, sizes, ranges, what is missing or looks wrong; sheet=FILE.png draws it."""
     from s2robot.data.inspection import contact_sheet, inspect_dataset
@@ -109,6 +123,7 @@ VERBS = {
     "collect": Verb("collect task=Lift num=120 size=448 out=demos/lift.hdf5", collect, CollectConfig),
     "evaluate": Verb("evaluate checkpoint=outputs/<run>/checkpoint episodes=100", evaluate, EvaluateConfig),
     "benchmark": Verb("benchmark [+experiment=NAME] [key=value …]", benchmark, BenchmarkConfig),
+    "render": Verb("render dataset=demos/low_dim.hdf5 out=demos/lift_448.hdf5 size=448", render, RenderConfig),
     "inspect": Verb("inspect DATASET [sheet=FILE.png]", inspect),
     "report": Verb("report DIR… [out=outputs/report]", report),
 }
@@ -116,6 +131,8 @@ VERBS = {
 
 def main(words: list[str] | None = None) -> int:
     """Run one verb; what a user got wrong ends in one line on stderr and exit status 2."""
+    # Before torch loads OpenMP: threads that spin while they wait cost tenfold as soon as another process is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     name, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
     try:
         if name in ("-h", "--help", "help"):
@@ -226,6 +243,51 @@ def collect_demonstrations(config: CollectConfig) -> None:
             writer.add(_episode(recorded))
             bar.update()
     print(f"{config.num} demonstrations of {config.task} ({attempts} attempts): {path}")
+
+
+def render_demonstrations(config: RenderConfig) -> None:
+    """Render the states recorded in `config.dataset` into `config.out`, and print where the replay drifts.
+
+    Raises:
+        DatasetError: `out` exists and `overwrite` is off, or the dataset records no environment or no states.
+        S2RobotEnvError: unknown task or camera, a recording of another robot or scene, or the simulator failed.
+    """
+    from s2robot_envs import make_env
+    from s2robot_envs.replay import Recording, replay
+
+    from s2robot.data import open_dataset
+    from s2robot.data.rerender import render_dataset
+
+    if Path(config.out).exists() and not config.overwrite:
+        raise DatasetError(f"{config.out!r} exists; give overwrite=true or another out")
+    with open_dataset(config.dataset) as dataset:
+        recorded = dataset.env_args.get("s2robot", {})
+        task = recorded.get("task") or dataset.env_args.get("env_name")
+        if not task:
+            raise dataset.error("records no environment (env_args), so no simulator can replay it")
+        kwargs = {
+            **recorded,
+            "task": task,
+            "cameras": config.cameras or recorded.get("cameras"),
+            "image_size": config.size,
+            "render_profile": config.render_profile or recorded.get("render_profile", "fast"),
+        }
+        env: Any = make_env(**kwargs)
+        env_args = {**dataset.env_args, **env.env_args()}
+        env.close()
+
+        def replay_all(episodes: Iterable[tuple[str, Episode]]) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+            recordings = (
+                # A seed sets up only scenes of our own environments; others need their model.
+                Recording(
+                    name, episode.states, episode.attributes.get("seed") if recorded else None, episode.model_file
+                )
+                for name, episode in episodes
+            )
+            return replay(kwargs, recordings, workers=config.workers)
+
+        drifts = render_dataset(dataset, config.out, env_args, replay_all)
+        print("\n".join([*map(str, drifts), f"{len(dataset)} demonstrations at {config.size} pixels: {config.out}"]))
 
 
 def _episode(recorded: dict[str, Any]) -> Episode:
