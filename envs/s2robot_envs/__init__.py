@@ -12,12 +12,14 @@ from s2robot_envs.errors import S2RobotEnvError
 from s2robot_envs.factory import make_env, register_with_gymnasium
 from s2robot_envs.rendering import RENDER_PROFILES, ensure_gl_backend
 from s2robot_envs.tasks import TASKS
+from s2robot_envs.variants import Variant
 from s2robot_envs.vector import make_vector_env
 
 __all__ = [
     "RENDER_PROFILES",
     "TASKS",
     "S2RobotEnvError",
+    "Variant",
     "collect",
     "collect_episode",
     "ensure_gl_backend",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from s2robot_envs.tasks import TASKS
+from s2robot_envs.variants import Variant
 
 if TYPE_CHECKING:
     from s2robot_envs.robosuite_env import RobosuiteEnv
@@ -20,6 +21,7 @@ def make_env(
     image_size: int | Mapping[str, int] = 448,
     render_profile: str = "fast",
     horizon: int | None = None,
+    variant: Variant | Mapping[str, Any] | None = None,
     observation_steps: int | None = None,
     action_steps: int | None = None,
     render_mode: str | None = "rgb_array",
@@ -32,6 +34,7 @@ def make_env(
         image_size: pixels per side: one number, or one per camera.
         render_profile: `fast` or `full`; see `s2robot_envs.rendering.RENDER_PROFILES`.
         horizon: steps until truncation; None for the task's own.
+        variant: smaller objects, farther cameras, distractors, randomised looks: a `Variant` or its options.
         observation_steps: To. Giving To or Ta wraps the environment in `ActionChunk` (the other is then 1);
             giving neither returns the plain one-action environment.
         action_steps: Ta.
@@ -41,7 +44,7 @@ def make_env(
         A `RobosuiteEnv`, or an `ActionChunk` around one.
 
     Raises:
-        EnvConfigError: unknown task, camera or profile, or an impossible size, horizon or step count.
+        EnvConfigError: unknown task, camera or profile, or an impossible size, horizon, variant or step count.
     """
     # Imported here so that importing the package stays cheap and the OpenGL backend is chosen before mujoco loads.
     from s2robot_envs.action_chunk import ActionChunk
@@ -53,6 +56,7 @@ def make_env(
         image_size=image_size,
         render_profile=render_profile,
         horizon=horizon,
+        variant=variant,
         render_mode=render_mode,
     )
     if observation_steps is None and action_steps is None:

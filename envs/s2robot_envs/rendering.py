@@ -12,6 +12,7 @@ import atexit
 import ctypes
 import os
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,6 +172,12 @@ class OffscreenRenderer:
         mujoco.mjr_render(viewport, self._scene, self._context)
         mujoco.mjr_readPixels(pixels, None, viewport, self._context)
         return np.ascontiguousarray(pixels[::-1])  # OpenGL's rows run bottom-up
+
+    def upload_textures(self, indices: Iterable[int]) -> None:
+        """Send textures of the model to OpenGL again, after their pixels changed."""
+        self._gl.make_current()
+        for index in indices:
+            self._mujoco.mjr_uploadTexture(self._model, self._context, index)
 
     def _update_scene(self, data: Any, camera_id: int) -> None:
         model = self._model

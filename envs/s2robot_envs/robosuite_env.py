@@ -14,6 +14,7 @@ from s2robot_envs import simulator
 from s2robot_envs.errors import ActionError, EnvConfigError, EpisodeOverError, unknown_name
 from s2robot_envs.rendering import OffscreenRenderer, get_render_profile
 from s2robot_envs.tasks import CONTROL_FREQUENCY, get_task
+from s2robot_envs.variants import Scene, Variant
 
 DEFAULT_IMAGE_SIZE = 448
 Observation = dict[str, np.ndarray]
@@ -42,10 +43,11 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         image_size: pixels per side: one number, or one per camera.
         render_profile: `fast` (no shadows, reflections or antialiasing) or `full` (robosuite's look).
         horizon: steps until truncation; None for the task's own.
+        variant: how the scene departs from the task: a `Variant`, or its options as a mapping.
         render_mode: `rgb_array` or None.
 
     Raises:
-        EnvConfigError: unknown task, camera or profile, or an impossible size or horizon.
+        EnvConfigError: unknown task, camera or profile, or an impossible size, horizon or variant.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}  # noqa: RUF012 (gymnasium's attribute)
@@ -58,6 +60,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         image_size: int | Mapping[str, int] = DEFAULT_IMAGE_SIZE,
         render_profile: str = "fast",
         horizon: int | None = None,
+        variant: Variant | Mapping[str, Any] | None = None,
         render_mode: str | None = "rgb_array",
     ) -> None:
         self.task = get_task(task)
@@ -71,8 +74,11 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
             raise EnvConfigError(f"horizon is {self.horizon}; it must be at least 1 step")
         cameras = tuple(self.task.cameras if cameras is None else cameras)
         self.image_sizes = _image_sizes(cameras, image_size)
+        self.variant = Variant.parse(variant)
+        self.variant.check(self.task)
 
-        self.simulator = simulator.build(self.task, self.horizon)
+        self.simulator = simulator.build(self.task, self.horizon, self.variant)
+        self._scene = Scene(self.simulator, self.task, self.variant)
         available = self.simulator.sim.model.camera_names
         for camera in cameras:
             if camera not in available:
@@ -122,6 +128,9 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         self._seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         simulator.seed_generators(self.simulator, self._seed)
         self.simulator.reset()
+        repainted = self._scene.start_episode(self._seed)
+        if self._renderer is not None:
+            self._renderer.upload_textures(repainted)
         self._elapsed = 0
         self._success_so_far = self._is_success()
 
@@ -235,6 +244,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
                 "image_size": dict(self.image_sizes),
                 "render_profile": self.render_profile,
                 "horizon": self.horizon,
+                "variant": self.variant.options(),
             },
         }
 

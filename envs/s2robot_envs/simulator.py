@@ -6,7 +6,6 @@ import contextlib
 import copy
 import logging
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from s2robot_envs.errors import RenderingError
 from s2robot_envs.rendering import ensure_gl_backend
 from s2robot_envs.tasks import CONTROL_FREQUENCY, ROBOT, TaskSpec
+from s2robot_envs.variants import Variant
 
 # robosuite samples some sizes (Lift's cube: 20-22 mm half-width) when it loads its model. Every environment of a
 # task loads under this seed, so that the model is the same in every process and only `reset` varies an episode.
@@ -51,8 +51,10 @@ def robosuite_kwargs(spec: TaskSpec, horizon: int) -> dict[str, Any]:
     }
 
 
-def build(spec: TaskSpec, horizon: int) -> Any:
+def build(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
     """Construct the robosuite environment without cameras, renderer or running observables.
+
+    `Scene` adds what a variant changes from episode to episode.
 
     Resets are soft (`hard_reset=False`): the model is loaded once. Given the same model a soft reset starts
     the same trajectory as a hard one, bit for bit, and takes 2 ms instead of 200 (1500 with a render context).
@@ -67,6 +69,12 @@ def build(spec: TaskSpec, horizon: int) -> Any:
         seed=MODEL_SEED,
         **robosuite_kwargs(spec, horizon),
     )
+    if variant.edits_model():
+        env.set_xml_processor(lambda xml: variant.edit_model(xml, spec))
+        env.placement_initializer, env.rng = None, np.random.default_rng(MODEL_SEED)  # as in the first loading
+        env.hard_reset = True
+        env.reset()
+        env.hard_reset = False
     # robosuite would sample every observable in each of the 25 physics steps of an action; we read them on demand.
     for name in env.observation_names:
         env.modify_observable(name, "enabled", False)
@@ -112,18 +120,41 @@ def read_observable(env: Any, key: str) -> np.ndarray:
 
 
 def model_xml(env: Any) -> str:
-    """MJCF of the current scene, including fixed bodies that the last reset moved (Door's frame)."""
-    root = ElementTree.fromstring(env.edit_model_xml(env.model.get_xml()))
+    """MJCF of the current scene, including what a reset moves inside the model: Door's frame, cameras, lights.
+
+    Repainted textures (`Variant.textures`) are not part of it.
+    """
+    xml = env.model.get_xml()
+    for process in env._xml_processors:
+        xml = process(xml)
+    root = ElementTree.fromstring(xml)
     model = env.sim.model
-    for body in root.iter("body"):
-        body_id = model.body_name2id(body.get("name"))
-        if model.body_jntnum[body_id] == 0 and model.body_parentid[body_id] == 0:
-            body.set("pos", _numbers(model.body_pos[body_id]))
-            for other in ("axisangle", "xyaxes", "zaxis", "euler"):
-                body.attrib.pop(other, None)
-            body.set("quat", _numbers(model.body_quat[body_id]))
+    world = root.find("worldbody")
+    assert world is not None  # every MJCF robosuite writes has one
+    for body in world.findall("body"):
+        index = model.body_name2id(body.get("name"))
+        if model.body_jntnum[index] == 0:
+            _write_pose(body, model.body_pos[index], model.body_quat[index])
+    for camera in world.findall("camera"):
+        index = model.camera_name2id(camera.get("name"))
+        _write_pose(camera, model.cam_pos[index], model.cam_quat[index])
+    for index, light in enumerate(world.findall("light")):
+        light.set("pos", _numbers(model.light_pos[index]))
+        light.set("diffuse", _numbers(model.light_diffuse[index]))
+    visual = root.find("visual")
+    visual = ElementTree.SubElement(root, "visual") if visual is None else visual
+    headlight = visual.find("headlight")
+    headlight = ElementTree.SubElement(visual, "headlight") if headlight is None else headlight
+    headlight.set("diffuse", _numbers(model._model.vis.headlight.diffuse))
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _numbers(values: Sequence[float] | np.ndarray) -> str:
+def _write_pose(element: ElementTree.Element, position: np.ndarray, quaternion: np.ndarray) -> None:
+    for other in ("axisangle", "xyaxes", "zaxis", "euler"):
+        element.attrib.pop(other, None)
+    element.set("pos", _numbers(position))
+    element.set("quat", _numbers(quaternion))
+
+
+def _numbers(values: np.ndarray) -> str:
     return " ".join(repr(float(value)) for value in values)

@@ -12,6 +12,9 @@ CONTROL_FREQUENCY = 20  # actions per second, robosuite's and robomimic's conven
 ROBOT = "Panda"
 
 
+Clutter = tuple[tuple[float, float], tuple[float, float], float]
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """One manipulation task.
@@ -22,6 +25,8 @@ class TaskSpec:
         cameras: cameras observed by default.
         proprioception: robosuite observable keys observed, in this order.
         num_robots: 7 action dimensions each.
+        scalable_body: body of the object that may be made smaller (see `variants`).
+        clutter: free space for distractors: x range, y range and height of the surface [m].
         robosuite_kwargs: further arguments of `robosuite.make`.
     """
 
@@ -30,6 +35,8 @@ class TaskSpec:
     cameras: tuple[str, ...]
     proprioception: tuple[str, ...]
     num_robots: int = 1
+    scalable_body: str | None = None
+    clutter: Clutter | None = None
     robosuite_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -38,8 +45,8 @@ _ONE_ARM_PROPRIOCEPTION = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_
 _TWO_ARM_PROPRIOCEPTION = (*_ONE_ARM_PROPRIOCEPTION, "robot1_eef_pos", "robot1_eef_quat", "robot1_gripper_qpos")
 
 
-def _one_arm(name: str, horizon: int, cameras: tuple[str, ...] = _ONE_ARM_CAMERAS) -> TaskSpec:
-    return TaskSpec(name, horizon, cameras, _ONE_ARM_PROPRIOCEPTION)
+def _one_arm(name: str, horizon: int, cameras: tuple[str, ...] = _ONE_ARM_CAMERAS, **options: Any) -> TaskSpec:
+    return TaskSpec(name, horizon, cameras, _ONE_ARM_PROPRIOCEPTION, **options)
 
 
 def _two_arms(name: str, horizon: int, cameras: tuple[str, ...]) -> TaskSpec:
@@ -48,14 +55,18 @@ def _two_arms(name: str, horizon: int, cameras: tuple[str, ...]) -> TaskSpec:
 
 _HANDS = ("robot0_eye_in_hand", "robot1_eye_in_hand")
 
+_TABLE: Clutter = ((-0.2, 0.2), (-0.25, 0.25), 0.8)
+_PEG_TABLE: Clutter = ((-0.2, 0.1), (-0.3, 0.3), 0.82)  # the pegs stand beyond x = 0.2
+_BIN: Clutter = ((-0.03, 0.23), (-0.42, -0.08), 0.8)
+
 # Cameras are robomimic's where it has the task.
 TASKS: dict[str, TaskSpec] = {
     spec.name: spec
     for spec in (
-        _one_arm("Lift", horizon=150),
-        _one_arm("Stack", horizon=250),
-        _one_arm("PickPlaceCan", horizon=400),
-        _one_arm("NutAssemblySquare", horizon=400),
+        _one_arm("Lift", horizon=150, scalable_body="cube_main", clutter=_TABLE),
+        _one_arm("Stack", horizon=250, scalable_body="cubeA_main", clutter=_TABLE),
+        _one_arm("PickPlaceCan", horizon=400, scalable_body="Can_main", clutter=_BIN),
+        _one_arm("NutAssemblySquare", horizon=400, clutter=_PEG_TABLE),
         _one_arm("Door", horizon=300),
         _one_arm("ToolHang", horizon=700, cameras=("sideview", "robot0_eye_in_hand")),
         _two_arms("TwoArmLift", horizon=300, cameras=("agentview", *_HANDS)),

@@ -16,6 +16,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 
 from s2robot_envs.errors import ActionError, EnvConfigError, WorkerError
 from s2robot_envs.factory import make_env
+from s2robot_envs.variants import Variant
 
 START_METHODS = ("forkserver", "spawn")
 
@@ -28,6 +29,7 @@ def make_vector_env(
     image_size: int | Mapping[str, int] = 448,
     render_profile: str = "fast",
     horizon: int | None = None,
+    variant: Variant | Mapping[str, Any] | None = None,
     observation_steps: int = 1,
     action_steps: int = 1,
     start_method: str = "forkserver",
@@ -39,10 +41,11 @@ def make_vector_env(
     Args:
         task: a key of `s2robot_envs.TASKS`.
         num_envs: number of processes; one per core is fastest without a GPU.
-        cameras: as for `make_env`, like the next three.
+        cameras: as for `make_env`, like the next four.
         image_size: pixels per side.
         render_profile: `fast` or `full`.
         horizon: steps until truncation.
+        variant: as for `make_env`.
         observation_steps: To of the `ActionChunk`, which is always there, also for To = Ta = 1.
         action_steps: Ta.
         start_method: `forkserver` (workers start in a fraction of a second) or `spawn`. Never `fork`: OpenGL
@@ -67,6 +70,7 @@ def make_vector_env(
         image_size=image_size,
         render_profile=render_profile,
         horizon=horizon,
+        variant=variant,
         observation_steps=observation_steps,
         action_steps=action_steps,
     )
