@@ -18,9 +18,9 @@ from typing import Any
 from s2robot.checkpoint import write_durably
 from s2robot.config import BenchmarkConfig, EncoderConfig, EvaluateConfig, TrainConfig
 from s2robot.encoder import S2Encoder
+from s2robot.evaluation import MakeVectorEnv, evaluate
 from s2robot.interfaces import S2RobotError, resolve_device
 from s2robot.report import write_report
-from s2robot.rollout import MakeVectorEnv, evaluate
 from s2robot.training import train
 
 Collect = Callable[[str, int, Path], None]

@@ -5,35 +5,19 @@ The environments execute a whole action chunk per step and render only the frame
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-import imageio.v3 as iio
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from tqdm import tqdm
 
-from s2robot.checkpoint import Checkpoint, load_policy, package_versions, write_durably
-from s2robot.config import EncoderConfig, EvaluateConfig
+from s2robot.checkpoint import Checkpoint
 from s2robot.encoder import S2Encoder
-from s2robot.interfaces import CheckpointError, Observation, RolloutError, resolve_device
+from s2robot.interfaces import Observation, RolloutError
 from s2robot.policies import Policy
-from s2robot.statistics import wilson_interval
-
-RESULTS_SCHEMA = 1
-_VIDEO_FPS = 20  # robosuite's control frequency: videos play in real time
-
-MakeVectorEnv = Callable[..., VectorEnv]
-"""`make_vector_env(task, num_envs, *, observation_steps, action_steps, **environment)`, auto-reset disabled."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,7 @@ class Actor:
         self._keys = checkpoint.proprioception
         self._device = device
         self.execute_steps = checkpoint.config.policy.execute_steps
-        self.latencies: list[float] = []  # seconds per call
+        self._latencies: list[float] = []  # seconds per call
 
     def act(self, observation: dict[str, np.ndarray], generators: Sequence[torch.Generator]) -> np.ndarray:
         """Actions float32 [n, execute_steps, A] for n environments.
@@ -87,8 +71,12 @@ class Actor:
         proprioception = torch.cat([torch.zeros(n, steps, 0), *low_dim], dim=-1)
         actions = self._policy.act(Observation(features, proprioception).to(self._device), generators)
         result = actions[:, : self.execute_steps].cpu().numpy()
-        self.latencies.append(time.perf_counter() - start)
+        self._latencies.append(time.perf_counter() - start)
         return result
+
+    def latency_ms(self) -> float | None:
+        """Median time of a call [ms]; None before the first."""
+        return round(1000 * float(np.median(self._latencies)), 2) if self._latencies else None
 
 
 @dataclass
@@ -155,109 +143,3 @@ def _start_episodes(
             )
     assert observation is not None  # the first call always resets at least one environment
     return observation
-
-
-def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: int) -> dict[str, Any]:
-    """Roll a checkpoint out over held-out seeds; write `results.json` and videos; return the results.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or records no environment.
-    """
-    start = time.perf_counter()
-    device = resolve_device(config.device)
-    policy, encoder, checkpoint = load_policy(config.checkpoint, device)
-    if "task" not in checkpoint.environment:
-        raise CheckpointError(f"checkpoint {config.checkpoint!r} records no environment: its dataset had no task")
-    actor = Actor(policy, encoder, checkpoint, device)
-    seeds = range(config.first_seed, config.first_seed + config.episodes)
-    environment = dict(checkpoint.environment)
-    if config.horizon is not None:
-        environment["horizon"] = config.horizon
-    envs = make_vector_env(
-        num_envs=min(num_envs, config.episodes),
-        observation_steps=checkpoint.config.policy.observation_steps,
-        action_steps=actor.execute_steps,
-        **environment,
-    )
-    output = Path(config.output or Path(config.checkpoint).parent)
-    output.mkdir(parents=True, exist_ok=True)
-    episodes: list[EpisodeResult] = []
-    videos = []
-    try:
-        with tqdm(total=config.episodes, unit="episode", desc="rollouts") as bar:
-            for result, recording in rollout(actor, envs, seeds, film=seeds[: config.videos]):
-                episodes.append(result)
-                if recording is not None:
-                    videos.append(_write_video(output, recording))
-                bar.set_postfix(success=f"{sum(e.success for e in episodes)}/{len(episodes)}")
-                bar.update()
-    finally:
-        envs.close()
-    results = _results(checkpoint, environment, encoder, episodes, actor, time.perf_counter() - start)
-    results["videos"] = sorted(videos, key=lambda video: video["seed"])
-    write_durably(output / "results.json", json.dumps(results, indent=1).encode())
-    return results
-
-
-def _write_video(output: Path, recording: Recording) -> dict[str, Any]:
-    folder = output / "videos"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"seed{recording.seed}_{'success' if recording.success else 'failure'}.mp4"
-    iio.imwrite(path, recording.frames, fps=_VIDEO_FPS, codec="libx264", macro_block_size=8)
-    return {"path": str(path.relative_to(output)), "seed": recording.seed, "success": recording.success}
-
-
-def _hash(document: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _variant(encoder: EncoderConfig) -> str:
-    """Name what sets this encoder apart from the default one of its backbone and scale set; empty for none."""
-    default = EncoderConfig()
-    names = ("tile", "antialias", "pool_to", "cover", "keep_aspect", "upsampled")
-    changed = [(name, getattr(encoder, name)) for name in names if getattr(encoder, name) != getattr(default, name)]
-    return ", ".join(name if value is True else f"{name}={value}" for name, value in changed)
-
-
-def _results(
-    checkpoint: Checkpoint,
-    environment: dict[str, Any],
-    encoder: S2Encoder,
-    episodes: list[EpisodeResult],
-    actor: Actor,
-    seconds: float,
-) -> dict[str, Any]:
-    """The document `results.json` holds: one evaluated cell."""
-    ordered = sorted(episodes, key=lambda episode: episode.seed)
-    successes = sum(episode.success for episode in ordered)
-    cost = encoder.cost()
-    config = checkpoint.config
-    return {
-        "schema": RESULTS_SCHEMA,
-        "task": environment["task"],
-        "policy": config.policy.name,
-        "backbone": config.encoder.backbone,
-        "variant": _variant(config.encoder),
-        "scales": list(config.encoder.scales),
-        "readout": config.readout.name,
-        "training_seed": config.seed,
-        "demonstrations": checkpoint.demonstrations,
-        "gmacs": cost.gmacs,
-        "parameters": cost.parameters,
-        "feature_width": next(iter(checkpoint.spec.features.values())).channels,
-        "success_rate": successes / len(ordered),
-        "successes": successes,
-        "episodes": len(ordered),
-        "interval": list(wilson_interval(successes, len(ordered))),
-        "confidence": 0.95,
-        "seconds": round(seconds, 1),
-        "latency_ms": round(1000 * float(np.median(actor.latencies)), 2),
-        "episode_results": [asdict(episode) for episode in ordered],
-        "loss_curve": checkpoint.loss_curve,
-        "environment": environment,
-        "fingerprints": {**checkpoint.fingerprints, "environment": _hash(environment)},
-        "versions": package_versions(),
-        "command": " ".join(sys.argv),
-        "training_command": checkpoint.command,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
