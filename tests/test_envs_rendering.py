@@ -98,3 +98,22 @@ def test_two_environments_render_independently(env, full_env):
 def test_an_image_larger_than_the_buffer_is_refused(env):
     with pytest.raises(RenderingError, match="image size 128 exceeds the renderer's buffer of 96 pixels"):
         env.render_camera("agentview", 128)
+
+
+def test_a_camera_can_be_observed_at_several_sizes_for_one_rendering():
+    env = make_env("Lift", image_size={"agentview": (32, 96, 48), "robot0_eye_in_hand": 32})
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    shapes = {key: value.shape[0] for key, value in observation.items() if "image" in key}
+    assert shapes == {
+        "agentview_image": 96,
+        "agentview_image_48": 48,
+        "agentview_image_32": 32,
+        "robot0_eye_in_hand_image": 32,
+    }
+    averaged = observation["agentview_image"].reshape(48, 2, 48, 2, 3).mean(axis=(1, 3))
+    assert np.abs(observation["agentview_image_48"] - averaged).max() <= 0.5
+    again = make_env(**env.env_args()["s2robot"])
+    assert again.observation_space == env.observation_space
+    again.close()
+    env.close()

@@ -33,6 +33,7 @@ def test_unknown_name_finds_a_match_whatever_the_case():
         ({"cameras": ["agentview", "agentview"]}, "'agentview' is named twice"),
         ({"image_size": 0}, "image_size of agentview is 0"),
         ({"image_size": 64.5}, "image_size of agentview is 64.5"),
+        ({"cameras": ["agentview"], "image_size": {"agentview": [64, 64]}}, r"image_size of agentview is \[64, 64\]"),
         ({"image_size": {"agentview": 64}}, "no entry for camera 'robot0_eye_in_hand'"),
         ({"cameras": ["agentview"], "image_size": {"agentview": 64, "frontview": 64}}, "'frontview'"),
         ({"horizon": 0}, "horizon is 0"),

@@ -18,7 +18,7 @@ def make_env(
     task: str,
     *,
     cameras: Sequence[str] | None = None,
-    image_size: int | Mapping[str, int] = 448,
+    image_size: int | Mapping[str, int | Sequence[int]] = 448,
     render_profile: str = "fast",
     horizon: int | None = None,
     variant: Variant | Mapping[str, Any] | None = None,
@@ -31,7 +31,7 @@ def make_env(
     Args:
         task: a key of `s2robot_envs.TASKS`, for example `Lift`.
         cameras: cameras to observe; None for the task's own (`agentview` and `robot0_eye_in_hand` for one arm).
-        image_size: pixels per side: one number, or one per camera.
+        image_size: pixels per side: one number, one per camera, or several per camera (see `RobosuiteEnv`).
         render_profile: `fast` or `full`; see `s2robot_envs.rendering.RENDER_PROFILES`.
         horizon: steps until truncation; None for the task's own.
         variant: smaller objects, farther cameras, distractors, randomised looks: a `Variant` or its options.

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +19,7 @@ from s2robot_envs.variants import Scene, Variant
 
 DEFAULT_IMAGE_SIZE = 448
 Observation = dict[str, np.ndarray]
+ImageSize = int | Mapping[str, int | Sequence[int]]
 
 
 class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
@@ -40,7 +42,9 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
     Args:
         task: a key of `s2robot_envs.TASKS`.
         cameras: names of the cameras to observe; None for the task's own, empty for none (no OpenGL needed).
-        image_size: pixels per side: one number, or one per camera.
+        image_size: pixels per side: one number, or one per camera, or several per camera. Of several the largest is
+            `<camera>_image` and each smaller one, `<camera>_image_<size>`, is its average over areas: rendering
+            costs far more than shrinking.
         render_profile: `fast` (no shadows, reflections or antialiasing) or `full` (robosuite's look).
         horizon: steps until truncation; None for the task's own.
         variant: how the scene departs from the task: a `Variant`, or its options as a mapping.
@@ -57,7 +61,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         task: str,
         *,
         cameras: Sequence[str] | None = None,
-        image_size: int | Mapping[str, int] = DEFAULT_IMAGE_SIZE,
+        image_size: ImageSize = DEFAULT_IMAGE_SIZE,
         render_profile: str = "fast",
         horizon: int | None = None,
         variant: Variant | Mapping[str, Any] | None = None,
@@ -73,7 +77,9 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         if self.horizon < 1:
             raise EnvConfigError(f"horizon is {self.horizon}; it must be at least 1 step")
         cameras = tuple(self.task.cameras if cameras is None else cameras)
-        self.image_sizes = _image_sizes(cameras, image_size)
+        sizes = _image_sizes(cameras, image_size)
+        self.image_sizes = {camera: largest for camera, (largest, *_) in sizes.items()}
+        self._smaller_sizes = {camera: smaller for camera, (_, *smaller) in sizes.items()}
         self.variant = Variant.parse(variant)
         self.variant.check(self.task)
 
@@ -89,10 +95,10 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         self._success_so_far = False
 
         self.action_space = spaces.Box(-1.0, 1.0, (self.simulator.action_dim,), np.float32)
-        images = {
-            f"{camera}_image": spaces.Box(0, 255, (size, size, 3), np.uint8)
-            for camera, size in self.image_sizes.items()
-        }
+        images = {}
+        for camera, (largest, *smaller) in sizes.items():
+            for key, size in {f"{camera}_image": largest, **{f"{camera}_image_{s}": s for s in smaller}}.items():
+                images[key] = spaces.Box(0, 255, (size, size, 3), np.uint8)
         proprioception = {
             key: spaces.Box(-np.inf, np.inf, value.shape, np.float32) for key, value in self._proprioception().items()
         }
@@ -161,7 +167,11 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
 
     def observe(self) -> Observation:
         """Render and read the current observation."""
-        images = {f"{camera}_image": self.render_camera(camera) for camera in self.image_sizes}
+        images = {}
+        for camera, smaller_sizes in self._smaller_sizes.items():
+            images[f"{camera}_image"] = frame = self.render_camera(camera)
+            for size in smaller_sizes:
+                images[f"{camera}_image_{size}"] = cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
         return {**images, **self._proprioception()}
 
     def info(self) -> dict[str, Any]:
@@ -241,7 +251,10 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
             "s2robot": {
                 "task": self.task.name,
                 "cameras": cameras,
-                "image_size": dict(self.image_sizes),
+                "image_size": {
+                    camera: [size, *self._smaller_sizes[camera]] if self._smaller_sizes[camera] else size
+                    for camera, size in self.image_sizes.items()
+                },
                 "render_profile": self.render_profile,
                 "horizon": self.horizon,
                 "variant": self.variant.options(),
@@ -265,20 +278,22 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         return np.clip(array, -1.0, 1.0)
 
 
-def _image_sizes(cameras: Sequence[str], image_size: int | Mapping[str, int]) -> dict[str, int]:
+def _image_sizes(cameras: Sequence[str], image_size: ImageSize) -> dict[str, list[int]]:
+    """The sizes of each camera, largest first."""
     duplicates = [name for name, group in itertools.groupby(sorted(cameras)) if len(list(group)) > 1]
     if duplicates:
         raise EnvConfigError(f"camera {duplicates[0]!r} is named twice in {tuple(cameras)}")
-    if isinstance(image_size, Mapping):
-        for camera in [*cameras, *image_size]:
-            if camera not in image_size:
-                raise EnvConfigError(f"image_size has no entry for camera {camera!r}: {dict(image_size)}")
-            if camera not in cameras:
-                raise EnvConfigError(unknown_name("camera in image_size", camera, cameras))
-        sizes = {camera: image_size[camera] for camera in cameras}
-    else:
-        sizes = dict.fromkeys(cameras, image_size)
-    for camera, size in sizes.items():
-        if not isinstance(size, int) or not 8 <= size <= 4096:
-            raise EnvConfigError(f"image_size of {camera} is {size!r}; it must be a whole number from 8 to 4096")
-    return sizes
+    given = image_size if isinstance(image_size, Mapping) else dict.fromkeys(cameras, image_size)
+    for camera in [*cameras, *given]:
+        if camera not in given:
+            raise EnvConfigError(f"image_size has no entry for camera {camera!r}: {dict(given)}")
+        if camera not in cameras:
+            raise EnvConfigError(unknown_name("camera in image_size", camera, cameras))
+    sizes = {}
+    for camera in cameras:
+        entry = given[camera]
+        sizes[camera] = list(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else [entry]
+        valid = all(isinstance(size, int) and 8 <= size <= 4096 for size in sizes[camera])
+        if not valid or not sizes[camera] or len(set(sizes[camera])) < len(sizes[camera]):
+            raise EnvConfigError(f"image_size of {camera} is {entry!r}; it must be whole numbers from 8 to 4096")
+    return {camera: sorted(values, reverse=True) for camera, values in sizes.items()}

@@ -26,7 +26,7 @@ def make_vector_env(
     num_envs: int,
     *,
     cameras: Sequence[str] | None = None,
-    image_size: int | Mapping[str, int] = 448,
+    image_size: int | Mapping[str, int | Sequence[int]] = 448,
     render_profile: str = "fast",
     horizon: int | None = None,
     variant: Variant | Mapping[str, Any] | None = None,
