@@ -227,6 +227,22 @@ class CollectConfig:
 
 
 @dataclass
+class RenderConfig:
+    """`s2robot render`: recorded states shown again at any size and from any camera."""
+
+    dataset: str = MISSING
+    out: str = MISSING
+    size: int = 448
+    cameras: list[str] | None = None  # null = those of the recording, or the task's own
+    render_profile: str | None = None  # null = that of the recording, or fast
+    workers: int | None = None  # null = one for each core
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.size >= 16, "size", self.size, "16 pixels or more")
+
+
+@dataclass
 class BenchmarkConfig:
     """`s2robot benchmark`: a grid of cells that share demonstrations, budget and initial states."""
 

@@ -1,0 +1,117 @@
+"""Recorded states rendered again at another size: the verb `s2robot render`.
+
+The simulator comes in as a function, so that this package does not depend on one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from s2robot.data.base import DemonstrationDataset
+from s2robot.data.robomimic import RobomimicWriter
+from s2robot.interfaces import DatasetError, Episode
+
+# Metres and quaternion entries. robosuite's own observations lag their state by one physics step (2 ms), which at full
+# speed is 3 mm and 0.003; recordings of `RobosuiteEnv` do not lag, and replay exactly.
+TOLERANCE = 5e-3
+
+# Takes (name, states, episode), gives for each `images` and `proprioception` of every recorded state, in order.
+Replay = Callable[[Iterable[tuple[str, np.ndarray, Episode]]], Iterator[dict[str, dict[str, np.ndarray]]]]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Where a replayed observation leaves the recorded one.
+
+    Attributes:
+        demo: the demonstration.
+        key: the observation.
+        step: first step that differs by more than the tolerance.
+        largest: largest difference over the episode, in the observation's unit.
+    """
+
+    demo: str
+    key: str
+    step: int
+    largest: float
+
+    def __str__(self) -> str:
+        return f"{self.demo}: {self.key} drifts from step {self.step} on, by up to {self.largest:.3g}"
+
+
+def render_dataset(
+    source: DemonstrationDataset,
+    out: str | Path,
+    env_args: dict[str, Any],
+    replay: Replay,
+    tolerance: float = TOLERANCE,
+) -> list[Drift]:
+    """Replay the states of every demonstration and write what the cameras see to a new robomimic file.
+
+    Actions, rewards, states and attributes are copied. Observations that the simulator gives are the replayed ones;
+    others (`object`) stay as recorded. Memory holds a few episodes, whatever the dataset's length.
+
+    Args:
+        source: recordings with states.
+        out: file to write; it appears when it is whole.
+        env_args: environment description of the new file.
+        replay: the simulator.
+        tolerance: how far a replayed observation may lie from the recorded one.
+
+    Returns:
+        Every observation of every demonstration that lies farther away; empty for a faithful replay.
+
+    Raises:
+        DatasetError: a demonstration has no states, or `out` is the source itself.
+    """
+    out = Path(out)
+    if out.resolve() == source.path.resolve():
+        raise DatasetError(f"out={str(out)!r} is the source itself, which is never written to; choose another name")
+    drifts: list[Drift] = []
+    with (
+        RobomimicWriter(out, env_args) as writer,
+        tqdm(total=len(source), unit="demo", desc="rendering") as bar,
+    ):
+        results = replay(_recordings(source))
+        for index, (demo, replayed) in enumerate(zip(source.demos, results, strict=True)):
+            # Read again: cheaper than keeping it while the simulator is at work on it.
+            episode = source.episode(index, cameras=[])
+            drifts += find_drifts(demo, episode.proprioception, replayed["proprioception"], tolerance)
+            proprioception = {**episode.proprioception, **replayed["proprioception"]}
+            writer.add(dataclasses.replace(episode, images=replayed["images"], proprioception=proprioception))
+            bar.update()
+    return drifts
+
+
+def _recordings(source: DemonstrationDataset) -> Iterator[tuple[str, np.ndarray, Episode]]:
+    for index, demo in enumerate(source.demos):
+        episode = source.episode(index, cameras=[], proprioception=[])
+        if episode.states is None:
+            raise source.error("field 'states' is missing; rendering replays the simulator's states", demo)
+        yield demo, episode.states, episode
+
+
+def find_drifts(
+    demo: str, recorded: Mapping[str, np.ndarray], replayed: Mapping[str, np.ndarray], tolerance: float
+) -> list[Drift]:
+    """Compare the observations that both have, [T, d] each; a quaternion equals its negative."""
+    drifts = []
+    for key in sorted(recorded.keys() & replayed.keys()):
+        if recorded[key].shape != replayed[key].shape:
+            raise DatasetError(
+                f"{demo}: {key} was recorded as {recorded[key].shape}, the simulator gives {replayed[key].shape}"
+            )
+        distance = np.abs(recorded[key] - replayed[key]).max(1, initial=0)
+        if key.endswith("quat"):
+            distance = np.minimum(distance, np.abs(recorded[key] + replayed[key]).max(1, initial=0))
+        beyond = np.flatnonzero(distance > tolerance)
+        if len(beyond):
+            drifts.append(Drift(demo, key, int(beyond[0]), float(distance.max())))
+    return drifts

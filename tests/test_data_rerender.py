@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from helpers import make_episode
+
+from s2robot.cli import main
+from s2robot.data import RobomimicWriter, open_dataset
+from s2robot.data.rerender import Drift, find_drifts, render_dataset
+from s2robot.interfaces import DatasetError
+
+OLD = Path(__file__).parent / "data" / "robosuite_1_4_lift.hdf5"
+
+
+@pytest.fixture
+def path(tmp_path):
+    with RobomimicWriter(tmp_path / "demos.hdf5", {"env_name": "Lift"}) as writer:
+        for seed, length in enumerate((4, 6, 3)):
+            episode = make_episode(length, seed)
+            episode.states = np.random.default_rng(seed).normal(size=(length, 5))
+            writer.add(episode)
+    return tmp_path / "demos.hdf5"
+
+
+def shifted_by(offset):
+    """A simulator that sees the first state entry as grey, and the position `offset` off from step 2 on."""
+
+    def replay(episodes):
+        for _name, _states, episode in episodes:
+            seed = episode.attributes["seed"]
+            position = make_episode(len(episode), seed).proprioception["position"].copy()
+            position[2:] += offset
+            grey = (episode.states[:, :1, None, None] * 20 + 128).astype(np.uint8)
+            yield {
+                "images": {"front": np.broadcast_to(grey, (len(episode), 24, 24, 3))},
+                "proprioception": {"position": position},
+            }
+
+    return replay
+
+
+def test_everything_but_the_observations_is_copied(path, tmp_path):
+    with open_dataset(path) as source:
+        assert render_dataset(source, tmp_path / "new.hdf5", {"env_name": "Lift"}, shifted_by(0)) == []
+        with open_dataset(tmp_path / "new.hdf5") as rendered:
+            assert rendered.cameras == ["front"]
+            assert rendered.image_size("front") == (24, 24)
+            assert rendered.proprioception == source.proprioception
+            for index in range(3):
+                before, after = source.episode(index), rendered.episode(index)
+                for name in ("actions", "states"):
+                    np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+                assert after.attributes == before.attributes
+                expected = (before.states[:, 0] * 20 + 128).astype(np.uint8)
+                np.testing.assert_array_equal(after.images["front"][:, 3, 3, 1], expected)
+
+
+def test_drift_names_demonstration_observation_and_step(path, tmp_path):
+    with open_dataset(path) as source:
+        drifts = render_dataset(source, tmp_path / "new.hdf5", {}, shifted_by(0.25))
+    assert [(drift.demo, drift.key, drift.step) for drift in drifts] == [(f"demo_{i}", "position", 2) for i in range(3)]
+    assert str(drifts[0]) == "demo_0: position drifts from step 2 on, by up to 0.25"
+
+
+def test_a_quaternion_equals_its_negative():
+    quaternion = np.array([[0.5, 0.5, 0.5, 0.5]])
+    assert find_drifts("demo_0", {"hand_quat": quaternion}, {"hand_quat": -quaternion}, 1e-6) == []
+    assert find_drifts("demo_0", {"hand": quaternion}, {"hand": -quaternion}, 1e-6) == [Drift("demo_0", "hand", 0, 1.0)]
+
+
+def test_source_is_never_written_to(path):
+    before = path.read_bytes()
+    with open_dataset(path) as source, pytest.raises(DatasetError, match="is the source itself"):
+        render_dataset(source, path.parent / "." / path.name, {}, shifted_by(0))
+    assert path.read_bytes() == before
+
+
+def test_missing_states_are_one_clear_error_and_leave_no_file(path, tmp_path):
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_1/states"]
+    with open_dataset(path) as source, pytest.raises(DatasetError, match="demo_1: field 'states' is missing"):
+        render_dataset(source, tmp_path / "new.hdf5", {}, shifted_by(0))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.sim
+def test_command_renders_states_of_robosuite_1_4(tmp_path, capsys):
+    out = tmp_path / "new.hdf5"
+    assert main(["render", f"dataset={OLD}", f"out={out}", "size=48", "cameras=[frontview]", "workers=1"]) == 0
+    assert "drifts" not in capsys.readouterr().out
+    with open_dataset(out) as rendered, open_dataset(OLD) as source:
+        assert rendered.image_size("frontview") == (48, 48)
+        assert rendered.env_args["s2robot"]["task"] == "Lift"
+        assert "object" in rendered.proprioception
+        np.testing.assert_array_equal(rendered.episode(1).states, source.episode(1).states)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize(
+    ("env_args", "words", "message"),
+    [
+        ({}, [], "records no environment"),
+        ({"env_name": "Lfit"}, [], "unknown task 'Lfit'; did you mean 'Lift'"),
+        ({"env_name": "Lift"}, ["cameras=[frnt]"], "unknown camera of Lift 'frnt'"),
+        ({"env_name": "Lift"}, ["size=8"], "size=8 is not possible"),
+        ({"env_name": "Lift"}, ["workers=1"], "demo_0 has neither a seed nor a model_file"),
+    ],
+)
+def test_wrong_words_and_datasets_are_one_clear_error(tmp_path, capsys, env_args, words, message):
+    with RobomimicWriter(tmp_path / "demos.hdf5", env_args) as writer:
+        episode = make_episode(4, 0)
+        episode.states = np.zeros((4, 32))
+        writer.add(episode)
+    assert main(["render", f"dataset={tmp_path}/demos.hdf5", f"out={tmp_path}/new.hdf5", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["demos.hdf5"]
+
+
+def test_existing_output_is_kept_unless_asked(path, capsys):
+    assert main(["render", "dataset=anything.hdf5", f"out={path}"]) == 2
+    assert "exists; give overwrite=true" in capsys.readouterr().err
