@@ -96,6 +96,13 @@ def test_a_full_disk_is_a_warning(monkeypatch, tmp_path):
     assert check.detail == f"2.0 GB free in {tmp_path}, under 5"
 
 
+def test_little_memory_is_a_warning_with_settings_that_fit(monkeypatch):
+    monkeypatch.setattr(doctor, "available_memory", lambda: 2e9)
+    assert doctor.check_memory() == Check(
+        "memory", "warning", "2.0 GB available, under 4", "use workers=1 and num_envs=1"
+    )
+
+
 def test_one_core_is_a_warning(monkeypatch):
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: {0})
     assert doctor.check_cores().status == "warning"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from s2robot_envs import make_env, make_vector_env
 from s2robot_envs.errors import ActionError, WorkerError
+from s2robot_envs.vector import default_num_envs
 
 pytestmark = pytest.mark.sim
 SETTINGS = {"cameras": ("agentview",), "image_size": 32, "horizon": 8, "action_steps": 4}
@@ -73,6 +74,13 @@ def test_nan_actions_name_the_environment_and_its_seed(envs):
         envs.step(np.zeros((2, 7)))
     *_, infos = envs.step(ZEROS)  # nothing was sent, so it still works
     assert infos["steps"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(4, 100, 4), (64, 10, 8), (2, 0.5, 1)])
+def test_the_default_number_of_environments_fits_cores_and_memory(monkeypatch, cores, gigabytes, expected):
+    monkeypatch.setattr("s2robot_envs.vector.available_memory", lambda: gigabytes * 1e9)
+    monkeypatch.setattr("s2robot_envs.vector.os.sched_getaffinity", lambda pid: set(range(cores)))
+    assert default_num_envs() == expected
 
 
 def test_a_killed_worker_is_reported_with_its_seed():

@@ -15,6 +15,7 @@ from typing import Literal
 
 from s2robot_envs.errors import RenderingError
 from s2robot_envs.rendering import INSTALL_COMMAND, ensure_gl_backend
+from s2robot_envs.vector import available_memory
 
 # Distribution -> (lowest version, first version that does not work); the ranges of pyproject.toml.
 SUPPORTED_VERSIONS = {
@@ -131,8 +132,7 @@ def check_cores() -> Check:
 
 def check_memory() -> Check:
     """Whether there is memory for a few environments."""
-    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    available = int(match.group(1)) / 1e6 if match else 0.0
+    available = available_memory() / 1e9
     detail = f"{available:.1f} GB available"
     if available >= ENOUGH_MEMORY:
         return Check("memory", "ok", detail)
