@@ -40,8 +40,8 @@ def collect(words: list[str]) -> None:
 
 def evaluate(words: list[str]) -> None:
     """Roll a checkpoint out over held-out seeds: success rate with its interval, videos, results.json."""
+    from s2robot.evaluation import evaluate as evaluate_checkpoint
     from s2robot.report import plot_run
-    from s2robot.rollout import evaluate as evaluate_checkpoint
 
     config = parse(EvaluateConfig, words)
     results = evaluate_checkpoint(config, make_vector_env, config.num_envs or _cores())
@@ -276,13 +276,13 @@ def render_demonstrations(config: RenderConfig) -> None:
         env_args = {**dataset.env_args, **env.env_args()}
         env.close()
 
-        def replay_all(episodes: Iterable[tuple[str, Episode]]) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+        def replay_all(
+            episodes: Iterable[tuple[str, np.ndarray, Episode]],
+        ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
             recordings = (
                 # A seed sets up only scenes of our own environments; others need their model.
-                Recording(
-                    name, episode.states, episode.attributes.get("seed") if recorded else None, episode.model_file
-                )
-                for name, episode in episodes
+                Recording(name, states, episode.attributes.get("seed") if recorded else None, episode.model_file)
+                for name, states, episode in episodes
             )
             return replay(kwargs, recordings, workers=config.workers)
 
