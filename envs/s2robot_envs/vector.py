@@ -101,8 +101,9 @@ def prepare_fork_server() -> None:
 def limit_worker_threads(num_workers: int) -> None:
     """Inside a worker process: share the cores, so that software OpenGL's threads do not fight each other."""
     if multiprocessing.parent_process() is not None:
-        threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
-        os.environ.setdefault("LP_NUM_THREADS", str(threads))  # Mesa's llvmpipe reads it with its first context
+        threads = len(os.sched_getaffinity(0)) // num_workers
+        # Mesa's llvmpipe reads it with its first context; 0 draws in the calling thread, which beats one helper.
+        os.environ.setdefault("LP_NUM_THREADS", str(threads if threads > 1 else 0))
 
 
 def _make_in_worker(num_envs: int, task: str, **kwargs: Any) -> gymnasium.Env:
