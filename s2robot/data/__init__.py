@@ -5,13 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from s2robot.data.base import DemonstrationDataset
+from s2robot.data.lerobot import LeRobotDataset
+from s2robot.data.minari import MinariDataset
+from s2robot.data.replay_buffer import ReplayBufferDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.interfaces import DatasetError
 
-__all__ = ["FORMATS", "DemonstrationDataset", "RobomimicDataset", "RobomimicWriter", "open_dataset"]
+__all__ = [
+    "FORMATS",
+    "DemonstrationDataset",
+    "LeRobotDataset",
+    "MinariDataset",
+    "ReplayBufferDataset",
+    "RobomimicDataset",
+    "RobomimicWriter",
+    "open_dataset",
+]
 
 # The first that recognises a path reads it.
-FORMATS: tuple[type[DemonstrationDataset], ...] = (RobomimicDataset,)
+FORMATS: tuple[type[DemonstrationDataset], ...] = (
+    LeRobotDataset,
+    MinariDataset,
+    ReplayBufferDataset,
+    RobomimicDataset,
+)
 
 
 def open_dataset(path: str | Path) -> DemonstrationDataset:

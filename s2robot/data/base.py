@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from PIL import Image
 
 from s2robot.interfaces import DatasetError, Episode, unknown_name
 
@@ -66,14 +70,14 @@ class DemonstrationDataset(ABC):
                 self.refuse_escape(file)
             self._open()
         except self.read_errors as error:
-            raise self.error(f"cannot be read (truncated or foreign): {error}") from error
+            raise self.error(f"cannot be read (truncated or foreign): {_described(error)}") from error
         try:
             index = self._read_index()
             if not index.demos:
                 raise self.error("holds no demonstrations")
         except self.read_errors as error:
             self.close()
-            raise self.error(f"cannot be read (truncated or foreign): {error}") from error
+            raise self.error(f"cannot be read (truncated or foreign): {_described(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -176,7 +180,7 @@ class DemonstrationDataset(ABC):
         try:
             episode = self._read(index, cameras, keys)
         except self.read_errors as error:
-            raise self.error(f"cannot be read (truncated?): {error}", demo) from error
+            raise self.error(f"cannot be read (truncated?): {_described(error)}", demo) from error
         self._check(demo, self.lengths[index], episode)
         return episode
 
@@ -232,6 +236,27 @@ def _hash_files(root: Path, files: Sequence[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def video_or_image_shape(shape: Sequence[int]) -> bool:
-    """Whether [T, H, W, 3] can be a recording of colour images rather than of vectors."""
-    return len(shape) == 4 and shape[-1] == 3
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Import a library that only one format needs.
+
+    Raises:
+        DatasetError: it is not installed; the message holds the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DatasetError(f"this format needs {module!r}: pip install 's2robot[{extra}]' ({error})") from error
+
+
+def decode_picture(data: bytes) -> np.ndarray:
+    """An encoded picture (JPEG, PNG) as uint8 [H, W, 3].
+
+    Raises:
+        OSError: it cannot be decoded.
+    """
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -6,6 +6,7 @@ The simulator comes in as a function, so that this package does not depend on on
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from s2robot.data.base import DemonstrationDataset
-from s2robot.data.robomimic import RobomimicWriter
+from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.interfaces import DatasetError, Episode
 
 # Metres and quaternion entries. robosuite's own observations lag their state by one physics step (2 ms), which at full
@@ -74,24 +75,37 @@ def render_dataset(
     out = Path(out)
     if out.resolve() == source.path.resolve():
         raise DatasetError(f"out={str(out)!r} is the source itself, which is never written to; choose another name")
-    drifts: list[Drift] = []
     with (
         RobomimicWriter(out, env_args) as writer,
         tqdm(total=len(source), unit="demo", desc="rendering") as bar,
     ):
-        results = replay(_recordings(source))
-        for index, (demo, replayed) in enumerate(zip(source.demos, results, strict=True)):
+        bar.update(writer.count)  # of an interrupted run
+        rest = range(writer.count, len(source))
+        for index, replayed in zip(rest, replay(_recordings(source, rest)), strict=True):
             # Read again: cheaper than keeping it while the simulator is at work on it.
             episode = source.episode(index, cameras=[])
-            drifts += find_drifts(demo, episode.proprioception, replayed["proprioception"], tolerance)
-            proprioception = {**episode.proprioception, **replayed["proprioception"]}
-            writer.add(dataclasses.replace(episode, images=replayed["images"], proprioception=proprioception))
+            drifts = find_drifts(source.demos[index], episode.proprioception, replayed["proprioception"], tolerance)
+            writer.add(
+                dataclasses.replace(
+                    episode,
+                    images=replayed["images"],
+                    proprioception={**episode.proprioception, **replayed["proprioception"]},
+                    attributes={**episode.attributes, "drifts": [dataclasses.asdict(drift) for drift in drifts]},
+                )
+            )
             bar.update()
-    return drifts
+    return _recorded_drifts(out)
 
 
-def _recordings(source: DemonstrationDataset) -> Iterator[tuple[str, np.ndarray, Episode]]:
-    for index, demo in enumerate(source.demos):
+def _recorded_drifts(path: Path) -> list[Drift]:
+    with RobomimicDataset(path) as written:
+        episodes = [written.episode(index, cameras=[], proprioception=[]) for index in range(len(written))]
+    return [Drift(**drift) for episode in episodes for drift in json.loads(episode.attributes["drifts"])]
+
+
+def _recordings(source: DemonstrationDataset, indices: range) -> Iterator[tuple[str, np.ndarray, Episode]]:
+    for index in indices:
+        demo = source.demos[index]
         episode = source.episode(index, cameras=[], proprioception=[])
         if episode.states is None:
             raise source.error("field 'states' is missing; rendering replays the simulator's states", demo)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -142,20 +143,36 @@ class RobomimicDataset(DemonstrationDataset):
 
 
 class RobomimicWriter:
-    """Write demonstrations to one file, under a temporary name until `close` makes it whole.
+    """Write demonstrations one by one; `close` makes them one file, which never exists unfinished.
 
-    Used as a context manager: leaving it by an exception removes the unfinished file.
+    Finished demonstrations lie in a folder `<file>.parts` until then. A writer opened again for the same file and
+    environment goes on after them. Used as a context manager: leaving it by an exception keeps the parts.
+
+    Args:
+        path: the file to write.
+        env_args: environment description, JSON-able; parts written under another one are discarded.
+
+    Attributes:
+        count: demonstrations written so far, those of an interrupted run included.
+        attributes: of the last of them; empty before the first.
     """
 
     def __init__(self, path: str | Path, env_args: dict[str, Any]) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self.path.with_name(self.path.name + ".partial")
-        self._file = h5py.File(self._partial, "w")
-        data = self._file.create_group("data")
-        data.attrs["env_args"] = json.dumps(env_args)
-        self._count = 0
-        self._total = 0
+        self._env_args = json.dumps(env_args)
+        self._parts = self.path.with_name(self.path.name + ".parts")
+        identity = self._parts / "env_args.json"
+        if not identity.exists() or identity.read_text() != self._env_args:
+            shutil.rmtree(self._parts, ignore_errors=True)
+            self._parts.mkdir(parents=True)
+            identity.write_text(self._env_args)
+        self.count = 0
+        self.attributes: dict[str, Any] = {}
+        while self._part(self.count).exists():
+            self.count += 1
+        if self.count:
+            with h5py.File(self._part(self.count - 1), "r") as file:
+                self.attributes = plain_attributes(file["demo"])
 
     def __enter__(self) -> RobomimicWriter:
         return self
@@ -165,43 +182,62 @@ class RobomimicWriter:
     ) -> None:
         if kind is None:
             self.close()
-        else:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+
+    def _part(self, index: int) -> Path:
+        return self._parts / f"demo_{index}.hdf5"
 
     def add(self, episode: Episode) -> None:
         """Append one episode; the images are compressed without loss, one chunk a frame."""
-        length = len(episode)
-        group = self._file["data"].create_group(f"demo_{self._count}")
-        for key, value in episode.attributes.items():
-            group.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
-        group.attrs["num_samples"] = length
-        group.attrs["success"] = bool(episode.success)
-        if episode.model_file is not None:
-            group.attrs["model_file"] = episode.model_file
-        group["actions"] = episode.actions.astype(np.float64)
-        if episode.states is not None:
-            group["states"] = episode.states
-        if episode.rewards is not None:
-            group["rewards"] = episode.rewards
-        group["dones"] = np.arange(length) == length - 1
-        observations = group.create_group("obs")
-        for key, values in episode.proprioception.items():
-            observations[key] = values
-        for camera, images in episode.images.items():
-            observations.create_dataset(camera + _IMAGE, data=images, chunks=(1, *images.shape[1:]), **_COMPRESSION)
-        self._count += 1
-        self._total += length
+        part = self._part(self.count)
+        partial = part.with_suffix(".partial")
+        with h5py.File(partial, "w") as file:
+            _write_episode(file.create_group("demo"), episode)
+        sync_and_rename(partial, part)
+        self.count += 1
+        self.attributes = episode.attributes
 
     def close(self, validation_fraction: float = 0.1) -> None:
-        """Write the totals and the train/valid masks, flush to disk and give the file its name."""
-        self._file["data"].attrs["total"] = self._total
-        names = [f"demo_{i}" for i in range(self._count)]
-        held_out = round(len(names) * validation_fraction)
-        mask = self._file.create_group("mask")
-        mask["train"] = np.array(names[: len(names) - held_out], dtype="S")
-        mask["valid"] = np.array(names[len(names) - held_out :], dtype="S")
-        self._file.close()
-        with self._partial.open("rb") as file:
-            os.fsync(file.fileno())
-        self._partial.rename(self.path)
+        """Join the parts, with totals and train/valid masks, and give the file its name once it is on disk."""
+        partial = self.path.with_name(self.path.name + ".partial")
+        names = [f"demo_{index}" for index in range(self.count)]
+        with h5py.File(partial, "w") as file:
+            data = file.create_group("data")
+            data.attrs["env_args"] = self._env_args
+            for index, name in enumerate(names):
+                with h5py.File(self._part(index), "r") as part:
+                    part.copy("demo", data, name)  # compressed chunks are copied as they are
+            data.attrs["total"] = sum(int(data[name].attrs["num_samples"]) for name in names)
+            held_out = round(len(names) * validation_fraction)
+            mask = file.create_group("mask")
+            mask["train"] = np.array(names[: len(names) - held_out], dtype="S")
+            mask["valid"] = np.array(names[len(names) - held_out :], dtype="S")
+        sync_and_rename(partial, self.path)
+        shutil.rmtree(self._parts)
+
+
+def _write_episode(group: h5py.Group, episode: Episode) -> None:
+    length = len(episode)
+    for key, value in episode.attributes.items():
+        group.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
+    group.attrs["num_samples"] = length
+    group.attrs["success"] = bool(episode.success)
+    if episode.model_file is not None:
+        group.attrs["model_file"] = episode.model_file
+    group["actions"] = episode.actions.astype(np.float64)
+    if episode.states is not None:
+        group["states"] = episode.states
+    if episode.rewards is not None:
+        group["rewards"] = episode.rewards
+    group["dones"] = np.arange(length) == length - 1
+    observations = group.create_group("obs")
+    for key, values in episode.proprioception.items():
+        observations[key] = values
+    for camera, images in episode.images.items():
+        observations.create_dataset(camera + _IMAGE, data=images, chunks=(1, *images.shape[1:]), **_COMPRESSION)
+
+
+def sync_and_rename(partial: Path, path: Path) -> None:
+    """Flush a finished file to disk, then give it its name."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)

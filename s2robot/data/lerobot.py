@@ -1,0 +1,161 @@
+"""LeRobot's dataset folder, version 3.0 (https://huggingface.co/docs/lerobot/lerobot-dataset-v3).
+
+```
+meta/info.json                           fps, features, path templates
+meta/episodes/**.parquet                 one row an episode: length, and which files and times hold it
+data/chunk-000/file-000.parquet          one row a frame: action, observation.<key>, pictures as PNG
+videos/<key>/chunk-000/file-000.mp4      the frames of many episodes one after another (lossy)
+```
+
+Names lose their prefix here: the camera `observation.images.front` is `front`, `observation.state` is `state`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2robot.data.base import DemonstrationDataset, Index, decode_picture, import_extra
+from s2robot.interfaces import Episode
+
+EXTRA = "lerobot-format"
+ACTION, REWARD, SUCCESS, STATES = "action", "next.reward", "next.success", "simulator_state"
+IMAGE_PREFIX, OBSERVATION_PREFIX = "observation.images.", "observation."
+_PICTURES = ("video", "image")
+
+
+class LeRobotDataset(DemonstrationDataset):
+    """Demonstrations in one LeRobot v3 folder, cameras as videos or as pictures."""
+
+    layout = "LeRobot v3: a folder with meta/info.json"
+    read_errors = (OSError, ValueError, KeyError)
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether this is a folder with `meta/info.json`."""
+        return (path / "meta" / "info.json").is_file()
+
+    def _files(self) -> list[Path]:
+        return [file for file in self.path.rglob("*") if file.is_file()]
+
+    def _open(self) -> None:
+        self._parquet = import_extra("pyarrow.parquet", EXTRA)
+        self._info: dict[str, Any] = json.loads((self.path / "meta" / "info.json").read_text())
+
+    def close(self) -> None:
+        """Nothing stays open between episodes."""
+
+    def _read_index(self) -> Index:
+        version = str(self._info.get("codebase_version"))
+        if not version.startswith("v3."):
+            raise self.error(f"is of LeRobot version {version!r}; valid: v3.0 (LeRobot ships a converter)")
+        features: dict[str, dict[str, Any]] = self._info["features"]
+        self._episodes = self._read_episodes()
+        self._cameras = {_short(key): key for key, f in features.items() if f["dtype"] in _PICTURES}
+        self._keys = {
+            _short(key): key
+            for key, feature in features.items()
+            if key.startswith(OBSERVATION_PREFIX) and feature["dtype"] not in (*_PICTURES, "string")
+        }
+        if ACTION not in features:
+            raise self.error(f"has no feature 'action'; it has {sorted(features)}")
+        return Index(
+            demos=[f"episode_{row['episode_index']}" for row in self._episodes],
+            lengths=[int(row["length"]) for row in self._episodes],
+            action_width=int(np.prod(features[ACTION]["shape"])),
+            image_sizes={name: _picture_size(features[key]) for name, key in self._cameras.items()},
+            proprioception=sorted(self._keys),
+            env_args=self._info.get("env_args", {}),
+        )
+
+    def _read_episodes(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for file in sorted((self.path / "meta" / "episodes").rglob("*.parquet")):
+            names = self._parquet.read_schema(file).names
+            wanted = [name for name in names if not name.startswith("stats/")]  # stats are most of the file
+            rows += self._parquet.read_table(file, columns=wanted).to_pylist()
+        return sorted(rows, key=lambda row: int(row["episode_index"]))
+
+    def _file_of(self, template: str, **where: Any) -> Path:
+        path = self.path / self._info[template].format(**where)
+        self.refuse_escape(path)
+        return path
+
+    def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
+        demo, row = self.demos[index], self._episodes[index]
+        features = self._info["features"]
+        path = self._file_of("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        optional = [key for key in (REWARD, SUCCESS, STATES) if key in features]
+        pictures = [self._cameras[name] for name in cameras if features[self._cameras[name]]["dtype"] == "image"]
+        columns = [ACTION, *optional, *pictures, *(self._keys[name] for name in proprioception)]
+        missing = set(columns) - set(self._parquet.read_schema(path).names)
+        if missing:
+            raise self.error(f"field {min(missing)!r} is missing in {path.name}", demo)
+        table = self._parquet.read_table(
+            path, columns=["frame_index", *columns], filters=[("episode_index", "==", row["episode_index"])]
+        ).sort_by("frame_index")
+
+        def values(key: str, dtype: type = np.float32) -> np.ndarray:
+            return self.numbers(demo, key, table[key].to_pylist(), dtype)
+
+        success = bool(values(SUCCESS)[-1, 0]) if SUCCESS in optional else None
+        return Episode(
+            actions=values(ACTION),
+            images={name: self._images(demo, row, self._cameras[name], table) for name in cameras},
+            proprioception={name: values(self._keys[name]) for name in proprioception},
+            success=success is not False,
+            rewards=values(REWARD)[:, 0] if REWARD in optional else None,
+            states=values(STATES, np.float64) if STATES in optional else None,
+            attributes={"tasks": row.get("tasks", [])} | ({} if success is None else {"success": success}),
+        )
+
+    def _images(self, demo: str, row: dict[str, Any], key: str, table: Any) -> np.ndarray:
+        if self._info["features"][key]["dtype"] == "image":
+            return np.stack([decode_picture(picture["bytes"]) for picture in table[key].to_pylist()])
+        path = self._file_of(
+            "video_path",
+            video_key=key,
+            chunk_index=row[f"videos/{key}/chunk_index"],
+            file_index=row[f"videos/{key}/file_index"],
+        )
+        fps, length = float(self._info["fps"]), int(row["length"])
+        frames = read_frames(path, row[f"videos/{key}/from_timestamp"], length, fps)
+        if len(frames) != length:
+            raise self.error(f"{path.name} of {key} holds {len(frames)} frames of it; the episode has {length}", demo)
+        return np.stack(frames)
+
+
+def _short(key: str) -> str:
+    return key.removeprefix(IMAGE_PREFIX).removeprefix(OBSERVATION_PREFIX)
+
+
+def _picture_size(feature: dict[str, Any]) -> tuple[int, int]:
+    shape = feature["shape"]
+    # Older recordings list channels first; the pictures themselves never are.
+    height, width = shape[1:] if list(feature.get("names") or ()) == ["channels", "height", "width"] else shape[:2]
+    return int(height), int(width)
+
+
+def read_frames(path: Path, start: float, count: int, fps: float) -> list[np.ndarray]:
+    """Up to `count` frames from `start` seconds on, uint8 [H, W, 3] each; decoding begins at the keyframe before.
+
+    Raises:
+        OSError: the video cannot be decoded.
+    """
+    av = import_extra("av", EXTRA)
+    frames: list[np.ndarray] = []
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            container.seek(int(start / stream.time_base), stream=stream, backward=True)
+            for frame in container.decode(stream):
+                if frame.time > start - 0.5 / fps:
+                    frames.append(frame.to_ndarray(format="rgb24"))
+                if len(frames) == count:
+                    break
+    except (av.FFmpegError, IndexError) as error:
+        raise OSError(f"{path.name} cannot be decoded: {error}") from error
+    return frames

@@ -1,0 +1,158 @@
+"""Minari 0.5: one HDF5 file and a description (https://minari.farama.org/content/dataset_standards/).
+
+```
+data/metadata.json               env_spec, jpeg_encoding, …
+data/main_data.hdf5
+    episode_<i>/observations     an array [T+1, …], or a group of arrays for dictionaries and tuples
+    episode_<i>/actions          [T, A];  rewards, terminations, truncations [T]
+    episode_<i>/infos            a group of arrays [T+1]
+```
+
+The observation after the last action has no action and is dropped. Pictures are stored as JPEG (lossy) unless the
+dataset was made with `jpeg_encoding=False`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from s2robot.data.base import DemonstrationDataset, Index, decode_picture
+from s2robot.data.hdf5 import child, plain_attributes, require_array
+from s2robot.interfaces import Episode
+
+_MAIN_FILE = "main_data.hdf5"
+_GYM = 2  # robomimic's EnvType
+_JPEG = b"\xff\xd8\xff"
+
+
+def _main_file(path: Path) -> Path | None:
+    candidates = [path] if path.name == _MAIN_FILE else [path / _MAIN_FILE, path / "data" / _MAIN_FILE]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+class MinariDataset(DemonstrationDataset):
+    """Demonstrations in one Minari dataset (its HDF5 storage)."""
+
+    layout = f"Minari: a folder with data/{_MAIN_FILE}"
+    read_errors = (OSError, ValueError)
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether this is `main_data.hdf5` or a folder around it."""
+        return _main_file(path) is not None
+
+    def _files(self) -> list[Path]:
+        main = _main_file(self.path) or self.path
+        metadata = main.with_name("metadata.json")
+        return [main, metadata] if metadata.is_file() else [main]
+
+    def _open(self) -> None:
+        main, *metadata = self._files()
+        self._file = h5py.File(main, "r")
+        self._metadata: dict[str, Any] = json.loads(metadata[0].read_text()) if metadata else {}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _read_index(self) -> Index:
+        demos = sorted((name for name in self._file if re.fullmatch(r"episode_\d+", name)), key=lambda n: int(n[8:]))
+        if not demos:
+            raise self.error("holds no demonstrations (no group episode_<i>)")
+        actions = [self._field(demo, "actions") for demo in demos]
+        leaves = dict(self._leaves(demos[0]))
+        images = {name: self._picture_size(leaf) for name, leaf in leaves.items()}
+        return Index(
+            demos=demos,
+            lengths=[len(values) for values in actions],
+            action_width=int(np.prod(actions[0].shape[1:])),
+            image_sizes={name: size for name, size in images.items() if size is not None},
+            proprioception=[
+                name for name, leaf in leaves.items() if images[name] is None and leaf.dtype.kind in "fiub"
+            ],
+            env_args=self._env_args(),
+        )
+
+    def _env_args(self) -> dict[str, Any]:
+        spec = self._metadata.get("env_spec")
+        spec = json.loads(spec) if isinstance(spec, str) else spec
+        return {"env_name": spec["id"], "type": _GYM, "env_kwargs": spec.get("kwargs", {})} if spec else {}
+
+    def _field(self, demo: str, name: str) -> h5py.Dataset:
+        return require_array(self, child(self, child(self, self._file, demo), name, demo), name, demo)
+
+    def _leaves(self, demo: str) -> Iterator[tuple[str, h5py.Dataset]]:
+        """Name and array of each observation; members of nested spaces are joined by dots."""
+
+        def walk(group: h5py.Group, prefix: str) -> Iterator[tuple[str, h5py.Dataset]]:
+            for name in sorted(group):
+                member = child(self, group, name, demo)
+                path = prefix + name.removeprefix("_index_")
+                if isinstance(member, h5py.Group):
+                    yield from walk(member, f"{path}.")
+                else:
+                    yield path, member
+
+        observations = child(self, child(self, self._file, demo), "observations", demo)
+        if isinstance(observations, h5py.Dataset):
+            yield "observation", observations
+        else:
+            yield from walk(observations, "")
+
+    def _picture_size(self, leaf: h5py.Dataset) -> tuple[int, int] | None:
+        if leaf.dtype == np.uint8 and leaf.ndim == 4 and leaf.shape[3] == 3:
+            return int(leaf.shape[1]), int(leaf.shape[2])
+        if not len(leaf) or not self._holds_jpeg(leaf):
+            return None
+        height, width, _ = decode_picture(leaf[0].tobytes()).shape
+        return height, width
+
+    def _holds_jpeg(self, leaf: h5py.Dataset) -> bool:
+        variable = h5py.check_vlen_dtype(leaf.dtype) == np.uint8
+        # Where all JPEG streams happen to be of one length, Minari stores a plain matrix of bytes.
+        matrix = leaf.dtype == np.uint8 and leaf.ndim == 2
+        encoded = self._metadata.get("jpeg_encoding", True) and (variable or matrix)
+        return bool(encoded) and leaf[0].tobytes().startswith(_JPEG)
+
+    def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
+        demo, length = self.demos[index], self.lengths[index]
+        leaves = dict(self._leaves(demo))
+        for name in (*cameras, *proprioception):
+            if name not in leaves:
+                raise self.error(f"observation {name!r} is missing; it has {sorted(leaves)}", demo)
+            if len(leaves[name]) != length + 1:
+                raise self.error(
+                    f"observation {name!r} has {len(leaves[name])} steps; {length} actions need {length + 1}", demo
+                )
+        group = child(self, self._file, demo)
+        attributes = plain_attributes(group)
+        success = self._success(demo, group)
+        return Episode(
+            actions=self.numbers(demo, "actions", self._field(demo, "actions")[:]),
+            images={camera: self._images(leaves[camera], length) for camera in cameras},
+            proprioception={key: self.numbers(demo, key, leaves[key][:length]) for key in proprioception},
+            success=success is not False,
+            rewards=self.numbers(demo, "rewards", self._field(demo, "rewards")[:])[:, 0]
+            if "rewards" in group
+            else None,
+            attributes=attributes if success is None else {**attributes, "success": success},
+        )
+
+    def _images(self, leaf: h5py.Dataset, length: int) -> np.ndarray:
+        if leaf.ndim == 4:
+            return leaf[:length]
+        return np.stack([decode_picture(stream.tobytes()) for stream in leaf[:length]])
+
+    def _success(self, demo: str, group: h5py.Group) -> bool | None:
+        infos = child(self, group, "infos", demo) if "infos" in group else {}
+        for name in ("success", "is_success"):
+            if name in infos:
+                return bool(require_array(self, child(self, infos, name, demo), name, demo)[-1])
+        return None

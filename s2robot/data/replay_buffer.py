@@ -1,0 +1,110 @@
+"""Diffusion Policy's replay buffer: all episodes end to end in one zarr v2 group, a folder or a zip of it.
+
+```
+data/action         [N, A]
+data/<camera>       [N, H, W, 3] uint8, or float32 holding whole numbers from 0 to 255 (PushT)
+data/<key>          [N, …] anything else of numbers
+meta/episode_ends   int [episodes], index after the last step of each
+```
+
+Source: `diffusion_policy/common/replay_buffer.py` of https://github.com/real-stanford/diffusion_policy.
+The format records neither environment nor success. zarr 3.1 and later refuse arrays of pickled objects.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2robot.data.base import DemonstrationDataset, Index, import_extra
+from s2robot.interfaces import Episode
+
+_ACTION = "action"
+
+
+class ReplayBufferDataset(DemonstrationDataset):
+    """Demonstrations in one zarr replay buffer."""
+
+    layout = "Diffusion Policy: a folder *.zarr or a file *.zarr.zip"
+    read_errors = (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile)
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether this is a zarr group by its ending or its `.zgroup`."""
+        return path.name.endswith(".zarr.zip") if path.is_file() else (path / ".zgroup").is_file()
+
+    def _files(self) -> list[Path]:
+        return [self.path] if self.path.is_file() else [file for file in self.path.rglob("*") if file.is_file()]
+
+    def _open(self) -> None:
+        zarr = import_extra("zarr", "zarr")
+        storage = import_extra("zarr.storage", "zarr")
+        self._store: Any = (
+            storage.ZipStore(self.path, mode="r")
+            if self.path.is_file()
+            else storage.LocalStore(self.path, read_only=True)
+        )
+        self._root: Any = zarr.open_group(self._store, mode="r", zarr_format=2)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def _array(self, name: str) -> Any:
+        if name not in self._root:
+            raise self.error(f"has no array {name!r}; it is not a replay buffer of Diffusion Policy")
+        return self._root[name]
+
+    def _read_index(self) -> Index:
+        ends = np.asarray(self._array("meta/episode_ends")[:])
+        if ends.dtype.kind not in "iu" or ends.ndim != 1 or (np.diff(ends, prepend=0) <= 0).any():
+            raise self.error(f"meta/episode_ends is {ends.tolist()[:10]}; valid: increasing positive integers")
+        lengths = np.diff(ends, prepend=0)
+        self._starts = (ends - lengths).tolist()
+        if not len(ends):
+            raise self.error("holds no demonstrations (meta/episode_ends is empty)")
+        arrays = {name: self._array(f"data/{name}") for name in self._array_names()}
+        for name, array in arrays.items():
+            if array.shape[:1] != (ends[-1],):
+                raise self.error(f"data/{name} has shape {array.shape}; meta/episode_ends ends at {ends[-1]}")
+        if _ACTION not in arrays or arrays[_ACTION].ndim != 2:
+            raise self.error(f"has no array data/action [N, A]; it has {sorted(arrays)}")
+        images = {name: array.shape[1:3] for name, array in arrays.items() if array.ndim == 4 and array.shape[3] == 3}
+        low_dim = [name for name, array in arrays.items() if name != _ACTION and array.ndim <= 3]
+        return Index(
+            demos=[f"episode_{index}" for index in range(len(ends))],
+            lengths=lengths.tolist(),
+            action_width=arrays[_ACTION].shape[1],
+            image_sizes=images,
+            proprioception=sorted(name for name in low_dim if arrays[name].dtype.kind in "fiub"),
+        )
+
+    def _array_names(self) -> list[str]:
+        if "data" not in self._root:
+            raise self.error("has no group 'data'; it is not a replay buffer of Diffusion Policy")
+        return sorted(self._root["data"].array_keys())
+
+    def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
+        demo = self.demos[index]
+        steps = slice(self._starts[index], self._starts[index] + self.lengths[index])
+
+        def values(name: str) -> np.ndarray:
+            return np.asarray(self._array(f"data/{name}")[steps])
+
+        return Episode(
+            actions=self.numbers(demo, _ACTION, values(_ACTION)),
+            images={camera: self._pixels(demo, camera, values(camera)) for camera in cameras},
+            proprioception={key: self.numbers(demo, key, values(key)) for key in proprioception},
+        )
+
+    def _pixels(self, demo: str, camera: str, images: np.ndarray) -> np.ndarray:
+        if images.dtype.kind != "f":
+            return images
+        with np.errstate(invalid="ignore"):
+            pixels = images.astype(np.uint8)
+        if not np.array_equal(pixels, images):
+            raise self.error(f"images of {camera} are {images.dtype}, not whole numbers from 0 to 255", demo)
+        return pixels

@@ -1,0 +1,277 @@
+"""Foreign formats, read from files that each format's own library wrote (tests/data/make.py says how)."""
+
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from data.make import LENGTHS, SIZE, frames, numbers
+
+from s2robot.data import RobomimicWriter, open_dataset
+from s2robot.interfaces import DatasetError
+
+DATA = Path(__file__).parent / "data"
+REPLAY_BUFFER = "replay.zarr.zip"
+
+
+def needs(module):
+    return pytest.importorskip(module, reason=f"{module} is not installed (pip install -e '.[dev]')")
+
+
+@pytest.fixture(params=["lerobot", "minari", REPLAY_BUFFER])
+def name(request):
+    for module in {"lerobot": ("pyarrow", "av"), REPLAY_BUFFER: ("zarr",)}.get(request.param, ()):
+        needs(module)
+    return request.param
+
+
+def copy(name, folder):
+    """A copy to damage."""
+    source, target = DATA / name, folder / name
+    shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    return target
+
+
+def psnr(images, expected):
+    """Peak signal-to-noise ratio of uint8 images, in decibels."""
+    error = np.square(images.astype(float) - expected).mean()
+    return 10 * np.log10(255**2 / error)
+
+
+def test_actions_and_observations_are_bit_equal(name):
+    key = "position" if name == "minari" else "state"
+    with open_dataset(DATA / name) as dataset:
+        assert dataset.lengths == list(LENGTHS)
+        assert dataset.action_width == 2
+        assert dataset.proprioception == [key]
+        for seed, length in enumerate(LENGTHS):
+            episode = dataset.episode(seed)
+            extra = 1 if name == "minari" else 0  # the observation after the last action
+            np.testing.assert_array_equal(episode.actions, numbers(length, 2, 10 + seed))
+            np.testing.assert_array_equal(episode.proprioception[key], numbers(length + extra, 3, seed)[:length])
+
+
+@pytest.mark.parametrize(
+    ("name", "camera"),
+    [("lerobot", "wrist"), (REPLAY_BUFFER, "camera_0"), (REPLAY_BUFFER, "img")],
+)
+def test_lossless_images_are_equal(name, camera):
+    needs("pyarrow" if name == "lerobot" else "zarr")
+    with open_dataset(DATA / name) as dataset:
+        assert dataset.image_size(camera) == (SIZE, SIZE)
+        for seed, length in enumerate(LENGTHS):
+            np.testing.assert_array_equal(dataset.episode(seed, cameras=[camera]).images[camera], frames(length, seed))
+
+
+@pytest.mark.parametrize("name", ["lerobot", "minari"])
+def test_lossy_images_are_the_right_frames_and_close(name):
+    for module in ("pyarrow", "av") if name == "lerobot" else ():
+        needs(module)
+    with open_dataset(DATA / name) as dataset:
+        for seed, length in enumerate(LENGTHS):
+            images = dataset.episode(seed, cameras=["front"]).images["front"]
+            for step in range(length):
+                similar = [psnr(images[step], frame) for frame in frames(length, seed)]
+                assert int(np.argmax(similar)) == step
+                assert similar[step] > 24  # this picture is all edges for its 32 pixels
+
+
+def test_minari_success_and_rewards_are_read():
+    with open_dataset(DATA / "minari") as dataset:
+        assert [dataset.episode(i).success for i in range(3)] == [True, False, True]
+        assert dataset.episode(1).rewards.tolist() == [0.0] * 8 + [1.0]
+        assert dataset.episode(2).attributes["seed"] == 2
+
+
+def test_lerobot_tasks_are_read():
+    needs("pyarrow")
+    with open_dataset(DATA / "lerobot") as dataset:
+        assert dataset.episode(0, cameras=[]).attributes == {"tasks": ["move the square"]}
+
+
+def test_replay_buffer_may_be_a_folder(tmp_path):
+    needs("zarr")
+    with zipfile.ZipFile(DATA / REPLAY_BUFFER) as archive:
+        archive.extractall(tmp_path / "any_name")
+    with open_dataset(tmp_path / "any_name") as dataset:
+        np.testing.assert_array_equal(dataset.episode(1).actions, numbers(LENGTHS[1], 2, 11))
+
+
+def test_minari_main_file_alone_is_read():
+    with open_dataset(DATA / "minari" / "data" / "main_data.hdf5") as dataset:
+        assert dataset.lengths == list(LENGTHS)
+
+
+def test_each_converts_to_robomimic_without_change(name, tmp_path):
+    with open_dataset(DATA / name) as source:
+        with RobomimicWriter(tmp_path / "demos.hdf5", source.env_args) as writer:
+            for index in range(len(source)):
+                writer.add(source.episode(index))
+        with open_dataset(tmp_path / "demos.hdf5") as copied:
+            assert (copied.cameras, copied.proprioception) == (source.cameras, source.proprioception)
+            for index in range(len(source)):
+                before, after = source.episode(index), copied.episode(index)
+                np.testing.assert_array_equal(after.actions, before.actions)
+                assert after.success == before.success
+                for camera in source.cameras:
+                    np.testing.assert_array_equal(after.images[camera], before.images[camera])
+
+
+def test_fingerprint_follows_the_content_not_the_place(name, tmp_path):
+    moved = copy(name, tmp_path)
+    with open_dataset(DATA / name) as original, open_dataset(moved) as same:
+        before = same.fingerprint()
+        assert before == original.fingerprint()
+    main = next(file for file in [moved, *moved.rglob("*")] if file.is_file())
+    main.write_bytes(main.read_bytes() + b"\n")
+    changed = copy_fingerprint(moved)
+    assert changed != before
+
+
+def copy_fingerprint(path):
+    try:
+        with open_dataset(path) as dataset:
+            return dataset.fingerprint()
+    except DatasetError:  # noticed even earlier
+        return None
+
+
+def test_every_data_file_cut_in_half_is_one_clear_error(name, tmp_path):
+    cut = 0
+    for file in sorted(file for file in [DATA / name, *(DATA / name).rglob("*")] if file.is_file()):
+        if file.name in ("stats.json", "tasks.parquet", "metadata.json"):  # not read, or not needed
+            continue
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        damaged = copy(name, folder)
+        target = damaged / file.relative_to(DATA / name) if damaged.is_dir() else damaged
+        target.write_bytes(target.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises(DatasetError, match=str(damaged)), open_dataset(damaged) as dataset:
+            for index in range(len(dataset)):
+                dataset.episode(index)
+        cut += 1
+    assert cut >= 1
+
+
+@pytest.mark.parametrize("name", ["lerobot", "minari"])
+def test_file_linked_from_outside_is_refused(name, tmp_path):
+    if name == "lerobot":
+        needs("pyarrow")
+    folder = copy(name, tmp_path)
+    file = next(file for file in folder.rglob("*") if file.suffix in (".parquet", ".hdf5"))
+    elsewhere = tmp_path / "elsewhere"
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    with pytest.raises(DatasetError, match=rf"'{file.name}' leads to '{elsewhere}', outside of its folder"):
+        open_dataset(folder)
+
+
+def change_info(folder, change):
+    path = folder / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    change(info)
+    path.write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info: info.update(codebase_version="v2.1"), "LeRobot version 'v2.1'; valid: v3.0"),
+        (lambda info: info["features"].pop("action"), "has no feature 'action'"),
+        (lambda info: info.pop("features"), "KeyError: 'features'"),
+        (lambda info: info.update(data_path="../../{chunk_index}/secret.parquet"), "outside of its folder"),
+        (lambda info: info["features"]["observation.images.wrist"].update(shape=[8, 8, 3]), "episode_0: images of wr"),
+        (
+            lambda info: info["features"].update({"observation.force": {"dtype": "float32", "shape": [1]}}),
+            "episode_0: field 'observation.force' is missing in file-000.parquet",
+        ),
+    ],
+)
+def test_lerobot_description_that_does_not_fit_is_one_clear_error(change, message, tmp_path):
+    needs("pyarrow")
+    needs("av")
+    folder = copy("lerobot", tmp_path)
+    change_info(folder, change)
+    with pytest.raises(DatasetError, match=message), open_dataset(folder) as dataset:
+        dataset.episode(0)
+
+
+def unequal(file):
+    del file["episode_1/observations/position"]
+    file["episode_1/observations/position"] = np.zeros((9, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (unequal, "episode_1: observation 'position' has 9 steps; 9 actions need 10"),
+        (lambda f: f["episode_1/observations"].pop("front"), "episode_1: observation 'front' is missing"),
+        (lambda f: f["episode_1"].pop("actions"), "episode_1: field 'actions' is missing"),
+        (lambda f: f["episode_1/actions"].write_direct(np.full((9, 2), np.nan, np.float32)), "episode_1: .*not finite"),
+        (lambda f: [f.pop(k) for k in list(f)], "no demonstrations"),
+    ],
+)
+def test_minari_damage_names_episode_and_field(change, message, tmp_path):
+    folder = copy("minari", tmp_path)
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        change(file)
+    with pytest.raises(DatasetError, match=message), open_dataset(folder) as dataset:
+        for index in range(len(dataset)):
+            dataset.episode(index)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: root["data"].create_array("extra", data=np.zeros((5, 2))), r"data/extra has shape \(5, 2\)"),
+        (lambda root: root["data/img"].__setitem__((0, 0, 0, 0), 0.5), "img are float32, not whole numbers"),
+        (lambda root: root["data/action"].__setitem__((7, 1), np.nan), "episode_1: 'actions' is not finite at step 1"),
+        (lambda root: root["meta/episode_ends"].__setitem__(slice(None), [6, 5, 19]), "valid: increasing positive"),
+        (lambda root: root.__delitem__("meta"), "has no array 'meta/episode_ends'"),
+        (lambda root: root["data"].__delitem__("action"), r"has no array data/action \[N, A\]"),
+    ],
+)
+def test_replay_buffer_damage_names_array_and_episode(change, message, tmp_path):
+    zarr = needs("zarr")
+    with zipfile.ZipFile(DATA / REPLAY_BUFFER) as archive:
+        archive.extractall(tmp_path / "replay.zarr")
+    change(zarr.open_group(tmp_path / "replay.zarr", mode="r+", zarr_format=2))
+    with pytest.raises(DatasetError, match=message), open_dataset(tmp_path / "replay.zarr") as dataset:
+        for index in range(len(dataset)):
+            dataset.episode(index)
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "codec", [{"compressor": {"id": "pickle"}}, {"filters": [{"id": "pickle"}], "dtype": "|O", "fill_value": None}]
+)
+def test_pickled_objects_are_never_loaded(codec, tmp_path):
+    needs("zarr")
+    with zipfile.ZipFile(DATA / REPLAY_BUFFER) as archive:
+        archive.extractall(tmp_path / "replay.zarr")
+    array = tmp_path / "replay.zarr" / "data" / "action"
+    description = json.loads((array / ".zarray").read_text())
+    (array / ".zarray").write_text(json.dumps({**description, "compressor": None, **codec}))
+    for chunk in array.glob("[0-9]*"):
+        chunk.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(DatasetError, match="pickle"), open_dataset(tmp_path / "replay.zarr") as dataset:
+        dataset.episode(0)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_unknown_folder_names_the_known_formats(tmp_path):
+    with pytest.raises(DatasetError, match=r"unknown format \(folder\); known: .*LeRobot v3.*Minari.*Diffusion Policy"):
+        open_dataset(tmp_path)
