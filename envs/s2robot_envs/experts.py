@@ -149,10 +149,12 @@ class NutAssemblySquareExpert(Expert):
         across = arm.opening_along(heading(body_rotation(env, "SquareNut_main")[:, 1]))
 
         def handle(height: float = 0.0) -> Pose:
-            return Pose(above(site_position(env, "SquareNut_handle_site"), height), across)
+            """The grip on the handle, a little towards its end: the fingers must clear the nut's body."""
+            along = body_rotation(env, "SquareNut_main")[:, 0]
+            return Pose(above(site_position(env, "SquareNut_handle_site") + 0.006 * along, height), across)
 
         def lost() -> bool:
-            return arm.distance(body_position(env, "SquareNut_main")) > 0.09
+            return arm.distance(body_position(env, "SquareNut_main")) > 0.12
 
         yield from move(arm, lambda: handle(0.08), OPEN, tolerance=0.015)
         yield from move(arm, handle, OPEN, tolerance=0.012, timeout=30)

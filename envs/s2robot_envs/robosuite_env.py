@@ -92,7 +92,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         self._renderer: OffscreenRenderer | None = None
         self._elapsed: int | None = None  # None until the first reset
         self._seed = 0
-        self._success_so_far = False
+        self._success = self._success_so_far = False
 
         self.action_space = spaces.Box(-1.0, 1.0, (self.simulator.action_dim,), np.float32)
         images = {}
@@ -138,7 +138,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         if self._renderer is not None:
             self._renderer.upload_textures(repainted)
         self._elapsed = 0
-        self._success_so_far = self._is_success()
+        self._success = self._success_so_far = self._is_success()
 
     def simulate(self, action: np.ndarray) -> tuple[float, bool]:
         """Advance one step without rendering or observing anything.
@@ -156,9 +156,9 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
         self.simulator.step(action)
         simulator.refresh_positions(self.simulator)
         self._elapsed += 1
-        success = self._is_success()
-        self._success_so_far |= success
-        return float(success), self._elapsed >= self.horizon
+        self._success = self._is_success()
+        self._success_so_far |= self._success
+        return float(self._success), self._elapsed >= self.horizon
 
     @property
     def steps_left(self) -> int:
@@ -176,7 +176,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
 
     def info(self) -> dict[str, Any]:
         """The `info` of the current step: `is_success`, `success_so_far`, `seed`."""
-        return {"is_success": self._is_success(), "success_so_far": self._success_so_far, "seed": self._seed}
+        return {"is_success": self._success, "success_so_far": self._success_so_far, "seed": self._seed}
 
     def render(self) -> np.ndarray | None:
         """Frame of the first camera (agentview where none is observed), uint8 [H, W, 3]; None without render mode."""
@@ -224,6 +224,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, np.ndarray]):
             raise EnvConfigError(f"state has shape {np.shape(state)}; this {self.task.name} model needs {expected}")
         self.simulator.sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
         self.simulator.sim.forward()
+        self._success = self._is_success()
 
     def model_xml(self) -> str:
         """MJCF of the scene as this episode placed it."""
