@@ -34,3 +34,27 @@ def test_robomimic_itself_reads_what_we_write(tmp_path):
     np.testing.assert_allclose(window["actions"], expected.actions)
     np.testing.assert_allclose(window["obs"]["position"], expected.proprioception["position"])
     np.testing.assert_array_equal(window["obs"]["agentview_image"], expected.images["agentview"])
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_lerobot_itself_reads_what_we_write(tmp_path, video):
+    pytest.importorskip("lerobot", reason="lerobot is not installed (its pins exclude ours); it needs its own venv")
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    from s2robot.data import LeRobotWriter
+
+    lengths = (6, 9, 4)
+    with LeRobotWriter(tmp_path / "toy", fps=20, env_args={"env_name": "Lift"}, video=video) as writer:
+        for seed, length in enumerate(lengths):
+            writer.add(make_episode(length, seed))
+    dataset = LeRobotDataset("s2robot/toy", root=tmp_path / "toy", video_backend="pyav")
+    assert (dataset.num_episodes, dataset.num_frames, dataset.fps) == (3, sum(lengths), 20)
+    assert set(dataset.meta.camera_keys) == {"observation.images.agentview", "observation.images.wrist"}
+    episode, row = make_episode(9, seed=1), dataset.hf_dataset[6 + 5]  # step 5 of the second episode
+    np.testing.assert_array_equal(row["action"].numpy(), episode.actions[5].astype(np.float32))
+    np.testing.assert_array_equal(row["observation.position"].numpy(), episode.proprioception["position"][5])
+    np.testing.assert_allclose(dataset.meta.stats["action"]["max"].max(), 1, atol=1e-6)
+    assert dataset.meta.tasks.index.tolist() == ["Lift"]
+    if not video:  # the pictures of make_episode are noise, which no video codec keeps
+        pixels = np.moveaxis(dataset[6 + 5]["observation.images.wrist"].numpy(), 0, -1) * 255
+        np.testing.assert_allclose(pixels, episode.images["wrist"][5], atol=1e-3)

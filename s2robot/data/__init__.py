@@ -6,6 +6,7 @@ from pathlib import Path
 
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.lerobot import LeRobotDataset
+from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.minari import MinariDataset
 from s2robot.data.replay_buffer import ReplayBufferDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
@@ -15,6 +16,7 @@ __all__ = [
     "FORMATS",
     "DemonstrationDataset",
     "LeRobotDataset",
+    "LeRobotWriter",
     "MinariDataset",
     "ReplayBufferDataset",
     "RobomimicDataset",

@@ -1,0 +1,265 @@
+"""Write LeRobot's dataset folder, version 3.0; `lerobot.py` describes the layout and reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from s2robot.data.base import import_extra
+from s2robot.data.lerobot import ACTION, EXTRA, IMAGE_PREFIX, OBSERVATION_PREFIX, REWARD, STATES, SUCCESS
+from s2robot.interfaces import DatasetError, Episode
+
+_EPISODES_PER_CHUNK = 1000
+_INDICES = ("frame_index", "episode_index", "index", "task_index")
+# Visually lossless; a keyframe every second frame, as LeRobot has it, so that training can jump anywhere.
+_VIDEO = {"codec": "libx264", "options": {"crf": "18", "g": "2", "preset": "veryfast"}, "pix_fmt": "yuv420p"}
+_DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+_VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+
+
+class LeRobotWriter:
+    """Write demonstrations to one folder, under a temporary name until `close` makes it whole.
+
+    Every episode gets files of its own. Images become H.264 videos (lossy; docs/datasets.md states the quality) or,
+    with `video=False`, PNG pictures inside of the parquet files (lossless). Simulator states and the environment
+    description are kept under names that LeRobot ignores (`simulator_state`, `env_args` in `info.json`).
+
+    Used as a context manager: leaving it by an exception removes the unfinished folder.
+
+    Args:
+        path: folder to write; must not exist.
+        fps: steps per second.
+        env_args: environment description, robomimic's form.
+        video: whether images become videos.
+
+    Raises:
+        DatasetError: the folder exists, a library is missing, or an episode has other fields than the first.
+    """
+
+    def __init__(
+        self, path: str | Path, *, fps: int = 20, env_args: dict[str, Any] | None = None, video: bool = True
+    ) -> None:
+        self.path = Path(path)
+        if self.path.exists():
+            raise DatasetError(f"{str(self.path)!r} exists; LeRobot folders are written whole, choose another name")
+        self._arrow = import_extra("pyarrow", EXTRA)
+        self._parquet = import_extra("pyarrow.parquet", EXTRA)
+        self._fps, self._env_args, self._video = fps, env_args or {}, video
+        self._partial = self.path.with_name(self.path.name + ".partial")
+        shutil.rmtree(self._partial, ignore_errors=True)
+        (self._partial / "meta").mkdir(parents=True)
+        self._features: dict[str, dict[str, Any]] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._tasks: dict[str, int] = {}
+        self._statistics: dict[str, _Statistics] = {}
+        self._total = 0
+
+    def __enter__(self) -> LeRobotWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def add(self, episode: Episode) -> None:
+        """Append one episode."""
+        number, length = len(self._rows), len(episode)
+        vectors, images = _vectors(episode), {IMAGE_PREFIX + name: values for name, values in episode.images.items()}
+        features = _features(vectors, images, self._fps, self._video)
+        self._features = self._features or features
+        if features != self._features:
+            raise DatasetError(
+                f"episode {number} has the fields {_shapes(features)}; the first {_shapes(self._features)}"
+            )
+        task = str((episode.attributes.get("tasks") or [self._env_args.get("env_name", "task")])[0])
+        task_index = self._tasks.setdefault(task, len(self._tasks))
+        where = {"chunk_index": number // _EPISODES_PER_CHUNK, "file_index": number % _EPISODES_PER_CHUNK}
+        frames = np.arange(length)
+        columns = {name: _column(self._arrow, values) for name, values in vectors.items()}
+        for key, values in images.items():
+            if self._video:
+                write_video(self._file(_VIDEOS.format(video_key=key, **where)), values, self._fps)
+            else:
+                columns[key] = self._arrow.array([{"bytes": _png(image), "path": None} for image in values])
+        indices = (frames, np.full(length, number), frames + self._total, np.full(length, task_index))
+        columns["timestamp"] = self._arrow.array((frames / self._fps).astype(np.float32))
+        columns |= {name: self._arrow.array(values) for name, values in zip(_INDICES, indices, strict=True)}
+        self._parquet.write_table(self._arrow.table(columns), self._file(_DATA.format(**where)))
+        self._rows.append(self._row(number, length, task, where, images if self._video else {}))
+        for name, values in [*vectors.items(), *images.items()]:
+            self._statistics.setdefault(name, _Statistics()).add(values)
+        self._total += length
+
+    def _row(
+        self, number: int, length: int, task: str, where: Mapping[str, int], videos: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        row: dict[str, Any] = {"episode_index": number, "tasks": [task], "length": length}
+        row |= {f"data/{name}": value for name, value in where.items()}
+        row |= {"dataset_from_index": self._total, "dataset_to_index": self._total + length}
+        for key in videos:
+            row |= {f"videos/{key}/{name}": value for name, value in where.items()}
+            row |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": length / self._fps}
+        return row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+
+    def _file(self, name: str) -> Path:
+        path = self._partial / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def close(self) -> None:
+        """Write the descriptions and give the folder its name."""
+        info = {
+            "codebase_version": "v3.0",
+            "robot_type": None,
+            "total_episodes": len(self._rows),
+            "total_frames": self._total,
+            "total_tasks": len(self._tasks),
+            "chunks_size": _EPISODES_PER_CHUNK,
+            "fps": self._fps,
+            "splits": {"train": f"0:{len(self._rows)}"},
+            "data_path": _DATA,
+            "video_path": _VIDEOS if self._video else None,
+            "features": self._features,
+            "env_args": self._env_args,
+        }
+        self._file("meta/info.json").write_text(json.dumps(info, indent=4))
+        statistics = {name: values.summary() for name, values in self._statistics.items()}
+        self._file("meta/stats.json").write_text(json.dumps(statistics, indent=4))
+        self._parquet.write_table(
+            self._arrow.Table.from_pylist(self._rows), self._file("meta/episodes/chunk-000/file-000.parquet")
+        )
+        self._write_tasks()
+        self._partial.rename(self.path)
+
+    def _write_tasks(self) -> None:
+        """LeRobot reads a pandas table indexed by the task's words; this is that, without pandas."""
+        table = self._arrow.table({"task_index": list(self._tasks.values()), "task": list(self._tasks)})
+        description = {
+            "index_columns": ["task"],
+            "column_indexes": [],
+            "columns": [
+                {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
+                for name, kind, numpy_kind in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+            ],
+        }
+        self._parquet.write_table(
+            table.replace_schema_metadata({"pandas": json.dumps(description)}), self._file("meta/tasks.parquet")
+        )
+
+
+class _Statistics:
+    """Running minimum, maximum, mean and deviation per channel; of images in [0, 1], as [3, 1, 1]."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._images = False
+        self._sums = self._squares = np.zeros(1)
+        self._low, self._high = np.full(1, np.inf), np.full(1, -np.inf)
+
+    def add(self, values: np.ndarray) -> None:
+        self._images = values.dtype == np.uint8
+        # One frame at a time: images in float64 would take eight times the memory of the episode.
+        for frame in values:
+            pixels = frame.reshape(-1, 3).astype(np.float64) / 255 if self._images else frame[None].astype(np.float64)
+            self._sums = self._sums + pixels.mean(0)
+            self._squares = self._squares + np.square(pixels).mean(0)
+            self._low, self._high = np.minimum(self._low, pixels.min(0)), np.maximum(self._high, pixels.max(0))
+        self._count += len(values)
+
+    def summary(self) -> dict[str, Any]:
+        mean = self._sums / self._count
+        deviation = np.sqrt(np.maximum(self._squares / self._count - np.square(mean), 0))
+        found = {"min": self._low, "max": self._high, "mean": mean, "std": deviation}
+        shape = (-1, 1, 1) if self._images else (-1,)
+        return {name: values.reshape(shape).tolist() for name, values in found.items()} | {"count": [self._count]}
+
+
+def _vectors(episode: Episode) -> dict[str, np.ndarray]:
+    """Every field but the images under LeRobot's name, [T, d]."""
+    vectors = {ACTION: episode.actions}
+    vectors |= {OBSERVATION_PREFIX + key: values for key, values in episode.proprioception.items()}
+    if episode.rewards is not None:
+        vectors[REWARD] = episode.rewards.reshape(-1, 1).astype(np.float32)
+    if episode.states is not None:
+        vectors[STATES] = episode.states
+    if "success" in episode.attributes:
+        vectors[SUCCESS] = (np.arange(len(episode)) == len(episode) - 1)[:, None] & episode.success
+    return vectors
+
+
+def _features(
+    vectors: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray], fps: int, video: bool
+) -> dict[str, dict[str, Any]]:
+    features: dict[str, dict[str, Any]] = {}
+    for key, values in images.items():
+        height, width = values.shape[1:3]
+        features[key] = {"dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+        if video:
+            features[key] |= {"dtype": "video", "info": _video_info(height, width, fps)}
+    for key, values in vectors.items():
+        width = values.shape[1]
+        names = [f"{key.split('.')[-1]}_{i}" for i in range(width)]
+        features[key] = {"dtype": str(values.dtype), "shape": [width], "names": names}
+    for key in ("timestamp", *_INDICES):
+        features[key] = {"dtype": "float32" if key == "timestamp" else "int64", "shape": [1], "names": None}
+    return features
+
+
+def _video_info(height: int, width: int, fps: int) -> dict[str, Any]:
+    return {
+        "video.height": height,
+        "video.width": width,
+        "video.codec": "h264",
+        "video.pix_fmt": _VIDEO["pix_fmt"],
+        "video.is_depth_map": False,
+        "video.fps": fps,
+        "video.channels": 3,
+        "has_audio": False,
+    }
+
+
+def _shapes(features: Mapping[str, Mapping[str, Any]]) -> str:
+    return ", ".join(f"{key} {feature['shape']}" for key, feature in features.items())
+
+
+def _column(arrow: Any, values: np.ndarray) -> Any:
+    """Rows [T, d] as lists of fixed size; a single number a row stands alone, as in LeRobot."""
+    if values.shape[1] == 1:
+        return arrow.array(values[:, 0])
+    return arrow.FixedSizeListArray.from_arrays(arrow.array(values.reshape(-1)), values.shape[1])
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def write_video(path: Path, images: np.ndarray, fps: int) -> None:
+    """Encode uint8 [T, H, W, 3] as H.264.
+
+    Raises:
+        DatasetError: height or width is odd, which the format's colour subsampling excludes.
+    """
+    height, width = images.shape[1:3]
+    if height % 2 or width % 2:
+        raise DatasetError(f"video needs even sizes, images are {height} x {width} pixels; give video=false")
+    av = import_extra("av", EXTRA)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(_VIDEO["codec"], rate=fps, options=_VIDEO["options"])
+        stream.height, stream.width, stream.pix_fmt = height, width, _VIDEO["pix_fmt"]
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
