@@ -243,6 +243,19 @@ class RenderConfig:
 
 
 @dataclass
+class ConvertConfig:
+    """`s2robot convert`: any readable dataset to robomimic HDF5 (out=*.hdf5) or a LeRobot folder (any other name)."""
+
+    dataset: str = MISSING
+    out: str = MISSING
+    fps: int = 20  # steps per second, which LeRobot records
+    video: bool = True  # LeRobot: images as videos (lossy), else as PNG pictures
+
+    def __post_init__(self) -> None:
+        require(self.fps >= 1, "fps", self.fps, "1 or more")
+
+
+@dataclass
 class BenchmarkConfig:
     """`s2robot benchmark`: a grid of cells that share demonstrations, budget and initial states."""
 
