@@ -25,6 +25,7 @@ from s2robot.config import (
     CONFIG_DIR,
     BenchmarkConfig,
     CollectConfig,
+    ConvertConfig,
     EvaluateConfig,
     RenderConfig,
     register,
@@ -94,6 +95,15 @@ def render(words: list[str]) -> None:
     render_demonstrations(parse(RenderConfig, words))
 
 
+def convert(words: list[str]) -> None:
+    """Copy a dataset into another format: robomimic for out=*.hdf5, else a LeRobot folder."""
+    from s2robot.data.conversion import convert_dataset
+
+    config = parse(ConvertConfig, words)
+    count = convert_dataset(config.dataset, config.out, fps=config.fps, video=config.video)
+    print(f"{count} demonstrations: {config.out}")
+
+
 def inspect(words: list[str]) -> None:
     """Describe a dataset: counts, sizes, ranges, what is missing or looks wrong; sheet=FILE.png draws it."""
     from s2robot.data.inspection import contact_sheet, inspect_dataset
@@ -124,6 +134,7 @@ VERBS = {
     "evaluate": Verb("evaluate checkpoint=outputs/<run>/checkpoint episodes=100", evaluate, EvaluateConfig),
     "benchmark": Verb("benchmark [+experiment=NAME] [key=value …]", benchmark, BenchmarkConfig),
     "render": Verb("render dataset=demos/low_dim.hdf5 out=demos/lift_448.hdf5 size=448", render, RenderConfig),
+    "convert": Verb("convert dataset=demos/lift.hdf5 out=demos/lift_lerobot", convert, ConvertConfig),
     "inspect": Verb("inspect DATASET [sheet=FILE.png]", inspect),
     "report": Verb("report DIR… [out=outputs/report]", report),
 }
