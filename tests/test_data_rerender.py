@@ -51,7 +51,7 @@ def test_everything_but_the_observations_is_copied(path, tmp_path):
                 before, after = source.episode(index), rendered.episode(index)
                 for name in ("actions", "states"):
                     np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
-                assert after.attributes == before.attributes
+                assert after.attributes == {**before.attributes, "drifts": "[]"}
                 expected = (before.states[:, 0] * 20 + 128).astype(np.uint8)
                 np.testing.assert_array_equal(after.images["front"][:, 3, 3, 1], expected)
 
@@ -76,10 +76,33 @@ def test_source_is_never_written_to(path):
     assert path.read_bytes() == before
 
 
+def test_interrupted_run_goes_on_with_the_same_source_only(path, tmp_path):
+    calls = []
+
+    def interrupted(episodes):
+        yield next(shifted_by(0.25)(episodes))
+        raise KeyboardInterrupt
+
+    def counting(episodes):
+        for replayed in shifted_by(0.25)(episodes):
+            calls.append(replayed)
+            yield replayed
+
+    with open_dataset(path) as source:
+        for expected_calls in (2, 3):  # the second time, the source has changed
+            with pytest.raises(KeyboardInterrupt):
+                render_dataset(source, tmp_path / "new.hdf5", {}, interrupted)
+            if expected_calls == 3:
+                source._fingerprint = "changed"
+            calls.clear()
+            assert len(render_dataset(source, tmp_path / "new.hdf5", {}, counting)) == 3
+            assert len(calls) == expected_calls
+
+
 def test_missing_states_are_one_clear_error_and_leave_no_file(path, tmp_path):
     with h5py.File(path, "r+") as file:
-        del file["data/demo_1/states"]
-    with open_dataset(path) as source, pytest.raises(DatasetError, match="demo_1: field 'states' is missing"):
+        del file["data/demo_0/states"]
+    with open_dataset(path) as source, pytest.raises(DatasetError, match="demo_0: field 'states' is missing"):
         render_dataset(source, tmp_path / "new.hdf5", {}, shifted_by(0))
     assert list(tmp_path.iterdir()) == [path]
 

@@ -56,6 +56,8 @@ def render_dataset(
 ) -> list[Drift]:
     """Replay the states of every demonstration and write what the cameras see to a new robomimic file.
 
+    An interrupted run goes on where it stopped when it is started again.
+
     Actions, rewards, states and attributes are copied. Observations that the simulator gives are the replayed ones;
     others (`object`) stay as recorded. Memory holds a few episodes, whatever the dataset's length.
 
@@ -75,6 +77,8 @@ def render_dataset(
     out = Path(out)
     if out.resolve() == source.path.resolve():
         raise DatasetError(f"out={str(out)!r} is the source itself, which is never written to; choose another name")
+    # Names the source, so that an interrupted run goes on only with the recordings that it began with.
+    env_args = {**env_args, "rendered_from": source.fingerprint()}
     with (
         RobomimicWriter(out, env_args) as writer,
         tqdm(total=len(source), unit="demo", desc="rendering") as bar,

@@ -182,6 +182,8 @@ class RobomimicWriter:
     ) -> None:
         if kind is None:
             self.close()
+        elif not self.count:  # nothing to go on from
+            shutil.rmtree(self._parts)
 
     def _part(self, index: int) -> Path:
         return self._parts / f"demo_{index}.hdf5"
