@@ -275,3 +275,23 @@ def test_pickled_objects_are_never_loaded(codec, tmp_path):
 def test_unknown_folder_names_the_known_formats(tmp_path):
     with pytest.raises(DatasetError, match=r"unknown format \(folder\); known: .*LeRobot v3.*Minari.*Diffusion Policy"):
         open_dataset(tmp_path)
+
+
+def test_flipped_bytes_are_harmless_or_one_clear_error(name, tmp_path):
+    refused = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        damaged = copy(name, tmp_path)
+        file = (
+            damaged if damaged.is_file() else next(damaged.rglob("file-000.parquet" if name == "lerobot" else "*.hdf5"))
+        )
+        content = np.fromfile(file, np.uint8)
+        content[rng.integers(0, min(len(content), 4096), 4)] = rng.integers(0, 256, 4)
+        content.tofile(file)
+        try:
+            with open_dataset(damaged) as dataset:
+                dataset.episode(0)
+        except DatasetError:
+            refused += 1
+        shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
+    assert refused > 10

@@ -15,7 +15,6 @@ dataset was made with `jpeg_encoding=False`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import h5py
 import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
-from s2robot.data.hdf5 import child, plain_attributes, require_array
+from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, require_array
 from s2robot.interfaces import Episode
 
 _MAIN_FILE = "main_data.hdf5"
@@ -41,7 +40,7 @@ class MinariDataset(DemonstrationDataset):
     """Demonstrations in one Minari dataset (its HDF5 storage)."""
 
     layout = f"Minari: a folder with data/{_MAIN_FILE}"
-    read_errors = (OSError, ValueError)
+    read_errors = DAMAGE
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -63,7 +62,7 @@ class MinariDataset(DemonstrationDataset):
         self._file.close()
 
     def _read_index(self) -> Index:
-        demos = sorted((name for name in self._file if re.fullmatch(r"episode_\d+", name)), key=lambda n: int(n[8:]))
+        demos = numbered(self._file, "episode_")
         if not demos:
             raise self.error("holds no demonstrations (no group episode_<i>)")
         actions = [self._field(demo, "actions") for demo in demos]
@@ -92,7 +91,7 @@ class MinariDataset(DemonstrationDataset):
         """Name and array of each observation; members of nested spaces are joined by dots."""
 
         def walk(group: h5py.Group, prefix: str) -> Iterator[tuple[str, h5py.Dataset]]:
-            for name in sorted(group):
+            for name in names(group):
                 member = child(self, group, name, demo)
                 path = prefix + name.removeprefix("_index_")
                 if isinstance(member, h5py.Group):

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +25,7 @@ import h5py
 import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index
-from s2robot.data.hdf5 import child, plain_attributes, require_array
+from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, require_array
 from s2robot.interfaces import Episode, unknown_name
 
 _IMAGE = "_image"
@@ -38,6 +37,7 @@ class RobomimicDataset(DemonstrationDataset):
     """Demonstrations in one robomimic HDF5 file, recorded by robosuite 1.4 or 1.5."""
 
     layout = "robomimic: a file *.hdf5 or *.h5"
+    read_errors = DAMAGE
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -58,20 +58,25 @@ class RobomimicDataset(DemonstrationDataset):
         data = child(self, self._file, "data") if "data" in self._file else None
         if not isinstance(data, h5py.Group):
             raise self.error("has no group 'data'; it is not a robomimic file")
-        demos = sorted((name for name in data if re.fullmatch(r"demo_\d+", name)), key=lambda name: int(name[5:]))
+        demos = numbered(data, "demo_")
         if not demos:
             raise self.error("holds no demonstrations (no group data/demo_<i>)")
         actions = [self._actions(demo) for demo in demos]
         self._has_observations = "obs" in self._demo(demos[0])
         observations = self._item(demos[0], "obs") if self._has_observations else {}
-        images = {key: self._image_shape(demos[0], key) for key in observations if key.endswith(_IMAGE)}
+        keys = names(observations)
+        images = {key: self._image_shape(demos[0], key) for key in keys if key.endswith(_IMAGE)}
         return Index(
             demos=demos,
             lengths=[len(values) for values in actions],
             action_width=int(actions[0].shape[1]),
             image_sizes={key.removesuffix(_IMAGE): size for key, size in images.items()},
             # Depth images and point clouds are neither colour images nor proprioception.
-            proprioception=sorted(key for key in observations if key not in images and observations[key].ndim <= 2),
+            proprioception=[
+                key
+                for key in keys
+                if key not in images and getattr(child(self, observations, key, demos[0]), "ndim", 3) <= 2
+            ],
             env_args=self._read_env_args(data),
         )
 
@@ -95,7 +100,7 @@ class RobomimicDataset(DemonstrationDataset):
     def _item(self, demo: str, key: str) -> Any:
         group = self._demo(demo)
         if key not in group:
-            raise self.error(f"field {key!r} is missing; it has {sorted(group)}", demo)
+            raise self.error(f"field {key!r} is missing; it has {names(group)}", demo)
         return child(self, group, key, demo)
 
     def _actions(self, demo: str) -> h5py.Dataset:
@@ -116,7 +121,7 @@ class RobomimicDataset(DemonstrationDataset):
         observations = self._item(demo, "obs") if self._has_observations else {}
         for camera in cameras:
             if camera + _IMAGE not in observations:
-                present = [key.removesuffix(_IMAGE) for key in observations if key.endswith(_IMAGE)]
+                present = [key.removesuffix(_IMAGE) for key in names(observations) if key.endswith(_IMAGE)]
                 raise self.error(unknown_name("camera", camera, present), demo)
             self._image_shape(demo, camera + _IMAGE)
         for key in proprioception:
