@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from s2robot_envs import make_env, rendering
@@ -117,3 +120,14 @@ def test_a_camera_can_be_observed_at_several_sizes_for_one_rendering():
     assert again.observation_space == env.observation_space
     again.close()
     env.close()
+
+
+def test_torch_can_be_imported_after_the_first_frame():
+    # Mesa's LLVM loaded before Triton's used to end in a segmentation fault.
+    code = """
+from s2robot_envs import make_env
+env = make_env("Lift", image_size=32)
+env.reset(seed=0)
+import torch._dynamo
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,9 @@ context is created once, at the first frame, and survives every reset.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
+import importlib
 import os
 import weakref
 from collections.abc import Iterable
@@ -68,8 +70,15 @@ def _library_loads(backend: str) -> bool:
     return False
 
 
+def _load_triton_first() -> None:
+    """Load Triton's copy of LLVM, where it is installed, before Mesa's: PyTorch crashes in the other order."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton._C.libtriton")
+
+
 def _create_gl_context(size: int) -> Any:
     backend = ensure_gl_backend()
+    _load_triton_first()
     # mujoco decides at its import which context class it exports, maybe before MUJOCO_GL was set: name it here.
     try:
         if backend == "egl":
