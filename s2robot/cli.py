@@ -244,16 +244,21 @@ def collect_demonstrations(config: CollectConfig) -> None:
             )
         print(f"{config.num} demonstrations of {config.task} are in {path} already")
         return
-    episodes = collect_episodes(
-        config.task, config.num, seed=config.seed, noise=config.noise, workers=config.workers, env_kwargs=kwargs
-    )
-    attempts = 0
     with RobomimicWriter(path, env_args) as writer, tqdm(total=config.num, unit="demo", desc="collecting") as bar:
+        bar.update(writer.count)  # of an interrupted run
+        episodes = collect_episodes(
+            config.task,
+            config.num - writer.count,
+            seed=config.seed,
+            noise=config.noise,
+            workers=config.workers,
+            first_attempt=writer.attributes.get("attempts", 0),
+            env_kwargs=kwargs,
+        )
         for recorded in episodes:
-            attempts = recorded["attempts"]
             writer.add(_episode(recorded))
             bar.update()
-    print(f"{config.num} demonstrations of {config.task} ({attempts} attempts): {path}")
+    print(f"{config.num} demonstrations of {config.task} ({writer.attributes['attempts']} attempts): {path}")
 
 
 def render_demonstrations(config: RenderConfig) -> None:

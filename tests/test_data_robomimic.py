@@ -61,11 +61,49 @@ def test_file_has_robomimics_layout(path):
         assert file["data/demo_4/dones"][:].tolist() == [0, 0, 0, 0, 0, 0, 1]
 
 
-def test_interrupted_recording_leaves_no_file_behind(tmp_path):
-    with pytest.raises(KeyboardInterrupt), RobomimicWriter(tmp_path / "demos.hdf5", {}) as writer:
-        writer.add(make_episode())
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
+def write(path, seeds, env_args=None, fail=None):
+    with RobomimicWriter(path, env_args or {"env_name": "Lift"}) as writer:
+        for seed in seeds[writer.count :]:
+            if seed == fail:
+                raise KeyboardInterrupt
+            writer.add(make_episode(3 + seed, seed))
+    return path
+
+
+def test_interrupted_recording_leaves_no_file_and_goes_on_to_the_same_content(tmp_path):
+    seeds = list(range(6))
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.hdf5", seeds, fail=4)
+    assert not (tmp_path / "a.hdf5").exists()
+    (tmp_path / "a.hdf5.parts" / "demo_4.partial").write_bytes(b"half an episode")
+    resumed, straight = write(tmp_path / "a.hdf5", seeds), write(tmp_path / "b.hdf5", seeds)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hdf5", "b.hdf5"]
+
+    def content(path):
+        items = {}
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda name, node: items.update(
+                    {name: (dict(node.attrs), node[()].tolist() if isinstance(node, h5py.Dataset) else None)}
+                )
+            )
+            return items, dict(file["data"].attrs)
+
+    assert repr(content(resumed)) == repr(content(straight))
+
+
+def test_interrupted_recording_tells_where_it_stopped(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.hdf5", list(range(6)), fail=4)
+    writer = RobomimicWriter(tmp_path / "a.hdf5", {"env_name": "Lift"})
+    assert writer.count == 4
+    assert writer.attributes["seed"] == 3
+
+
+def test_parts_of_another_environment_are_not_mixed_in(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.hdf5", list(range(6)), fail=4)
+    assert RobomimicWriter(tmp_path / "a.hdf5", {"env_name": "Stack"}).count == 0
 
 
 def test_fingerprint_follows_the_content(path):
