@@ -146,6 +146,7 @@ class OpenVINOEngine:
         # Traced with two tiles: a batch of one could be specialised away.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # tile sizes are constants of each graph
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's about the tracing that OpenVINO still uses
             model = openvino.convert_model(_WithoutEmptyOutput(backbone), example_input=tile.repeat(2, 1, 1, 1))
         model.reshape([-1, *tile.shape[1:]])
         hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[self._precision]

@@ -1,0 +1,188 @@
+"""Speed and memory of the S² encoder against its naive form and against the bare backbone: docs/encoders.md's tables.
+
+Run: python benchmarks/encoder.py [BACKBONE …] [--batch 8] [--repeats 9] [--threads 2] [--device cpu] [--memory]
+Writes benchmarks/results/encoder_<device>.md. About 2 minutes a backbone on two cores.
+
+(a) is the form that the reference implementation's users run: one call per scale, float32, contiguous.
+(b) is the physical floor: the bare backbone, under the same settings, fed the same number of ready-made tiles.
+All three take turns within each round, and a ratio is the median over rounds of the ratio within one round: what else
+runs on the machine then hits both sides of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# PyTorch's and OpenVINO's thread pools take turns here: threads of one that spin while they wait slow the other down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from s2robot.backbones import FrozenBackbone, load_backbone
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import WeightsError
+from s2robot.s2 import merge_tiles, split_tiles
+from s2robot.tuning import measure_settings, relative_error, time_in_turn
+
+ROOT = Path(__file__).parents[1]
+SCALES = (224, 448)
+BACKBONES = [
+    "efficientnet_lite0",
+    "mobilenetv2",
+    "resnet50_keras",
+    "mobilesam_tiny_vit",
+    "sam2_hiera_tiny",
+    "vit_small",
+]
+CUDA_BACKBONES = ["efficientnet_lite0", "vit_small", "vit_base", "vit_large_patch16_224", "siglip_so400m"]
+HEADER = ["backbone", "batch", "settings", "error", "(a) ms", "ours ms", "(b) ms", "speed over (a)", "share of (b)"]
+
+
+def frames(batch: int) -> Tensor:
+    """Camera frames of the Lift task, uint8 [batch, 448, 448, 3]; shifted copies beyond the two stored ones."""
+    stored = [
+        np.asarray(Image.open(ROOT / "docs/images" / name)) for name in ("lift_agentview_448.png", "lift_wrist_448.png")
+    ]
+    return torch.stack([torch.from_numpy(np.roll(stored[i % 2], 31 * (i // 2), axis=1)) for i in range(batch)])
+
+
+@torch.no_grad()
+def naive(backbone: FrozenBackbone, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(a): one call per scale, float32, contiguous."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (backbone.mean, backbone.std))
+    normalised = (images.to(device).permute(0, 3, 1, 2).contiguous().float() / 255 - mean) / std
+    maps, prefixes = [], []
+    for size in SCALES:
+        scaled = F.interpolate(normalised, size=(size, size), mode="bicubic")
+        tile_map, prefix = backbone.forward_features(split_tiles(scaled, SCALES[0]))
+        tiles = (size // SCALES[0]) ** 2
+        maps.append(merge_tiles(tile_map, size // SCALES[0]))
+        prefixes.append(prefix.unflatten(0, (tiles, -1)).mean(0))
+    pooled = [F.interpolate(scale_map, maps[0].shape[-2:], mode="area") for scale_map in maps]
+    return torch.cat(pooled, dim=1), torch.cat(prefixes, dim=2)
+
+
+@torch.no_grad()
+def floor(encoder: S2Encoder, tiles: Tensor) -> None:
+    """(b): the bare backbone on ready-made tiles."""
+    for part in tiles.split(encoder.max_tiles):
+        encoder.run_backbone(part)
+
+
+def compare(name: str, batch: int, repeats: int, device: str) -> list[list[str]]:
+    """One line per way of running: the default, channels-last, and the fastest within 1% of float32."""
+    backbone, note = load(name)
+    images = frames(batch)
+    ways: dict[str, dict[str, Any]] = {"default": {}, "channels last": {"channels_last": True}}
+    measured = measure_settings(backbone, images[:2], SCALES, repeats=2, device=device)
+    within = [row for row in measured if row.error <= 0.01]
+    ways["recommended: {engine} {precision}".format(**within[0].settings)] = within[0].settings
+    encoders = {way: S2Encoder(backbone, SCALES, device=device, **settings) for way, settings in ways.items()}
+    tiles = torch.cat([split_tiles(scale, SCALES[0]) for scale in pyramid(encoders["default"], images)])
+    naive_backbone = encoders["default"].backbone
+    expected = encoders["default"](images)
+    functions: list[Any] = [partial(naive, naive_backbone, images, tiles.device)]
+    for encoder in encoders.values():
+        functions += [partial(encoder, images), partial(floor, encoder, tiles)]
+    times = time_in_turn(functions, repeats)
+    lines = []
+    for index, (way, encoder) in enumerate(encoders.items()):
+        ours, bare = times[1 + 2 * index], times[2 + 2 * index]
+        speed, share = median_ratio(times[0], ours), median_ratio(bare, ours)
+        error = relative_error(encoder(images), expected)
+        cells = [f"{1000 * statistics.median(row) / batch:.1f}" for row in (times[0], ours, bare)]
+        lines.append([f"{name}{note}", str(batch), way, f"{error:.2%}", *cells, f"{speed:.2f}×", f"{share:.2f}"])
+    return lines
+
+
+def load(name: str) -> tuple[FrozenBackbone, str]:
+    """The backbone with its own weights where they are here; else random ones, which run at the same speed."""
+    try:
+        return load_backbone(name, size=SCALES[0]), ""
+    except WeightsError:
+        return load_backbone(name, weights="none", size=SCALES[0]), " (random weights)"
+
+
+def pyramid(encoder: S2Encoder, images: Tensor) -> list[Tensor]:
+    """The images at every scale, as the encoder makes them."""
+    return encoder.scale_set.pyramid(encoder.normalize(images))
+
+
+def median_ratio(above: list[float], below: list[float]) -> float:
+    """Median over rounds of the ratio within one round."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def peak_memory(name: str, scales: tuple[int, ...], batch: int) -> float:
+    """Peak resident memory of one encoding in a process of its own [MiB]."""
+    code = (
+        "import resource, sys; sys.path.insert(0, 'benchmarks'); from encoder import frames, load, S2Encoder;"
+        f"encoder = S2Encoder(load({name!r})[0], {scales!r}); encoder(frames({batch}));"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    return float(
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+
+
+def memory_lines(name: str, batch: int = 64) -> list[list[str]]:
+    """Peak memory as scales are added."""
+    sets = [(224,), (224, 448), (224, 448, 672)]
+    return [[name, str(batch), str(scales), f"{peak_memory(name, scales, batch):.0f}"] for scales in sets]
+
+
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
+
+
+def machine(device: str) -> str:
+    model = next(
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    )
+    chip = torch.cuda.get_device_name() if device.startswith("cuda") else f"{model}, {torch.get_num_threads()} threads"
+    return f"{chip}; Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbones", nargs="*")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead of speed")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    names = options.backbones or (CUDA_BACKBONES if options.device.startswith("cuda") else BACKBONES)
+    if options.memory:
+        lines, header = memory_lines(names[0]), ["backbone", "batch", "scales", "peak memory [MiB]"]
+    else:
+        header = HEADER
+        lines = [
+            line
+            for name in names
+            for batch in options.batch
+            for line in compare(name, batch, options.repeats, options.device)
+        ]
+    report = f"{markdown(header, lines)}\n\nscales {SCALES}, times per frame; {machine(options.device)}\n"
+    path = ROOT / "benchmarks/results" / f"encoder_{'memory' if options.memory else options.device}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"`python {' '.join(sys.argv)}`\n\n{report}")
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
