@@ -1,6 +1,7 @@
 import pytest
 
-from s2robot.cli import compose, main, parse
+from s2robot.cli import main
+from s2robot.cli.words import compose, parse
 from s2robot.config import BCConfig, BenchmarkConfig, CollectConfig, DiffusionUNetConfig, EvaluateConfig, TrainConfig
 from s2robot.interfaces import ConfigError
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from s2robot import cli
+from s2robot.cli import words as words_of
 from s2robot.interfaces import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -57,11 +58,11 @@ def accept(command: str) -> None:
     program, *words = [word for word in shlex.split(command, comments=True) if not word.startswith("-")]
     name, *arguments = words
     if program != "s2robot":
-        cli.compose("train_policy", arguments)
+        words_of.compose("train_policy", arguments)
     elif name == "benchmark":
-        cli.compose("benchmark", arguments)
+        words_of.compose("benchmark", arguments)
     elif config := cli.VERBS[name].config:
-        cli.parse(config, arguments)
+        words_of.parse(config, arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,0 +1,119 @@
+"""Recording and re-rendering demonstrations: where datasets meet the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from s2robot_envs import collect as collect_episodes
+from tqdm import tqdm
+
+from s2robot.config import CollectConfig, RenderConfig
+from s2robot.interfaces import DatasetError, Episode
+
+
+def collect_demonstrations(config: CollectConfig) -> None:
+    """Record `config.num` demonstrations at `config.out`; a finished file of the same settings is kept.
+
+    Raises:
+        DatasetError: the file exists with other settings and `overwrite` is off.
+        S2RobotEnvError: unknown task or camera, or the simulator failed.
+    """
+    from s2robot_envs import make_env
+
+    from s2robot.data import RobomimicWriter, open_dataset
+
+    path = Path(config.out)
+    kwargs: dict[str, Any] = {
+        "cameras": config.cameras,
+        "image_size": config.size,
+        "render_profile": config.render_profile,
+    }
+    env: Any = make_env(config.task, **kwargs)
+    recorded_as = {"seed": config.seed, "noise": config.noise, "num": config.num}
+    env_args = {**env.env_args(), "collection": recorded_as}
+    env.close()
+    if path.exists() and not config.overwrite:
+        with open_dataset(path) as dataset:
+            same = all(dataset.env_args.get(key) == env_args[key] for key in ("s2robot", "collection"))
+        if not same:
+            raise DatasetError(
+                f"{config.out!r} holds demonstrations of other settings; give overwrite=true or another out"
+            )
+        print(f"{config.num} demonstrations of {config.task} are in {path} already")
+        return
+    with RobomimicWriter(path, env_args) as writer, tqdm(total=config.num, unit="demo", desc="collecting") as bar:
+        bar.update(writer.count)  # of an interrupted run
+        episodes = collect_episodes(
+            config.task,
+            config.num - writer.count,
+            seed=config.seed,
+            noise=config.noise,
+            workers=config.workers,
+            first_attempt=writer.attributes.get("attempts", 0),
+            env_kwargs=kwargs,
+        )
+        for recorded in episodes:
+            writer.add(_episode(recorded))
+            bar.update()
+    print(f"{config.num} demonstrations of {config.task} ({writer.attributes['attempts']} attempts): {path}")
+
+
+def render_demonstrations(config: RenderConfig) -> None:
+    """Render the states recorded in `config.dataset` into `config.out`, and print where the replay drifts.
+
+    Raises:
+        DatasetError: `out` exists and `overwrite` is off, or the dataset records no environment or no states.
+        S2RobotEnvError: unknown task or camera, a recording of another robot or scene, or the simulator failed.
+    """
+    from s2robot_envs import make_env
+    from s2robot_envs.replay import Recording, replay
+
+    from s2robot.data import open_dataset
+    from s2robot.data.rerender import render_dataset
+
+    if Path(config.out).exists() and not config.overwrite:
+        raise DatasetError(f"{config.out!r} exists; give overwrite=true or another out")
+    with open_dataset(config.dataset) as dataset:
+        recorded = dataset.env_args.get("s2robot", {})
+        task = recorded.get("task") or dataset.env_args.get("env_name")
+        if not task:
+            raise dataset.error("records no environment (env_args), so no simulator can replay it")
+        kwargs = {
+            **recorded,
+            "task": task,
+            "cameras": config.cameras or recorded.get("cameras"),
+            "image_size": config.size,
+            "render_profile": config.render_profile or recorded.get("render_profile", "fast"),
+        }
+        env: Any = make_env(**kwargs)
+        env_args = {**dataset.env_args, **env.env_args()}
+        env.close()
+
+        def replay_all(
+            episodes: Iterable[tuple[str, np.ndarray, Episode]],
+        ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+            recordings = (
+                # A seed sets up only scenes of our own environments; others need their model.
+                Recording(name, states, episode.attributes.get("seed") if recorded else None, episode.model_file)
+                for name, states, episode in episodes
+            )
+            return replay(kwargs, recordings, workers=config.workers)
+
+        drifts = render_dataset(dataset, config.out, env_args, replay_all)
+        print("\n".join([*map(str, drifts), f"{len(dataset)} demonstrations at {config.size} pixels: {config.out}"]))
+
+
+def _episode(recorded: dict[str, Any]) -> Episode:
+    return Episode(
+        actions=recorded["actions"],
+        images=recorded["images"],
+        proprioception=recorded["proprioception"],
+        success=recorded["success"],
+        rewards=recorded["rewards"],
+        states=recorded["states"],
+        model_file=recorded["model_file"],
+        attributes={"seed": recorded["seed"], "attempts": recorded["attempts"]},
+    )

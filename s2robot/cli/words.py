@@ -1,0 +1,63 @@
+"""From the words of a command line to typed settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from s2robot.config import CONFIG_DIR, register, resolve
+from s2robot.interfaces import ConfigError, unknown_name
+
+
+def parse(cls: type[Any], words: list[str]) -> Any:
+    """Make a config dataclass from `key=value` words.
+
+    Raises:
+        ConfigError: a word is no `key=value`, a key is unknown, a value has the wrong type, or one is missing.
+    """
+    names = [item.name for item in dataclasses.fields(cls)]
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r} is not of the form key=value; keys: {', '.join(names)}")
+        if key not in names:
+            raise ConfigError(unknown_name("setting", key, names))
+    try:
+        return resolve(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.from_dotlist(words)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def compose(config_name: str, overrides: list[str]) -> Any:
+    """Compose a configuration of `configs/` with Hydra and make its dataclass.
+
+    Raises:
+        ConfigError: an override does not fit; Hydra's message names the choices.
+    """
+    from s2robot.backbones import BACKBONES
+
+    register(BACKBONES)
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return resolve(hydra.compose(config_name, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
+
+
+def split(words: list[str], options: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Divide words into plain ones and `key=value` ones.
+
+    Raises:
+        ConfigError: a key is not among `options`.
+    """
+    values = dict(word.partition("=")[::2] for word in words if "=" in word)
+    for key in values:
+        if key not in options:
+            raise ConfigError(unknown_name("setting", key, options))
+    return [word for word in words if "=" not in word], values
