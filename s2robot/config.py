@@ -44,7 +44,7 @@ class EncoderConfig:
     precision: str = "fp32"
     channels_last: bool = False
     engine: str = "eager"
-    max_tiles: int = 64
+    max_tiles: int | None = None
 
 
 @dataclass
