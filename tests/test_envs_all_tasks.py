@@ -28,7 +28,7 @@ def digests_of_another_process():
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def short_digest(task, steps=10):
+def short_digest(task, steps=5):
     env = make_env(task, **SETTINGS)
     result = digest(env, seed=5, steps=steps)
     env.close()
@@ -39,7 +39,7 @@ def short_digest(task, steps=10):
 def test_a_task_is_a_correct_and_deterministic_environment(task, digests_of_another_process):
     env = make_env(task, **SETTINGS)
     digest(env, seed=4, steps=3)  # another episode first
-    assert digest(env, seed=5, steps=10) == digests_of_another_process[task]
+    assert digest(env, seed=5, steps=5) == digests_of_another_process[task]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of infinite bounds of positions
         check_env(env, skip_render_check=True)
@@ -52,7 +52,8 @@ def test_trajectories_of_fifty_steps_repeat(task):
     assert short_digest(task, steps=50) == short_digest(task, steps=50)
 
 
-@pytest.mark.parametrize("task", TASKS)
+# One that moves a fixed body at reset, one with two pegs, one with two robots; the others are built alike.
+@pytest.mark.parametrize("task", ["Door", "NutAssemblySquare", "TwoArmTransport"])
 def test_the_recorded_model_and_state_rebuild_the_scene_in_robosuite(task):
     import robosuite
 

@@ -10,9 +10,18 @@ pytestmark = pytest.mark.sim
 def test_the_expert_solves_its_task_under_noise(task):
     env = make_env(task, cameras=())
     expert = make_expert(task)
-    episodes = [collect_episode(env, expert, seed, noise=0.15) for seed in range(3)]
+    episode = collect_episode(env, expert, seed=0, noise=0.15)
     env.close()
-    assert [episode["success"] for episode in episodes] == [True] * 3
-    for episode in episodes:
-        assert np.abs(episode["actions"]).max() <= 1
-        assert len(episode["actions"]) < env.horizon
+    assert episode["success"]
+    assert np.abs(episode["actions"]).max() <= 1
+    assert len(episode["actions"]) < env.horizon
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", sorted(EXPERTS))
+def test_the_expert_solves_nearly_every_seed(task):
+    env = make_env(task, cameras=())
+    expert = make_expert(task)
+    solved = [collect_episode(env, expert, seed, noise=0.15)["success"] for seed in range(30)]
+    env.close()
+    assert sum(solved) >= 28

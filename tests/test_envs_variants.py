@@ -24,6 +24,13 @@ def make():
         env.close()
 
 
+@pytest.fixture(scope="module")
+def plain():
+    env = make_env("Lift", **SETTINGS)
+    yield env
+    env.close()
+
+
 def image(env, seed):
     return env.reset(seed=seed)[0]["agentview_image"]
 
@@ -33,25 +40,29 @@ def reddish(picture):
     return int(((red > 2 * green) & (red > 2 * blue)).sum())
 
 
-def test_the_default_variant_is_the_task_itself(make):
-    env = make()
-    assert env.variant == Variant()
-    assert env.env_args()["s2robot"]["variant"] == {}
+def test_the_default_variant_is_the_task_itself(plain):
+    assert plain.variant == Variant()
+    assert plain.env_args()["s2robot"]["variant"] == {}
 
 
 @pytest.mark.parametrize(
     "options",
     [{"object_scale": 0.5}, {"camera_distance": 1.8}, {"distractors": 3}, {"lighting": True}, {"camera_pose": True}],
 )
-def test_a_variant_repeats_with_its_seed_and_is_recorded(make, options):
+def test_a_variant_repeats_with_its_seed_and_changes_the_picture(make, plain, options):
     env = make(**options)
     first = image(env, 1)
     assert not np.array_equal(image(env, 2), first)
     np.testing.assert_array_equal(image(env, 1), first)
+    assert not np.array_equal(image(plain, 1), first)
+
+
+def test_a_recorded_variant_is_made_again_with_all_its_options(make):
+    env = make(object_scale=0.5, camera_distance=1.8, distractors=3, lighting=True, textures=True, camera_pose=True)
+    first = image(env, 1)
     again = make_env(**json.loads(json.dumps(env.env_args()["s2robot"])))
     np.testing.assert_array_equal(image(again, 1), first)
     again.close()
-    assert not np.array_equal(image(make(), 1), first)
 
 
 def test_repainted_textures_reach_the_open_renderer_and_repeat(make):
@@ -59,7 +70,6 @@ def test_repainted_textures_reach_the_open_renderer_and_repeat(make):
     first, second = image(env, 1), image(env, 2)
     assert np.abs(first.astype(int) - second).mean() > 10
     np.testing.assert_array_equal(image(env, 1), first)
-    np.testing.assert_array_equal(image(make(textures=True), 1), first)
 
 
 def test_each_randomisation_has_its_own_stream(make):
@@ -76,23 +86,20 @@ def test_each_randomisation_has_its_own_stream(make):
         np.testing.assert_array_equal(*cubes)
 
 
-def test_smaller_objects_and_farther_cameras_leave_fewer_pixels(make):
-    plain, small, far = reddish(image(make(), 1)), reddish(image(make(object_scale=0.5), 1)), 0
-    far = reddish(image(make(camera_distance=1.8), 1))
-    assert 0 < small < plain / 2.5
-    assert 0 < far < plain / 2
+def test_a_farther_camera_sees_fewer_pixels_of_the_object(make, plain):
+    assert 0 < reddish(image(make(camera_distance=1.8), 1)) < reddish(image(plain, 1)) / 2
 
 
-def test_a_smaller_object_rests_on_the_table(make):
+def test_a_smaller_object_has_fewer_pixels_and_rests_on_the_table(make, plain):
     env = make(object_scale=0.5)
-    env.reset(seed=0)
+    assert 0 < reddish(image(env, 1)) < reddish(image(plain, 1)) / 2.5
     height = env.simulator.sim.data.get_body_xpos("cube_main")[2]
     for _ in range(10):
         env.simulate(np.array([0, 0, 0, 0, 0, 0, -1.0]))
     assert abs(env.simulator.sim.data.get_body_xpos("cube_main")[2] - height) < 0.012  # robosuite drops it from 1 cm
 
 
-@pytest.mark.parametrize("task", ["Lift", "Stack", "PickPlaceCan", "NutAssemblySquare"])
+@pytest.mark.parametrize("task", ["Lift", "PickPlaceCan"])
 def test_distractors_keep_clear_of_the_objects_and_stay_where_they_are(make, task):
     env = make(task, distractors=4)
     for seed in range(3):

@@ -228,12 +228,8 @@ def _pattern(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarra
     """A random flat, checkered, striped or mottled picture, uint8 of `shape`."""
     height, width, channels = shape
     cells = int(rng.integers(4, 24))
-    rows, columns = np.arange(height)[:, None] * cells // height, np.arange(width)[None, :] * cells // width
-    mixture = [
-        np.zeros((height, width)),
-        (rows + columns) % 2.0,
-        (rows + 0 * columns) % 2.0,
-        rng.random((cells, cells))[rows, columns],
-    ][rng.integers(4)]
+    row, column = np.indices((cells, cells))
+    mixtures = [0.0 * row, (row + column) % 2, row % 2, rng.random((cells, cells))]
     first, second = rng.uniform(60, 255, (2, channels))
-    return (first + mixture[..., None] * (second - first)).astype(np.uint8)
+    colours = (first + mixtures[rng.integers(4)][..., None] * (second - first)).astype(np.uint8)
+    return colours[np.arange(height) * cells // height][:, np.arange(width) * cells // width]
