@@ -12,6 +12,8 @@ DEMO_OUTPUT ?= outputs/demo
 DEMO_DEMONSTRATIONS ?= 60
 DEMO_EPISODES ?= 50
 DEMO_DATASET ?= $(DEMO_OUTPUT)/lift.hdf5
+# OpenVINO encodes two to three times as many frames a second as eager PyTorch on a CPU.
+DEMO_DEVICE ?= device=cpu encoder.engine=openvino
 
 # Further arguments for pytest: `make test PYTEST_ARGS="-k encoder"`.
 PYTEST_ARGS ?=
@@ -24,8 +26,9 @@ setup: ## create .venv, with the system packages it needs
 
 demo: setup ## collect demonstrations, train a policy on frozen S2 features, roll it out
 	$(BIN)/s2robot collect task=Lift num=$(DEMO_DEMONSTRATIONS) size=448 out=$(DEMO_DATASET)
-	$(BIN)/python train_policy.py +experiment=lift_bc dataset=$(DEMO_DATASET) output=$(DEMO_OUTPUT)
-	$(BIN)/s2robot evaluate checkpoint=$(DEMO_OUTPUT)/checkpoint episodes=$(DEMO_EPISODES) output=$(DEMO_OUTPUT)
+	$(BIN)/python train_policy.py +experiment=lift_bc dataset=$(DEMO_DATASET) output=$(DEMO_OUTPUT) $(DEMO_DEVICE)
+	$(BIN)/s2robot evaluate checkpoint=$(DEMO_OUTPUT)/checkpoint episodes=$(DEMO_EPISODES) output=$(DEMO_OUTPUT) \
+	  $(filter device=%,$(DEMO_DEVICE))
 
 test: setup ## run the tests that take seconds each
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)

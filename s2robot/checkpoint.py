@@ -142,14 +142,24 @@ def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
     )
 
 
-def load_policy(folder: str | Path, device: torch.device) -> tuple[Policy, S2Encoder, Checkpoint]:
+def load_policy(
+    folder: str | Path, device: torch.device, engine: str | None = None
+) -> tuple[Policy, S2Encoder, Checkpoint]:
     """Rebuild policy and encoder from a checkpoint alone (and the backbone's weights).
+
+    Args:
+        folder: the checkpoint.
+        device: where both run.
+        engine: what runs the backbone instead of the engine it was trained with; the features are the same to rounding.
 
     Raises:
         CheckpointError: damaged, or the encoder made here is not the one it was trained on.
     """
     checkpoint, state = load_checkpoint(folder)
-    encoder = S2Encoder(**asdict(checkpoint.config.encoder), device=device)
+    settings = asdict(checkpoint.config.encoder)
+    if engine is not None:
+        settings["engine"] = engine
+    encoder = S2Encoder(**settings, device=device)
     trained_on, here = checkpoint.fingerprints["encoder"], encoder.fingerprint()
     if trained_on != here:
         raise CheckpointError(

@@ -198,6 +198,7 @@ class EvaluateConfig:
     videos: int = 4
     output: str | None = None  # null = the checkpoint's parent folder
     device: str = "auto"
+    engine: str | None = None  # what runs the backbone; null = as in training (features differ by rounding only)
 
     def __post_init__(self) -> None:
         require(self.episodes >= 1, "episodes", self.episodes, "1 or more")

@@ -7,7 +7,9 @@ precision that this machine lacks is an error.
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -137,7 +139,7 @@ class OpenVINOEngine:
         return tile_map, torch.from_numpy(outputs[1].copy())
 
     def _build(self, tile: Tensor) -> Any:
-        import openvino
+        openvino = _import_openvino()
 
         backbone = self._backbone
         if isinstance(backbone, FrozenBackbone):
@@ -170,11 +172,17 @@ class _WithoutEmptyOutput(nn.Module):
         return (tile_map, prefix) if prefix.shape[1] else tile_map
 
 
+def _import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which reports each conversion to its makers unless opted out of."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes its import fail
+    return importlib.import_module("openvino")
+
+
 def openvino_precisions() -> list[str]:
     """Precisions that OpenVINO computes in natively on this CPU; empty where it is not installed."""
     if importlib.util.find_spec("openvino") is None:
         return []
-    import openvino
+    openvino = _import_openvino()
 
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [precision for precision in PRECISIONS if precision.upper() in capabilities]

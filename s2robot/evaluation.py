@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     """
     start = time.perf_counter()
     device = resolve_device(config.device)
-    policy, encoder, checkpoint = load_policy(config.checkpoint, device)
+    policy, encoder, checkpoint = load_policy(config.checkpoint, device, config.engine)
     if "task" not in checkpoint.environment:
         raise CheckpointError(f"checkpoint {config.checkpoint!r} records no environment: its dataset had no task")
     environment = dict(checkpoint.environment)
