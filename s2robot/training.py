@@ -66,7 +66,7 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
     device = resolve_device(config.device)
     if encoder is None:
         encoder = S2Encoder(**asdict(config.encoder), device=device)
-    weights_before = encoder.backbone.weights_hash()
+    tensors_before = encoder.tensors_hash()
     data = prepare(config, encoder)
 
     torch.manual_seed(config.seed)
@@ -78,14 +78,14 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
     loop = TrainingLoop(policy.to(device), data, config, device)
     loss_curve = loop.run()
 
-    if encoder.backbone.weights_hash() != weights_before:
+    if encoder.tensors_hash() != tensors_before:
         raise TrainingError(f"backbone {encoder.backbone.name!r} changed during training; it must stay frozen")
     checkpoint = Checkpoint(
         config=config,
         spec=data.spec,
         environment=data.environment,
         proprioception=data.proprioception,
-        fingerprints={"encoder": encoder.fingerprint(), "backbone": weights_before, "data": data.fingerprint},
+        fingerprints={"encoder": encoder.fingerprint(), "backbone": encoder.backbone.weights_hash(), "data": data.fingerprint},
         demonstrations=len(data.demonstrations.actions),
         loss_curve=loss_curve,
         command=" ".join(sys.argv),
