@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from s2robot_envs import TASKS, make_env, make_vector_env
 from s2robot_envs.vector import default_num_envs
 

@@ -33,6 +33,9 @@ TileFunction = Callable[[Tensor], TileOutput]
 
 POOLS = ("base", "largest")
 
+_CALLS_PER_CHUNK = 4
+"""A tile takes far less memory than a backbone's activations for it: room for the tiles of a few calls is small."""
+
 
 @dataclass(frozen=True)
 class ScaleSet:
@@ -174,14 +177,17 @@ def multiview_forward(
 
     Returns:
         One pair (map, prefix) per view, as `multiscale_forward` returns it.
+
+    Raises:
+        EncoderError: as `multiscale_forward`, or views of different batch sizes.
     """
     _check_views(views, max_tiles)
     tilings = [scale_set.tilings(*view.shape[-2:]) for view in views]
     tiles_per_step = sum(tiling.count for view in tilings for tiling in view)
     batch = len(views[0])
-    # Whole images are taken as long as their tiles fit in one call: memory then does not grow with the batch or
-    # with the scales, since the resized images of later chunks are not made before they are needed.
-    step = batch if max_tiles is None else max(1, max_tiles // tiles_per_step)
+    # A few calls' worth of images at a time: memory then does not grow with the batch or with the scales, since the
+    # resized images of later chunks are not made before they are needed, and most calls are full.
+    step = batch if max_tiles is None else max(1, _CALLS_PER_CHUNK * max_tiles // tiles_per_step)
     chunks = [
         _forward_chunk(fn, [view[start : start + step] for view in views], scale_set, num_prefix_tokens, max_tiles)
         for start in range(0, batch, step)

@@ -85,7 +85,11 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
         spec=data.spec,
         environment=data.environment,
         proprioception=data.proprioception,
-        fingerprints={"encoder": encoder.fingerprint(), "backbone": encoder.backbone.weights_hash(), "data": data.fingerprint},
+        fingerprints={
+            "encoder": encoder.fingerprint(),
+            "backbone": encoder.backbone.weights_hash(),
+            "data": data.fingerprint,
+        },
         demonstrations=len(data.demonstrations.actions),
         loss_curve=loss_curve,
         command=" ".join(sys.argv),

@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+
 from s2robot_envs import make_env
 from s2robot_envs.errors import ActionError, EnvConfigError, EpisodeOverError
 from s2robot_envs.experts import make_expert

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from s2robot_envs import TASKS, make_env
 from test_envs_robosuite_env import digest
+
+from s2robot_envs import TASKS, make_env
 
 pytestmark = pytest.mark.sim
 SETTINGS = {"image_size": 32, "render_mode": None}

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from s2robot_envs import collect, collect_episode, experts, make_env
 from s2robot_envs.collection import FIRST_EVALUATION_SEED, STEPS_AFTER_SUCCESS, collection_seed
 from s2robot_envs.errors import EnvConfigError, S2RobotEnvError, WorkerError

@@ -2,6 +2,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+
 from s2robot_envs import doctor
 from s2robot_envs.doctor import Check
 

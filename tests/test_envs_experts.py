@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from s2robot_envs import collect_episode, make_env
 from s2robot_envs.experts import EXPERTS, make_expert
 

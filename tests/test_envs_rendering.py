@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from s2robot_envs import make_env, rendering
 from s2robot_envs.errors import RenderingError
 

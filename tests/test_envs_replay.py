@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from s2robot_envs import S2RobotEnvError, collect, make_env
 from s2robot_envs.errors import EnvConfigError
 from s2robot_envs.replay import Recording, as_robosuite_1_5, replay, replay_episode

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+
 from s2robot_envs import make_env
 from s2robot_envs.errors import ActionError, EnvConfigError, EpisodeOverError
 

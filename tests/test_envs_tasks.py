@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from s2robot_envs import TASKS, make_env, make_vector_env
 from s2robot_envs.errors import EnvConfigError, RenderingError, S2RobotEnvError, unknown_name
 from s2robot_envs.experts import make_expert

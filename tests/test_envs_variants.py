@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+
 from s2robot_envs import Variant, collect_episode, make_env
 from s2robot_envs.errors import EnvConfigError
 from s2robot_envs.experts import make_expert

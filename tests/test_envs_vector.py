@@ -3,6 +3,7 @@ import signal
 
 import numpy as np
 import pytest
+
 from s2robot_envs import make_env, make_vector_env
 from s2robot_envs.errors import ActionError, WorkerError
 from s2robot_envs.vector import default_num_envs

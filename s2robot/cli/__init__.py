@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from s2robot_envs import S2RobotEnvError, make_vector_env
 
 from s2robot.cli.demonstrations import collect_demonstrations, render_demonstrations
 from s2robot.cli.words import compose, parse, split
 from s2robot.config import BenchmarkConfig, CollectConfig, ConvertConfig, EvaluateConfig, RenderConfig
 from s2robot.interfaces import ConfigError, S2RobotError, unknown_name
+from s2robot_envs import S2RobotEnvError, make_vector_env
 
 
 def collect(words: list[str]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from s2robot_envs import collect as collect_episodes
 from tqdm import tqdm
 
 from s2robot.config import CollectConfig, RenderConfig
 from s2robot.interfaces import DatasetError, Episode
+from s2robot_envs import collect as collect_episodes
 
 
 def collect_demonstrations(config: CollectConfig) -> None:
@@ -21,9 +21,8 @@ def collect_demonstrations(config: CollectConfig) -> None:
         DatasetError: the file exists with other settings and `overwrite` is off.
         S2RobotEnvError: unknown task or camera, or the simulator failed.
     """
-    from s2robot_envs import make_env
-
     from s2robot.data import RobomimicWriter, open_dataset
+    from s2robot_envs import make_env
 
     path = Path(config.out)
     kwargs: dict[str, Any] = {
@@ -68,11 +67,10 @@ def render_demonstrations(config: RenderConfig) -> None:
         DatasetError: `out` exists and `overwrite` is off, or the dataset records no environment or no states.
         S2RobotEnvError: unknown task or camera, a recording of another robot or scene, or the simulator failed.
     """
-    from s2robot_envs import make_env
-    from s2robot_envs.replay import Recording, replay
-
     from s2robot.data import open_dataset
     from s2robot.data.rerender import render_dataset
+    from s2robot_envs import make_env
+    from s2robot_envs.replay import Recording, replay
 
     if Path(config.out).exists() and not config.overwrite:
         raise DatasetError(f"{config.out!r} exists; give overwrite=true or another out")
