@@ -1,12 +1,14 @@
 """Speed and memory of the S² encoder against its naive form and against the bare backbone: docs/encoders.md's tables.
 
-Run: python benchmarks/encoder.py [BACKBONE …] [--batch 8] [--repeats 9] [--threads 2] [--device cpu] [--memory]
+Run: python benchmarks/encoder.py [BACKBONE …] [--batch 8] [--repeats 9] [--threads 2] [--cpu-time] [--device cpu]
+     python benchmarks/encoder.py [BACKBONE …] --memory
 Writes benchmarks/results/encoder_<device>.md. About 2 minutes a backbone on two cores.
 
 (a) is the form that the reference implementation's users run: one call per scale, float32, contiguous.
 (b) is the physical floor: the bare backbone, under the same settings, fed the same number of ready-made tiles.
 All three take turns within each round, and a ratio is the median over rounds of the ratio within one round: what else
-runs on the machine then hits both sides of it.
+runs on the machine then hits both sides of it. --cpu-time computes on one thread and counts its own processor time
+only, for a machine that others use meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,7 @@ from s2robot.tuning import measure_settings, relative_error, time_in_turn
 
 ROOT = Path(__file__).parents[1]
 SCALES = (224, 448)
+Clock = Callable[[], float]
 BACKBONES = [
     "efficientnet_lite0",
     "mobilenetv2",
@@ -82,7 +87,7 @@ def floor(encoder: S2Encoder, tiles: Tensor) -> None:
         encoder.run_backbone(part)
 
 
-def compare(name: str, batch: int, repeats: int, device: str) -> list[list[str]]:
+def compare(name: str, batch: int, repeats: int, device: str, clock: Clock) -> list[list[str]]:
     """One line per way of running: the default, channels-last, and the fastest within 1% of float32."""
     backbone, note = load(name)
     images = frames(batch)
@@ -97,7 +102,7 @@ def compare(name: str, batch: int, repeats: int, device: str) -> list[list[str]]
     functions: list[Any] = [partial(naive, naive_backbone, images, tiles.device)]
     for encoder in encoders.values():
         functions += [partial(encoder, images), partial(floor, encoder, tiles)]
-    times = time_in_turn(functions, repeats)
+    times = time_in_turn(functions, repeats, clock)
     lines = []
     for index, (way, encoder) in enumerate(encoders.items()):
         ours, bare = times[1 + 2 * index], times[2 + 2 * index]
@@ -163,21 +168,25 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, its processor time only")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of speed")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1 if options.cpu_time else options.threads)
+    clock: Clock = time.process_time if options.cpu_time else time.perf_counter
     names = options.backbones or (CUDA_BACKBONES if options.device.startswith("cuda") else BACKBONES)
     if options.memory:
-        lines, header = memory_lines(names[0]), ["backbone", "batch", "scales", "peak memory [MiB]"]
+        header = ["backbone", "batch", "scales", "peak memory [MiB]"]
+        lines = [line for name in names for line in memory_lines(name)]
     else:
         header = HEADER
         lines = [
             line
             for name in names
             for batch in options.batch
-            for line in compare(name, batch, options.repeats, options.device)
+            for line in compare(name, batch, options.repeats, options.device, clock)
         ]
-    report = f"{markdown(header, lines)}\n\nscales {SCALES}, times per frame; {machine(options.device)}\n"
+    unit = "processor time per frame" if options.cpu_time else "time per frame"
+    report = f"{markdown(header, lines)}\n\nscales {SCALES}, {unit}; {machine(options.device)}\n"
     path = ROOT / "benchmarks/results" / f"encoder_{'memory' if options.memory else options.device}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"`python {' '.join(sys.argv)}`\n\n{report}")

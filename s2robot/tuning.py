@@ -118,20 +118,23 @@ def relative_error(features: Features, expected: Features) -> float:
     return (difference / sum(float(b.double().square().sum()) for b in expected)) ** 0.5
 
 
-def time_in_turn(functions: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
+def time_in_turn(
+    functions: Sequence[Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
     """Seconds that each function took in each of `repeats` rounds, after one round to warm up.
 
-    Every round calls all functions once, so that the times of one round can be compared as pairs.
+    Every round calls all functions once, so that the times of one round can be compared as pairs. On a machine that
+    others use too, `clock=time.process_time` with one thread counts only what this process computed.
     """
     times: list[list[float]] = [[] for _ in functions]
     for repeat in range(repeats + 1):
         for function, row in zip(functions, times, strict=True):
             _wait()
-            start = time.perf_counter()
+            start = clock()
             function()
             _wait()
             if repeat:
-                row.append(time.perf_counter() - start)
+                row.append(clock() - start)
     return times
 
 
