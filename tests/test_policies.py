@@ -132,7 +132,7 @@ def test_ddim_with_few_steps_acts_like_ddpm_on_a_memorised_batch(memorised):
     policy, batch = memorised("diffusion_unet")
     fast = make_policy(replace(SMALL["diffusion_unet"], sampler="ddim", inference_steps=10), READOUT, SPEC).eval()
     fast.load_state_dict(policy.state_dict())
-    assert mean_error(fast, batch) < 0.15
+    assert mean_error(fast, batch) < 0.25  # untrained: 0.83
 
 
 def test_unet_has_the_published_size():
