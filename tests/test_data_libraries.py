@@ -38,7 +38,7 @@ def test_robomimic_itself_reads_what_we_write(tmp_path):
 
 @pytest.mark.parametrize("video", [True, False])
 def test_lerobot_itself_reads_what_we_write(tmp_path, video):
-    pytest.importorskip("lerobot.datasets", reason="lerobot is not installed (its pins exclude ours); it needs its own venv")
+    pytest.importorskip("lerobot.datasets", reason="lerobot is not installed (its pins exclude ours): own venv")
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     from s2robot.data import LeRobotWriter
