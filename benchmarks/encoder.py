@@ -186,7 +186,8 @@ def main() -> None:
             for line in compare(name, batch, options.repeats, options.device, clock)
         ]
     unit = "processor time per frame" if options.cpu_time else "time per frame"
-    report = f"{markdown(header, lines)}\n\nscales {SCALES}, {unit}; {machine(options.device)}\n"
+    conditions = "" if options.memory else f"scales {SCALES}, {unit}; "
+    report = f"{markdown(header, lines)}\n\n{conditions}{machine(options.device)}\n"
     path = ROOT / "benchmarks/results" / f"encoder_{'memory' if options.memory else options.device}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"`python {' '.join(sys.argv)}`\n\n{report}")

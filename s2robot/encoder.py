@@ -234,7 +234,12 @@ class S2Encoder(nn.Module):
         for tile in tiles:
             if tile not in self._known_tiles:
                 grey = torch.zeros((1, 3, *tile), device=self.device, dtype=self._dtype)
-                self._known_tiles[tile] = measure_tile(self.backbone, grey)
+                try:
+                    self._known_tiles[tile] = measure_tile(self.backbone, grey)
+                except (RuntimeError, AssertionError) as error:  # such as a Hiera, whose positions fit one size only
+                    raise EncoderError(
+                        f"{self.backbone.name} cannot process tiles of {tile} pixels: {error}"
+                    ) from error
         return [self._known_tiles[tile] for tile in tiles]
 
     def _latency_ms(self, batch: int, height: int, width: int, repeats: int = 5) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,3 +290,7 @@ def test_a_damaged_source_is_not_passed_over(tmp_path):
     (tmp_path / "test_vit.pth").write_bytes(b"junk")
     with pytest.raises(WeightsError, match="is damaged"):
         load_backbone("test_vit", weights=[str(tmp_path), "none"])
+
+
+def test_the_documentation_shows_the_table():
+    assert encoders_table(markdown=True) in (Path(__file__).parents[1] / "docs" / "encoders.md").read_text()

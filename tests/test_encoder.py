@@ -278,6 +278,12 @@ def test_impossible_settings_are_named(settings, message):
         S2Encoder(**{"backbone": "test_vit", **SMALL, **settings})
 
 
+def test_a_tile_size_that_the_network_cannot_take_is_named():
+    encoder = S2Encoder("hiera_tiny_224", scales=(160,), weights="none")
+    with pytest.raises(EncoderError, match=r"hiera_tiny_224 cannot process tiles of \(160, 160\) pixels"):
+        encoder.feature_shape(160, 160)
+
+
 def test_unknown_precision_and_device_name_the_choices():
     with pytest.raises(ConfigError, match="unknown precision 'bf8'.*bf16, fp16, fp32"):
         S2Encoder("test_vit", **SMALL, precision="bf8")
