@@ -6,6 +6,8 @@ BIN := .venv/bin
 
 # The OpenGL backend must be known before mujoco is imported; EGL needs no screen.
 export MUJOCO_GL ?= egl
+# Threads that spin while they wait slow every other process on a machine with few cores.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 # `make demo DEMO_EPISODES=100`, and so on.
 DEMO_OUTPUT ?= outputs/demo
