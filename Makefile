@@ -14,7 +14,7 @@ DEMO_OUTPUT ?= outputs/demo
 DEMO_DEMONSTRATIONS ?= 60
 DEMO_EPISODES ?= 50
 DEMO_DATASET ?= $(DEMO_OUTPUT)/lift.hdf5
-# OpenVINO encodes two to three times as many frames a second as eager PyTorch on a CPU.
+# OpenVINO runs this backbone about twice as fast as eager PyTorch on a CPU (docs/encoders.md).
 DEMO_DEVICE ?= device=cpu encoder.engine=openvino
 
 # Further arguments for pytest: `make test PYTEST_ARGS="-k encoder"`.

@@ -193,7 +193,7 @@ class EvaluateConfig:
     checkpoint: str = MISSING
     episodes: int = 100
     first_seed: int = EVALUATION_SEED
-    num_envs: int | None = None  # null = two for each core: one simulates while another's frames are encoded
+    num_envs: int | None = None  # null = one for each core, fewer where memory is short
     horizon: int | None = None  # null = the task's own
     videos: int = 4
     output: str | None = None  # null = the checkpoint's parent folder

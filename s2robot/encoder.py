@@ -54,7 +54,7 @@ class S2Encoder(nn.Module):
         engine: what runs the backbone: `eager`, `compile`, `cuda_graph` or `openvino`, see `s2robot.engines`.
         max_tiles: most tiles per call of the backbone. Peak memory is about that of the backbone on so many tiles,
             whatever the batch size and the number of scales. When None: 64 on a GPU; 4 per thread, but at least 8, on a
-            CPU, where larger batches leave the caches (measured: twice as slow at 64 as at 8 on two cores).
+            CPU, where larger batches leave the caches.
         device: `cpu`, `cuda`, …, or `auto`.
 
     Raises:

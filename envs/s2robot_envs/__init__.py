@@ -13,7 +13,7 @@ from s2robot_envs.factory import make_env, register_with_gymnasium
 from s2robot_envs.rendering import RENDER_PROFILES, ensure_gl_backend
 from s2robot_envs.tasks import TASKS
 from s2robot_envs.variants import Variant
-from s2robot_envs.vector import make_vector_env
+from s2robot_envs.vector import default_num_envs, make_vector_env
 
 __all__ = [
     "RENDER_PROFILES",
@@ -22,6 +22,7 @@ __all__ = [
     "Variant",
     "collect",
     "collect_episode",
+    "default_num_envs",
     "ensure_gl_backend",
     "make_env",
     "make_vector_env",

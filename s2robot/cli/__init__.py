@@ -18,7 +18,7 @@ from s2robot.cli.demonstrations import collect_demonstrations, render_demonstrat
 from s2robot.cli.words import compose, parse, split
 from s2robot.config import BenchmarkConfig, CollectConfig, ConvertConfig, EvaluateConfig, RenderConfig
 from s2robot.interfaces import ConfigError, S2RobotError, unknown_name
-from s2robot_envs import S2RobotEnvError, make_vector_env
+from s2robot_envs import S2RobotEnvError, default_num_envs, make_vector_env
 
 
 def collect(words: list[str]) -> None:
@@ -32,7 +32,7 @@ def evaluate(words: list[str]) -> None:
     from s2robot.report import plot_run
 
     config = parse(EvaluateConfig, words)
-    results = evaluate_checkpoint(config, make_vector_env, config.num_envs or _cores())
+    results = evaluate_checkpoint(config, make_vector_env, config.num_envs or default_num_envs())
     output = Path(config.output or Path(config.checkpoint).parent)
     plot_run(results, output / "results.png")
     low, high = results["interval"]
@@ -58,7 +58,7 @@ def benchmark(words: list[str]) -> None:
             CollectConfig(task=task, num=num, size=config.size, cameras=config.cameras, out=str(path))
         )
 
-    report_folder = run_benchmark(config, collect_for, make_vector_env, config.num_envs or _cores())
+    report_folder = run_benchmark(config, collect_for, make_vector_env, config.num_envs or default_num_envs())
     print((report_folder / "report.md").read_text())
     print(f"report: {report_folder}")
 
@@ -186,7 +186,3 @@ def _verb_help(verb: Verb) -> str:
         settings = OmegaConf.to_yaml(OmegaConf.structured(verb.config))
         lines += ["", "Settings and defaults (??? is required):", "", settings.rstrip()]
     return "\n".join(lines)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
