@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
-import multiprocessing
 import os
-from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +15,7 @@ import numpy as np
 
 from s2robot_envs.errors import EnvConfigError, S2RobotEnvError, WorkerError
 from s2robot_envs.factory import make_env
-from s2robot_envs.vector import limit_worker_threads, prepare_fork_server
+from s2robot_envs.pool import run_in_order
 
 if TYPE_CHECKING:
     from s2robot_envs.experts import Expert
@@ -194,22 +190,11 @@ def _record_here(job: _Job, attempts: range) -> Generator[dict[str, Any] | None]
 
 
 def _record_in_processes(job: _Job, attempts: range, workers: int) -> Generator[dict[str, Any] | None]:
-    prepare_fork_server()
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"))
-    waiting: deque[tuple[int, Future[dict[str, Any] | None]]] = deque()
-    upcoming = iter(attempts)
-    try:
-        while True:
-            for attempt in itertools.islice(upcoming, 2 * workers - len(waiting)):
-                waiting.append((attempt, pool.submit(_run_in_worker, job, workers, attempt)))
-            if not waiting:
-                return
-            attempt, future = waiting.popleft()
+    with contextlib.closing(run_in_order(_run_in_worker, job, attempts, workers)) as results:
+        for attempt, future in results:
             with _naming_seed(job, attempt):
                 episode = future.result()
             yield episode
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -228,7 +213,6 @@ def _worker_resources(job: _Job) -> tuple[RobosuiteEnv, Expert]:
     return job.make()  # a worker serves one job: one environment for all its attempts
 
 
-def _run_in_worker(job: _Job, workers: int, attempt: int) -> dict[str, Any] | None:
-    limit_worker_threads(workers)
+def _run_in_worker(job: _Job, attempt: int) -> dict[str, Any] | None:
     env, expert = _worker_resources(job)
     return job.run(env, expert, attempt)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
-import multiprocessing
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +17,7 @@ import numpy as np
 
 from s2robot_envs.errors import EnvConfigError, WorkerError
 from s2robot_envs.factory import make_env
-from s2robot_envs.vector import limit_worker_threads, prepare_fork_server
+from s2robot_envs.pool import run_in_order
 
 if TYPE_CHECKING:
     from s2robot_envs.robosuite_env import RobosuiteEnv
@@ -147,22 +143,11 @@ def _replay_here(settings: str, recordings: Iterable[Recording]) -> Generator[Re
 
 
 def _replay_in_processes(settings: str, recordings: Iterable[Recording], workers: int) -> Generator[Replayed]:
-    prepare_fork_server()
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"))
-    waiting: deque[tuple[str, Future[Replayed]]] = deque()
-    upcoming = iter(recordings)
-    try:
-        while True:
-            for recording in itertools.islice(upcoming, 2 * workers - len(waiting)):
-                waiting.append((recording.name, pool.submit(_replay_in_worker, settings, workers, recording)))
-            if not waiting:
-                return
-            name, future = waiting.popleft()
-            with _naming(name):
+    with contextlib.closing(run_in_order(_replay_in_worker, settings, recordings, workers)) as results:
+        for recording, future in results:
+            with _naming(recording.name):
                 result = future.result()
             yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -182,6 +167,5 @@ def _worker_env(settings: str) -> RobosuiteEnv:
     return _make(settings)  # a worker serves one replay: one environment for all its recordings
 
 
-def _replay_in_worker(settings: str, workers: int, recording: Recording) -> Replayed:
-    limit_worker_threads(workers)
+def _replay_in_worker(settings: str, recording: Recording) -> Replayed:
     return replay_episode(_worker_env(settings), recording)
