@@ -105,5 +105,10 @@ class WindowDataset(Dataset[Batch]):
         ahead = np.minimum(now[:, None] + self._action_offsets, self._last[now, None])
         rows = seen + self._shift[now, None]
         features = {camera: torch.from_numpy(cached.rows[rows]) for camera, cached in self._features.items()}
-        observation = Observation(features, torch.from_numpy(self._proprioception[seen]))
+        past = np.where(seen > self._first[now, None], seen - 1, -1)
+        past_actions = np.where(past[..., None] >= 0, self._actions[past], np.float32(0))
+        # Rows before the episode's first step repeat its first observation, and nothing was executed before it.
+        observation = Observation(
+            features, torch.from_numpy(self._proprioception[seen]), torch.from_numpy(past_actions)
+        )
         return Batch(observation, torch.from_numpy(self._actions[ahead]))

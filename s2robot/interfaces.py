@@ -78,15 +78,22 @@ class Observation:
     Attributes:
         features: camera -> packed features [B, To, numel] (see `FeatureShape.flatten`), float16.
         proprioception: float32 [B, To, d] in simulator units, the keys concatenated; d may be 0.
+        past_actions: float32 [B, To, A], the action executed just before each step, environment units; zeros (for
+            relative actions: no motion) at and before an episode's first step.
     """
 
     features: dict[str, Tensor]
     proprioception: Tensor
+    past_actions: Tensor
 
     def to(self, device: torch.device) -> Observation:
         """Move to `device`."""
         features = {camera: rows.to(device, non_blocking=True) for camera, rows in self.features.items()}
-        return Observation(features, self.proprioception.to(device, non_blocking=True))
+        return Observation(
+            features,
+            self.proprioception.to(device, non_blocking=True),
+            self.past_actions.to(device, non_blocking=True),
+        )
 
 
 @dataclass

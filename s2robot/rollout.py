@@ -36,8 +36,14 @@ class _Slot:
 
     seed: int
     generator: torch.Generator
+    past_actions: np.ndarray  # float32 [To, A], see `Observation`
     steps: int = 0
     frames: list[np.ndarray] | None = None
+
+    def executed(self, actions: np.ndarray) -> None:
+        """Count and remember the actions [n, A] that were executed."""
+        self.steps += len(actions)
+        self.past_actions = np.concatenate([self.past_actions, actions])[-len(self.past_actions) :]
 
 
 class Actor:
@@ -50,13 +56,19 @@ class Actor:
         self._keys = checkpoint.proprioception
         self._device = device
         self.execute_steps = checkpoint.config.policy.execute_steps
+        self.no_actions = np.zeros(
+            (checkpoint.config.policy.observation_steps, checkpoint.spec.action_width), np.float32
+        )  # past actions of an episode that begins
         self._latencies: list[float] = []  # seconds per call
 
-    def act(self, observation: dict[str, np.ndarray], generators: Sequence[torch.Generator]) -> np.ndarray:
+    def act(
+        self, observation: dict[str, np.ndarray], past_actions: np.ndarray, generators: Sequence[torch.Generator]
+    ) -> np.ndarray:
         """Actions float32 [n, execute_steps, A] for n environments.
 
         Args:
             observation: `<camera>_image` uint8 [n, To, H, W, 3] and proprioception float32 [n, To, d].
+            past_actions: float32 [n, To, A], see `Observation`.
             generators: one per environment, seeded by its episode.
         """
         start = time.perf_counter()
@@ -69,7 +81,8 @@ class Actor:
         }
         low_dim = [torch.from_numpy(observation[key]).flatten(2).float() for key in self._keys]
         proprioception = torch.cat([torch.zeros(n, steps, 0), *low_dim], dim=-1)
-        actions = self._policy.act(Observation(features, proprioception).to(self._device), generators)
+        seen = Observation(features, proprioception, torch.from_numpy(past_actions)).to(self._device)
+        actions = self._policy.act(seen, generators)
         result = actions[:, : self.execute_steps].cpu().numpy()
         self._latencies.append(time.perf_counter() - start)
         return result
@@ -99,17 +112,17 @@ def rollout(
         raise RolloutError(f"{envs.num_envs} environments for {len(seeds)} episodes; use at most one per episode")
     pending = deque(seeds)
     slots: list[_Slot | None] = [None] * envs.num_envs
-    observation = _start_episodes(envs, slots, pending, set(film))
+    observation = _start_episodes(actor, envs, slots, pending, set(film))
     while any(slots):
         running = [index for index, slot in enumerate(slots) if slot is not None]
+        occupied = [slot for slot in slots if slot is not None]
         chosen = {key: values[running] for key, values in observation.items()}
         actions = np.zeros(envs.action_space.shape or (), np.float32)
-        actions[running] = actor.act(chosen, [slot.generator for slot in slots if slot is not None])
+        past_actions = np.stack([slot.past_actions for slot in occupied])
+        actions[running] = actor.act(chosen, past_actions, [slot.generator for slot in occupied])
         observation, _, _, truncated, info = envs.step(actions)
-        for index in running:
-            slot = slots[index]
-            assert slot is not None  # for the type checker: `running` holds the occupied slots
-            slot.steps += int(info["steps"][index])
+        for index, slot in zip(running, occupied, strict=True):
+            slot.executed(actions[index, : int(info["steps"][index])])
             if slot.frames is not None:
                 slot.frames.append(info["frames"][index])
             success = bool(info["is_success"][index])
@@ -117,10 +130,11 @@ def rollout(
                 film_roll = Recording(slot.seed, success, np.concatenate(slot.frames)) if slot.frames else None
                 yield EpisodeResult(slot.seed, success, slot.steps), film_roll
                 slots[index] = None
-        observation = _start_episodes(envs, slots, pending, set(film), observation)
+        observation = _start_episodes(actor, envs, slots, pending, set(film), observation)
 
 
 def _start_episodes(
+    actor: Actor,
     envs: VectorEnv,
     slots: list[_Slot | None],
     pending: deque[int],
@@ -139,7 +153,10 @@ def _start_episodes(
         for index in np.flatnonzero(mask):
             seed = fresh[index]
             slots[index] = _Slot(
-                seed, torch.Generator().manual_seed(seed), frames=[info["frames"][index]] if record else None
+                seed,
+                torch.Generator().manual_seed(seed),
+                actor.no_actions,
+                frames=[info["frames"][index]] if record else None,
             )
     assert observation is not None  # the first call always resets at least one environment
     return observation

@@ -33,6 +33,16 @@ def test_a_window_holds_the_last_observations_and_the_next_actions(loaded):
     np.testing.assert_array_equal(window.observation.features["agentview"][0], rows[start + 9 : start + 11])
 
 
+def test_past_actions_are_those_before_each_observed_step_and_zero_before_the_first(loaded):
+    dataset = windows(loaded, [1, 3], to=3)
+    episode = make_episode(30, seed=3)
+    np.testing.assert_array_equal(dataset[50].observation.past_actions[0], episode.actions[7:10])
+    np.testing.assert_array_equal(dataset[40].observation.past_actions[0], np.zeros((3, 4)))
+    second = dataset[41].observation.past_actions[0]
+    np.testing.assert_array_equal(second[:2], np.zeros((2, 4)))
+    np.testing.assert_array_equal(second[2], episode.actions[0])
+
+
 def test_edges_repeat_the_first_observation_and_the_last_action(loaded):
     dataset = windows(loaded, [0, 1], to=3)
     episode = make_episode(7, seed=0)

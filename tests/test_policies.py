@@ -28,7 +28,8 @@ def make_batch(size: int, observation_steps: int, action_steps: int, seed: int =
     }
     proprioception = torch.randn(size, observation_steps, 5, generator=generator)
     actions = (torch.rand(size, action_steps, 3, generator=generator) * 2 - 1) * torch.tensor([0.1, 1.0, 5.0])
-    return Batch(Observation(features, proprioception), actions)
+    past_actions = torch.randn(size, observation_steps, 3, generator=generator)
+    return Batch(Observation(features, proprioception, past_actions), actions)
 
 
 def build(name: str) -> tuple[torch.nn.Module, Batch]:
@@ -97,8 +98,10 @@ def test_action_of_a_row_does_not_depend_on_its_neighbours(name):
     policy, batch = build(name)
     policy.eval()
     together = policy.act(batch.observation, generators(12))
-    features = {camera: rows[4:5] for camera, rows in batch.observation.features.items()}
-    alone = policy.act(Observation(features, batch.observation.proprioception[4:5]), generators(1, first=4))
+    seen = batch.observation
+    features = {camera: rows[4:5] for camera, rows in seen.features.items()}
+    row = Observation(features, seen.proprioception[4:5], seen.past_actions[4:5])
+    alone = policy.act(row, generators(1, first=4))
     torch.testing.assert_close(alone[0], together[4], atol=1e-4, rtol=1e-4)
 
 
@@ -114,7 +117,8 @@ def test_every_camera_and_the_proprioception_matter(name):
             proprioception = proprioception.flip(0)
         else:
             features[part] = features[part].flip(0)
-        assert not torch.allclose(policy.act(Observation(features, proprioception), generators(12)), expected), part
+        changed = Observation(features, proprioception, batch.observation.past_actions)
+        assert not torch.allclose(policy.act(changed, generators(12)), expected), part
 
 
 @pytest.mark.parametrize("name", list(SMALL))

@@ -73,11 +73,15 @@ class Vector(SyncVectorEnv):
 class NoisyActor:
     """Lowers by a noisy unit step; the noise comes from the episode's own generator."""
 
+    no_actions = np.zeros((2, 1), np.float32)
+
     def __init__(self):
         self.rows = []
+        self.past = []
 
-    def act(self, observation, generators):
+    def act(self, observation, past_actions, generators):
         self.rows.append(len(generators))
+        self.past.append(past_actions)
         assert len(observation["height"]) == len(generators)
         return np.stack([0.8 + 0.2 * torch.rand(TA, 1, generator=g).numpy() for g in generators])
 
@@ -137,3 +141,13 @@ def test_filmed_seeds_return_every_frame_and_the_others_none():
             assert len(recording.frames) == 1 + result.steps  # the first observation, then one per action
         else:
             assert recording is None
+
+
+def test_policy_sees_the_actions_it_executed_last():
+    actor = NoisyActor()
+    run(1, [1], actor=actor)
+    assert not actor.past[0].any()
+    generator = torch.Generator().manual_seed(1)
+    for seen in actor.past[1:]:
+        chunk = 0.8 + 0.2 * torch.rand(TA, 1, generator=generator).numpy()
+        np.testing.assert_array_equal(seen[0], chunk[-2:])

@@ -1,0 +1,59 @@
+"""Settings of the verbs that make and change demonstration files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from s2robot.config.checks import require
+
+
+@dataclass
+class CollectConfig:
+    """`s2robot collect`: demonstrations of a scripted expert, written as robomimic HDF5."""
+
+    task: str = "Lift"
+    num: int = 120
+    size: int = 448
+    out: str = MISSING
+    cameras: list[str] | None = None  # null = the task's own
+    noise: float = 0.15
+    seed: int = 0
+    workers: int | None = None  # null = one for each core
+    render_profile: str = "fast"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.num >= 1, "num", self.num, "1 or more")
+        require(self.size >= 16, "size", self.size, "16 pixels or more")
+        require(self.noise >= 0, "noise", self.noise, "0 or more")
+
+
+@dataclass
+class RenderConfig:
+    """`s2robot render`: recorded states shown again at any size and from any camera."""
+
+    dataset: str = MISSING
+    out: str = MISSING
+    size: int = 448
+    cameras: list[str] | None = None  # null = those of the recording, or the task's own
+    render_profile: str | None = None  # null = that of the recording, or fast
+    workers: int | None = None  # null = one for each core
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.size >= 16, "size", self.size, "16 pixels or more")
+
+
+@dataclass
+class ConvertConfig:
+    """`s2robot convert`: any readable dataset to robomimic HDF5 (out=*.hdf5) or a LeRobot folder (any other name)."""
+
+    dataset: str = MISSING
+    out: str = MISSING
+    fps: int = 20  # steps per second, which LeRobot records
+    video: bool = True  # LeRobot: images as videos (lossy), else as PNG pictures
+
+    def __post_init__(self) -> None:
+        require(self.fps >= 1, "fps", self.fps, "1 or more")

@@ -1,0 +1,44 @@
+"""Settings of the frozen encoder and of the readouts over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from s2robot.config.checks import require
+
+
+@dataclass
+class EncoderConfig:
+    """The frozen S² encoder; the fields are the arguments of `S2Encoder`, which documents and checks them."""
+
+    backbone: str = "efficientnet_lite0"
+    scales: list[Any] = field(default_factory=lambda: [224, 448])  # pixels, [height, width] pairs, or float factors
+    weights: str = "default"
+    tile: int | None = None
+    antialias: bool = False
+    pool_to: str = "base"
+    cover: str = "exact"
+    keep_aspect: bool = False
+    upsampled: bool = False
+    precision: str = "fp32"
+    channels_last: bool = False
+    engine: str = "eager"
+    max_tiles: int | None = None
+
+
+@dataclass
+class ReadoutConfig:
+    """The trainable readout of one camera's feature map; every kind ends in `width` numbers."""
+
+    name: str = "conv"
+    width: int = 256
+    channels: int = 32
+    queries: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("width", "channels", "queries"):
+            require(getattr(self, name) >= 1, f"readout.{name}", getattr(self, name), "an integer of 1 or more")
+
+
+READOUTS = ("cls", "mean", "spatial_softmax", "attention", "conv")
