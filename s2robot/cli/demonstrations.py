@@ -29,6 +29,8 @@ def collect_demonstrations(config: CollectConfig) -> None:
         "cameras": config.cameras,
         "image_size": config.size,
         "render_profile": config.render_profile,
+        "horizon": config.horizon,
+        "variant": config.variant,
     }
     env: Any = make_env(config.task, **kwargs)
     recorded_as = {"seed": config.seed, "noise": config.noise, "num": config.num}

@@ -26,7 +26,7 @@ def parse(cls: type[Any], words: list[str]) -> Any:
         key, equals, _ = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not of the form key=value; keys: {', '.join(names)}")
-        if key not in names:
+        if key.split(".")[0] not in names:
             raise ConfigError(unknown_name("setting", key, names))
     try:
         return resolve(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.from_dotlist(words)))

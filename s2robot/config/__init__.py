@@ -14,15 +14,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import Container, OmegaConf, SCMode
 from omegaconf.errors import MissingMandatoryValue
 
-from s2robot.config.checks import require
+from s2robot.config.benchmark import CALIBRATION_SEED, BenchmarkConfig, SequentialConfig, TaskConfig
+from s2robot.config.checks import build, require
 from s2robot.config.demonstrations import CollectConfig, ConvertConfig, RenderConfig
 from s2robot.config.encoder import READOUTS, EncoderConfig, ReadoutConfig
-from s2robot.config.evaluation import EVALUATION_SEED, BenchmarkConfig, EvaluateConfig
+from s2robot.config.evaluation import EVALUATION_SEED, EvaluateConfig
 from s2robot.config.policies import POLICIES, BCConfig, DiffusionUNetConfig, PolicyConfig
 from s2robot.config.training import TrainConfig, TrainingConfig
 from s2robot.interfaces import ConfigError, unknown_name
 
 __all__ = [
+    "CALIBRATION_SEED",
     "CONFIG_DIR",
     "EVALUATION_SEED",
     "POLICIES",
@@ -37,6 +39,8 @@ __all__ = [
     "PolicyConfig",
     "ReadoutConfig",
     "RenderConfig",
+    "SequentialConfig",
+    "TaskConfig",
     "TrainConfig",
     "TrainingConfig",
     "build",
@@ -92,12 +96,3 @@ def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:
     if name not in POLICIES:
         raise ConfigError(unknown_name("policy", name, POLICIES))
     return build(POLICIES[name], values, "policy")
-
-
-def build(cls: type[Any], values: dict[str, Any], where: str) -> Any:
-    """Make a config dataclass from a plain mapping; unknown keys are an error that lists the valid ones."""
-    fields = cls.__dataclass_fields__
-    for key in values:
-        if key not in fields:
-            raise ConfigError(unknown_name(f"{where} setting", key, fields))
-    return cls(**values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -22,6 +23,8 @@ class CollectConfig:
     seed: int = 0
     workers: int | None = None  # null = one for each core
     render_profile: str = "fast"
+    horizon: int | None = None  # null = the task's own
+    variant: dict[str, Any] = field(default_factory=dict)  # such as {object_scale: 0.6}; see `s2robot_envs.Variant`
     overwrite: bool = False
 
     def __post_init__(self) -> None:

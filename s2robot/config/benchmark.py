@@ -1,0 +1,189 @@
+"""Settings of the benchmark: tasks, the grid of arms, controls, contrasts, and how it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from s2robot.config.checks import build, require
+from s2robot.config.encoder import EncoderConfig, ReadoutConfig
+from s2robot.config.evaluation import EVALUATION_SEED
+from s2robot.config.policies import PolicyConfig
+from s2robot.config.training import TrainingConfig
+from s2robot.interfaces import ConfigError, unknown_name
+
+CALIBRATION_SEED = 1_000_000
+"""Calibration seeds start here, for initial states and for training; evaluation seeds end below it."""
+
+CONTROLS = ("single_scale", "channel_duplicated", "upsampled", "whole_image", "larger_backbone", "from_scratch")
+"""What each scale set of several sizes may be held against, see `s2robot.benchmark.grid`."""
+
+ENGINES = ("local", "ray")
+
+
+@dataclass
+class TaskConfig:
+    """One task of a benchmark with the setting that makes it neither trivial nor hopeless.
+
+    Attributes:
+        task: name of the simulator's task.
+        name: what reports call this setting; null = the task and its variant.
+        demonstrations, size, cameras: null = the benchmark's.
+        variant: options of the environment's variant, in collection and in rollouts alike.
+        horizon: steps until an episode ends; null = the task's own.
+        seed, noise, render_profile: of the collection.
+        calibration: what `s2robot benchmark calibrate=true` printed for this setting: base arm, seeds, success.
+    """
+
+    task: str = MISSING
+    name: str | None = None
+    demonstrations: int | None = None
+    size: int | None = None
+    cameras: list[str] | None = None
+    variant: dict[str, Any] = field(default_factory=dict)
+    horizon: int | None = None
+    seed: int = 0
+    noise: float = 0.15
+    render_profile: str = "fast"
+    calibration: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.task, str), "tasks.task", self.task, "the name of a task")
+        if self.demonstrations is not None:
+            require(self.demonstrations >= 2, "tasks.demonstrations", self.demonstrations, "2 or more")
+        require(self.horizon is None or self.horizon >= 1, "tasks.horizon", self.horizon, "1 or more, or null")
+
+    @property
+    def label(self) -> str:
+        """What reports call it, such as "Lift (object_scale 0.6)"."""
+        options = ", ".join(f"{key} {value}" if value is not True else key for key, value in self.variant.items())
+        return self.name or (f"{self.task} ({options})" if options else self.task)
+
+
+@dataclass
+class SequentialConfig:
+    """Optional sequential stopping: rollouts in batches until the contrasts are decided or `episodes` are spent.
+
+    Attributes:
+        batch: episodes added at a time; null = off, all episodes at once.
+        contrasts: names of the planned contrasts that decide; empty = all of them.
+        alpha: chance of ever declaring a difference where there is none, over all deciding contrasts together.
+    """
+
+    batch: int | None = None
+    contrasts: list[str] = field(default_factory=list)
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        require(self.batch is None or self.batch >= 1, "sequential.batch", self.batch, "1 or more, or null for off")
+        require(0 < self.alpha < 1, "sequential.alpha", self.alpha, "a number between 0 and 1")
+
+
+@dataclass
+class BenchmarkConfig:
+    """`s2robot benchmark`: a grid of cells that share demonstrations, budget and initial states.
+
+    Attributes:
+        output: folder of the results, the plan and the report.
+        store: folder of demonstrations, features, trainings and rollouts, which several benchmarks may share; null =
+            inside `output`.
+        tasks: names, or mappings with the fields of `TaskConfig`.
+        backbones, scale_sets: their product gives the arms; the first of each is the baseline.
+        readouts, policies: further factors: names, or mappings with a `name` and changed settings (a policy may bring
+            `training`); empty = the one chosen as `readout` and `policy`.
+        controls: names out of `CONTROLS`, made for every scale set of several sizes.
+        larger_backbones: candidates of the control `larger_backbone`; empty = the named backbones of the same family.
+        arms: further arms: mappings with `name`, `encoder` (changed settings), and optionally `readout` and `policy`.
+        contrasts: comparisons planned before anything runs: mappings with `name`, `baseline` and `treatment`, each a
+            mapping of settings that an arm must have; empty = those that follow from grid and controls.
+        cells: numbers of the cells to run, as `dry_run=true` prints them; null = all, and the report.
+        amend: why the plan stored in `output` is changed; without a reason a changed plan is refused.
+        calibrate: run the base arm alone on calibration seeds, and print the blocks to freeze in `tasks`.
+        engine: `local`, or `ray` with `ray_cpus` and `ray_gpus` per cell (gpus: null = 1 unless device=cpu).
+        retries: how often Ray starts a cell again whose worker died.
+    """
+
+    output: str = MISSING
+    store: str | None = None
+    tasks: list[Any] = field(default_factory=lambda: ["Lift"])
+    backbones: list[str] = field(default_factory=lambda: ["efficientnet_lite0", "efficientnet_lite1"])
+    scale_sets: list[list[Any]] = field(default_factory=lambda: [[224], [224, 448]])
+    readouts: list[Any] = field(default_factory=list)
+    policies: list[Any] = field(default_factory=list)
+    controls: list[str] = field(default_factory=list)
+    larger_backbones: list[str] = field(default_factory=list)
+    arms: list[Any] = field(default_factory=list)
+    contrasts: list[Any] = field(default_factory=list)
+    training_seeds: list[int] = field(default_factory=lambda: [0])
+    demonstrations: int = 60
+    size: int = 448
+    cameras: list[str] | None = None
+    episodes: int = 50
+    first_seed: int = EVALUATION_SEED
+    videos: int = 4
+    num_envs: int | None = None
+    device: str = "auto"
+    dry_run: bool = False
+    cells: Any = None
+    amend: str | None = None
+    calibrate: bool = False
+    engine: str = "local"
+    ray_cpus: float = 1
+    ray_gpus: float | None = None
+    retries: int = 3
+    sequential: SequentialConfig = field(default_factory=SequentialConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    policy: PolicyConfig = MISSING
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "training_seeds"):
+            require(len(getattr(self, name)) >= 1, name, getattr(self, name), "a list with at least one entry")
+        require(
+            bool(self.backbones and self.scale_sets) or bool(self.arms),
+            "backbones",
+            self.backbones,
+            "a list with at least one entry, and one of scale_sets, or arms",
+        )
+        for name in self.controls:
+            if name not in CONTROLS:
+                raise ConfigError(unknown_name("control", name, CONTROLS))
+        if self.engine not in ENGINES:
+            raise ConfigError(unknown_name("engine of the benchmark", self.engine, ENGINES))
+        require(self.episodes >= 1, "episodes", self.episodes, "1 or more")
+        require(self.demonstrations >= 2, "demonstrations", self.demonstrations, "2 or more")
+        require(
+            EVALUATION_SEED <= self.first_seed <= CALIBRATION_SEED - self.episodes,
+            "first_seed",
+            self.first_seed,
+            f"{EVALUATION_SEED} … {CALIBRATION_SEED} less the episodes: collection seeds lie below, calibration above",
+        )
+        require(
+            all(0 <= seed < CALIBRATION_SEED for seed in self.training_seeds),
+            "training_seeds",
+            self.training_seeds,
+            f"0 … {CALIBRATION_SEED - 1}: larger ones are for calibration",
+        )
+        labels = [task.label for task in self.task_list]
+        require(len(set(labels)) == len(labels), "tasks", labels, "different settings; give equal ones a name each")
+
+    @property
+    def task_list(self) -> list[TaskConfig]:
+        """The tasks with the benchmark's own settings filled in.
+
+        Raises:
+            ConfigError: an entry is neither a name nor a mapping of `TaskConfig`'s fields.
+        """
+        tasks = []
+        for entry in self.tasks:
+            values = {"task": entry} if isinstance(entry, str) else entry
+            require(isinstance(values, dict), "tasks", entry, "names, or mappings such as {task: Lift, variant: {}}")
+            task: TaskConfig = build(TaskConfig, values, "task")
+            task.demonstrations = task.demonstrations or self.demonstrations
+            task.size = task.size or self.size
+            task.cameras = task.cameras or self.cameras
+            tasks.append(task)
+        return tasks
