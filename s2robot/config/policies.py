@@ -8,6 +8,8 @@ from omegaconf import MISSING
 
 from s2robot.config.checks import require
 
+HEADS = ("deterministic", "gmm")
+
 
 @dataclass
 class PolicyConfig:
@@ -33,12 +35,37 @@ class PolicyConfig:
 
 
 @dataclass
-class BCConfig(PolicyConfig):
-    """Chunked behaviour cloning: an MLP that regresses Ta actions with a smooth-L1 loss."""
+class HeadSettings:
+    """How a behaviour-cloning policy puts out its chunk: `deterministic` (smooth-L1) or `gmm`.
+
+    The mixture's defaults are robomimic's (arXiv 2108.03298, `algo.gmm`): 5 modes, `min_std` 1e-4 in units of half
+    the range of the actions, and `low_noise` evaluation: a mode is drawn and executed with `min_std` of noise.
+    """
+
+    head: str = "deterministic"
+    modes: int = 5
+    min_std: float = 1e-4
+    low_noise: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.head in HEADS, "policy.head", self.head, ", ".join(HEADS))
+        require(self.modes >= 1, "policy.modes", self.modes, "1 or more")
+        require(self.min_std > 0, "policy.min_std", self.min_std, "a positive number")
+
+
+@dataclass
+class BCConfig(HeadSettings, PolicyConfig):
+    """Chunked behaviour cloning: an MLP from the observation to Ta actions."""
 
     name: str = "bc"
     hidden: list[int] = field(default_factory=lambda: [512, 512])
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        HeadSettings.__post_init__(self)
+        PolicyConfig.__post_init__(self)
+        _require_dropout(self, "dropout")
+        require(all(w >= 1 for w in self.hidden), "policy.hidden", self.hidden, "widths of 1 or more")
 
 
 @dataclass
@@ -83,3 +110,8 @@ class DiffusionUNetConfig(PolicyConfig):
 
 
 POLICIES: dict[str, type[PolicyConfig]] = {"bc": BCConfig, "diffusion_unet": DiffusionUNetConfig}
+
+
+def _require_dropout(config: PolicyConfig, *names: str) -> None:
+    for name in names:
+        require(0 <= getattr(config, name) < 1, f"policy.{name}", getattr(config, name), "[0, 1)")

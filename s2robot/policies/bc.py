@@ -6,31 +6,30 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from s2robot.config import BCConfig, ReadoutConfig
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
-from s2robot.policies.networks import MLP
+from s2robot.policies.networks import MLP, make_output
 
 
 class BCPolicy(Policy):
-    """Deterministic action chunks under a smooth-L1 loss (action chunking: arXiv 2304.13705, §IV-A)."""
+    """Action chunks (arXiv 2304.13705, §IV-A) from all To observations at once: one chunk, or a mixture of them."""
 
     def __init__(self, config: BCConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
         super().__init__(readout, spec)
-        self._chunk = (config.action_steps, spec.action_width)
+        self._output = make_output(config, (config.action_steps, spec.action_width))
         width = self.observation.width * config.observation_steps
-        self.head = MLP(width, config.hidden, config.action_steps * spec.action_width, config.dropout)
+        self.head = MLP(width, config.hidden, self._output.numbers, config.dropout)
 
     def _predict(self, observation: Observation) -> Tensor:
-        return self.head(self.observation(observation).flatten(1)).unflatten(1, self._chunk)
+        return self.head(self.observation(observation).flatten(1))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Smooth-L1 between predicted and demonstrated chunks, both normalised."""
-        return F.smooth_l1_loss(self._predict(batch.observation), self.actions(batch.actions), beta=0.1)
+        """Loss of the predicted chunks, both normalised: smooth-L1 or negative log-likelihood."""
+        return self._output.loss(self._predict(batch.observation), self.actions(batch.actions)).mean()
 
     @torch.inference_mode()
     def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
-        """Action chunks [B, Ta, A] in environment units; deterministic, `generators` are not used."""
-        return self.actions.inverse(self._predict(observation))
+        """Action chunks [B, Ta, A] in environment units; a mixture's mode is drawn with `generators[i]`."""
+        return self.actions.inverse(self._output.sample(self._predict(observation), generators))

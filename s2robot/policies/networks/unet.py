@@ -1,78 +1,13 @@
-"""Blocks that several policies share."""
+"""The denoising network of Diffusion Policy's CNN form."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from s2robot.interfaces import Observation, PolicySpec
-from s2robot.normalization import ProprioceptionNormalizer
-from s2robot.readout import make_readout
-
-if TYPE_CHECKING:
-    from s2robot.config import ReadoutConfig
-
-
-class ObservationNetwork(nn.Module):
-    """One trainable readout per camera, beside normalised proprioception.
-
-    Maps an `Observation` to [B, To, width], where width = cameras · readout width + d.
-    """
-
-    def __init__(self, spec: PolicySpec, readout: ReadoutConfig) -> None:
-        super().__init__()
-        self._shapes = spec.features
-        self.readouts = nn.ModuleDict(
-            {
-                camera: make_readout(
-                    readout.name, shape, readout.width, channels=readout.channels, queries=readout.queries
-                )
-                for camera, shape in spec.features.items()
-            }
-        )
-        self.proprioception = ProprioceptionNormalizer(spec.proprioception_width)
-        self.width = len(spec.features) * readout.width + spec.proprioception_width
-
-    def forward(self, observation: Observation) -> Tensor:
-        """[B, To, width] from B observations of To steps."""
-        parts = [self.proprioception(observation.proprioception)]
-        for camera, shape in self._shapes.items():
-            rows = observation.features[camera]
-            vectors = self.readouts[camera](shape.unflatten(rows.flatten(0, 1).float()))
-            parts.append(vectors.unflatten(0, rows.shape[:2]))
-        return torch.cat(parts, dim=-1)
-
-
-class MLP(nn.Sequential):
-    """Linear layers with GELU and optional dropout between them, none after the last."""
-
-    def __init__(self, width_in: int, hidden: list[int], width_out: int, dropout: float = 0.0) -> None:
-        layers: list[nn.Module] = []
-        for width in hidden:
-            layers += [nn.Linear(width_in, width), nn.GELU(), nn.Dropout(dropout)]
-            width_in = width
-        super().__init__(*layers, nn.Linear(width_in, width_out))
-
-
-class SinusoidalEmbedding(nn.Module):
-    """Embedding of a scalar time [B] into [B, width] by sines and cosines (arXiv 1706.03762, §3.5)."""
-
-    frequencies: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        half = width // 2
-        self.register_buffer(
-            "frequencies", torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1)), persistent=False
-        )
-
-    def forward(self, time: Tensor) -> Tensor:
-        """[B] -> [B, width]."""
-        angles = time[:, None].float() * self.frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+from s2robot.policies.networks.basic import SinusoidalEmbedding
 
 
 def _conv_block(channels_in: int, channels_out: int, kernel_size: int, groups: int) -> nn.Sequential:
@@ -102,8 +37,8 @@ class FiLMResidualBlock(nn.Module):
 class ConditionalUnet1D(nn.Module):
     """Temporal U-Net over an action chunk, conditioned by FiLM on time and observation (arXiv 2303.04137, §3.1).
 
-    Maps a noisy chunk [B, Ta, A], a time [B] and a condition [B, width] to [B, Ta, A]. Ta must be a multiple
-    of 2**(len(down_dims) - 1).
+    Maps a noisy chunk [B, Ta, A], a time [B] and a condition [B, …], which is flattened, to [B, Ta, A]. Ta must be
+    a multiple of 2**(len(down_dims) - 1).
     """
 
     def __init__(
@@ -143,8 +78,8 @@ class ConditionalUnet1D(nn.Module):
         )
 
     def forward(self, actions: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """[B, Ta, A], [B], [B, width] -> [B, Ta, A]."""
-        condition = torch.cat([self.time(time), condition], dim=-1)
+        """[B, Ta, A], [B], [B, …] -> [B, Ta, A]."""
+        condition = torch.cat([self.time(time), condition.flatten(1)], dim=-1)
         x = actions.transpose(1, 2)
         skips = []
         for stage in self.down:

@@ -1,0 +1,56 @@
+"""What every policy sees: one trainable readout per camera, beside normalised proprioception."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from s2robot.interfaces import Observation, PolicySpec
+from s2robot.normalization import ProprioceptionNormalizer
+from s2robot.readout import make_readout
+
+if TYPE_CHECKING:
+    from s2robot.config import ReadoutConfig
+
+
+class ObservationNetwork(nn.Module):
+    """One trainable readout per camera, beside normalised proprioception.
+
+    Maps an `Observation` to [B, To, width], where width = cameras · readout width + d.
+
+    Attributes:
+        widths: width of each part: the proprioception (absent if d = 0), then the cameras.
+        width: their sum.
+    """
+
+    def __init__(self, spec: PolicySpec, readout: ReadoutConfig) -> None:
+        super().__init__()
+        self._shapes = spec.features
+        self.readouts = nn.ModuleDict(
+            {
+                camera: make_readout(
+                    readout.name, shape, readout.width, channels=readout.channels, queries=readout.queries
+                )
+                for camera, shape in spec.features.items()
+            }
+        )
+        self.proprioception = ProprioceptionNormalizer(spec.proprioception_width)
+        self.widths = [readout.width] * len(spec.features)
+        if spec.proprioception_width:
+            self.widths.insert(0, spec.proprioception_width)
+        self.width = sum(self.widths)
+
+    def parts(self, observation: Observation) -> list[Tensor]:
+        """One [B, To, width] per entry of `widths`."""
+        parts = [self.proprioception(observation.proprioception)] if observation.proprioception.shape[-1] else []
+        for camera, shape in self._shapes.items():
+            rows = observation.features[camera]
+            vectors = self.readouts[camera](shape.unflatten(rows.flatten(0, 1).float()))
+            parts.append(vectors.unflatten(0, rows.shape[:2]))
+        return parts
+
+    def forward(self, observation: Observation) -> Tensor:
+        """[B, To, width] from B observations of To steps."""
+        return torch.cat(self.parts(observation), dim=-1)

@@ -1,0 +1,62 @@
+"""Small policies of every kind, and batches small enough to be learnt by heart."""
+
+from __future__ import annotations
+
+import torch
+
+from s2robot.config import BCConfig, DiffusionUNetConfig, PolicyConfig, ReadoutConfig
+from s2robot.interfaces import Batch, FeatureShape, Observation, PolicySpec
+from s2robot.policies import Policy, make_policy
+
+SHAPE = FeatureShape(channels=6, height=4, width=4, num_prefix=1)
+SPEC = PolicySpec({"agentview": SHAPE, "wrist": SHAPE}, proprioception_width=5, action_width=3)
+READOUT = ReadoutConfig(name="conv", width=16, channels=4)
+RANGE = torch.tensor([0.1, 1.0, 5.0])
+SMALL: dict[str, PolicyConfig] = {
+    "bc": BCConfig(hidden=[64], action_steps=8, execute_steps=4),
+    "bc-gmm": BCConfig(hidden=[64], action_steps=8, execute_steps=4, head="gmm", modes=3, min_std=0.02),
+    "diffusion_unet": DiffusionUNetConfig(
+        down_dims=[32, 64], step_embedding=32, train_timesteps=20, inference_steps=20, groups=8
+    ),
+}
+
+
+def make_batch(size: int, observation_steps: int, action_steps: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    features = {
+        camera: torch.randn(size, observation_steps, SHAPE.numel, generator=generator).half()
+        for camera in SPEC.features
+    }
+    proprioception = torch.randn(size, observation_steps, 5, generator=generator)
+    actions = (torch.rand(size, action_steps, 3, generator=generator) * 2 - 1) * RANGE
+    past_actions = (torch.rand(size, observation_steps, 3, generator=generator) * 2 - 1) * RANGE
+    return Batch(Observation(features, proprioception, past_actions), actions)
+
+
+def build(name: str) -> tuple[Policy, Batch]:
+    torch.manual_seed(0)
+    config = SMALL[name]
+    policy = make_policy(config, READOUT, SPEC)
+    batch = make_batch(12, config.observation_steps, config.action_steps)
+    policy.actions.fit([batch.actions.flatten(0, 1).numpy()])
+    return policy, batch
+
+
+def generators(count: int, first: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + i) for i in range(count)]
+
+
+def train(policy: Policy, batch: Batch, steps: int, learning_rate: float = 3e-3) -> Policy:
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        loss = policy.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return policy.eval()
+
+
+def mean_error(policy: Policy, batch: Batch) -> torch.Tensor:
+    """Mean distance to the demonstrated actions, in units of each dimension's range."""
+    actions = policy.act(batch.observation, generators(len(batch)))
+    return ((actions - batch.actions) / RANGE).abs().mean()
