@@ -23,9 +23,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-
 if TYPE_CHECKING:  # torch takes seconds and 500 MB to import; errors, statistics and reports must not wait for it
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -193,6 +192,10 @@ class Encoder(Protocol):
 
     def fingerprint(self) -> str:
         """Hash of everything that determines the features, equal across processes and machines."""
+        ...
+
+    def describe(self) -> str:
+        """Readable name, such as backbone and scale set."""
         ...
 
 

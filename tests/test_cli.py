@@ -1,6 +1,11 @@
+import json
+import shutil
+import subprocess
+import sys
+
 import pytest
 
-from s2robot.cli import main
+from s2robot.cli import VERBS, main
 from s2robot.cli.words import compose, parse
 from s2robot.config import BCConfig, BenchmarkConfig, CollectConfig, DiffusionUNetConfig, EvaluateConfig, TrainConfig
 from s2robot.interfaces import ConfigError
@@ -16,8 +21,60 @@ def fails(capsys, *words):
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for verb in ("collect", "evaluate", "benchmark", "report", "train_policy.py"):
+    for verb in (*VERBS, "train_policy.py", "--json", "exit status"):
         assert verb in text
+
+
+def test_help_needs_nothing_heavy():
+    script = "import sys; from s2robot.cli import main; main(['-h']); print(sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for module in ("torch", "numpy", "omegaconf", "hydra", "mujoco", "s2robot_envs"):
+        assert f"'{module}'" not in done.stderr, f"{module} is imported for help"
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_help_of_every_command_works(verb, capsys):
+    assert main([verb, "-h"]) == 0
+    assert VERBS[verb].summary in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["encoders", "--json"], ["--json", "encoders"]])
+def test_json_is_one_document_on_stdout(words, capsys):
+    assert main(words) == 0
+    rows = json.loads(capsys.readouterr().out)["encoders"]
+    assert {"name", "size", "licence", "offline"} <= set(rows[0])
+
+
+def test_a_bug_is_one_line_and_a_traceback_with_debug(capsys, monkeypatch):
+    def broken(words):
+        raise KeyError("left")
+
+    monkeypatch.setattr("s2robot.cli.verbs.encoders", broken)
+    assert main(["encoders"]) == 1
+    assert capsys.readouterr().err.startswith("internal error: KeyError: 'left'")
+    with pytest.raises(KeyError):
+        main(["encoders", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("s2robot ren", {"render"}), ("s2robot collect nu", {"num="}), ("s2robot zzz", set())]
+)
+def test_bash_completes_verbs_and_settings(line, expected, capsys):
+    assert main(["completion", "bash"]) == 0
+    words = line.split()
+    script = (
+        f"{capsys.readouterr().out}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; cd /nonexistent 2>/dev/null\n"
+        '_s2robot 2>/dev/null; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run([shutil.which("bash"), "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == expected
+
+
+def test_completion_names_the_shells(capsys):
+    assert "Choices: bash, fish, zsh" in fails(capsys, "completion", "tcsh")
+    for shell in ("zsh", "fish"):
+        assert main(["completion", shell]) == 0
+        assert "num=" in capsys.readouterr().out
 
 
 def test_help_of_a_command_lists_its_settings(capsys):

@@ -1,187 +1,190 @@
-"""The console script `s2robot`: one function per verb.
+"""The console script `s2robot`: which verbs there are, their help, and how each run ends.
 
-Only this package joins `s2robot` with the simulator (`s2robot_envs`).
+Only this package joins `s2robot` with the simulator (`s2robot_envs`). Nothing heavy is imported here.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import importlib
+import json
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from s2robot.cli.demonstrations import collect_demonstrations, render_demonstrations
-from s2robot.cli.words import compose, parse, split
-from s2robot.config import BenchmarkConfig, CollectConfig, ConvertConfig, EvaluateConfig, RenderConfig
 from s2robot.interfaces import ConfigError, S2RobotError, unknown_name
-from s2robot_envs import S2RobotEnvError, default_num_envs, make_vector_env
 
 
-def collect(words: list[str]) -> None:
-    """Record demonstrations of a scripted expert as robomimic HDF5, with images and states."""
-    collect_demonstrations(parse(CollectConfig, words))
-
-
-def evaluate(words: list[str]) -> None:
-    """Roll a checkpoint out over held-out seeds: success rate with its interval, videos, results.json."""
-    from s2robot.evaluation import evaluate as evaluate_checkpoint
-    from s2robot.report import plot_run
-
-    config = parse(EvaluateConfig, words)
-    results = evaluate_checkpoint(config, make_vector_env, config.num_envs or default_num_envs())
-    output = Path(config.output or Path(config.checkpoint).parent)
-    plot_run(results, output / "results.png")
-    low, high = results["interval"]
-    print(
-        f"success {results['successes']}/{results['episodes']} = {results['success_rate']:.1%} "
-        f"(95% Wilson interval {low:.1%} to {high:.1%}) on {results['task']} over unseen seeds "
-        f"{config.first_seed} to {config.first_seed + config.episodes - 1}, in {results['seconds']:.0f} s\n"
-        f"results, plot and videos: {output}"
-    )
-
-
-def benchmark(words: list[str]) -> None:
-    """Compare success rates over a grid of encoders and scale sets: tables, plots and a report."""
-    from s2robot.benchmark import describe, run_benchmark
-
-    config: BenchmarkConfig = compose("benchmark", words)
-    if config.dry_run:
-        print(describe(config))
-        return
-
-    def collect_for(task: str, num: int, path: Path) -> None:
-        collect_demonstrations(
-            CollectConfig(task=task, num=num, size=config.size, cameras=config.cameras, out=str(path))
-        )
-
-    report_folder = run_benchmark(config, collect_for, make_vector_env, config.num_envs or default_num_envs())
-    print((report_folder / "report.md").read_text())
-    print(f"report: {report_folder}")
-
-
-def report(words: list[str]) -> None:
-    """Write Markdown, CSV, plots and one HTML page from any set of result folders."""
-    from s2robot.report import write_report
-
-    folders, options = split(words, ["out"])
-    if not folders:
-        raise ConfigError("report needs at least one folder with results: s2robot report DIR… [out=DIR]")
-    print(f"report: {write_report([Path(folder) for folder in folders], Path(options.get('out', 'outputs/report')))}")
-
-
-def render(words: list[str]) -> None:
-    """Replay recorded states and record them again at any size, from any camera; says where the replay drifts."""
-    render_demonstrations(parse(RenderConfig, words))
-
-
-def convert(words: list[str]) -> None:
-    """Copy a dataset into another format: robomimic for out=*.hdf5, else a LeRobot folder."""
-    from s2robot.data.conversion import convert_dataset
-
-    config = parse(ConvertConfig, words)
-    count = convert_dataset(config.dataset, config.out, fps=config.fps, video=config.video)
-    print(f"{count} demonstrations: {config.out}")
-
-
-def inspect(words: list[str]) -> None:
-    """Describe a dataset: counts, sizes, ranges, what is missing or looks wrong; sheet=FILE.png draws it."""
-    from s2robot.data.inspection import contact_sheet, inspect_dataset
-
-    datasets, options = split(words, ["sheet"])
-    if len(datasets) != 1:
-        raise ConfigError("inspect needs one dataset: s2robot inspect DATASET [sheet=FILE.png]")
-    print(inspect_dataset(datasets[0]))
-    if "sheet" in options:
-        print(f"contact sheet   {contact_sheet(datasets[0], options['sheet'])}")
-
-
-def encoders(words: list[str]) -> None:
-    """List the named backbones; with a name, what it costs at several scale sets; `fetch NAME` gets its weights."""
-    from s2robot.backbones.fetching import fetch
-    from s2robot.backbones.listing import encoder_text, encoders_table
-
-    match words:
-        case []:
-            print(encoders_table())
-        case ["fetch", name]:
-            print(fetch(name))
-        case [name]:
-            print(encoder_text(name))
-        case _:
-            raise ConfigError(f"encoders takes no word, NAME, or fetch NAME; got {' '.join(words)!r}")
-
-
-def doctor(words: list[str]) -> None:
-    """Check OpenGL, versions, cores, memory, disk and weights; render one frame; say what mends what is wrong."""
-    from s2robot_envs.doctor import run_checks
-
-    split(words, [])
-    checks = run_checks()
-    print("\n".join(map(str, checks)))
-    problems = [check.name for check in checks if check.status == "problem"]
-    if problems:
-        raise S2RobotError(f"not ready: {', '.join(problems)}")
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Verb:
-    """One verb of the command line: how it is written and the function that runs its words."""
+    """One verb: how it is written, what it does, the function that runs its words, and its settings' dataclass."""
 
     usage: str
-    run: Callable[[list[str]], None]
-    config: type[Any] | None = None
+    summary: str
+    function: str
+    settings: str = ""
+
+    @property
+    def config(self) -> type[Any] | None:
+        """The dataclass of its `key=value` words; None where it takes none."""
+        return getattr(importlib.import_module("s2robot.config"), self.settings) if self.settings else None
 
 
 VERBS = {
-    "collect": Verb("collect task=Lift num=120 size=448 out=demos/lift.hdf5", collect, CollectConfig),
-    "evaluate": Verb("evaluate checkpoint=outputs/<run>/checkpoint episodes=100", evaluate, EvaluateConfig),
-    "benchmark": Verb("benchmark [+experiment=NAME] [key=value …]", benchmark, BenchmarkConfig),
-    "render": Verb("render dataset=demos/low_dim.hdf5 out=demos/lift_448.hdf5 size=448", render, RenderConfig),
-    "convert": Verb("convert dataset=demos/lift.hdf5 out=demos/lift_lerobot", convert, ConvertConfig),
-    "inspect": Verb("inspect DATASET [sheet=FILE.png]", inspect),
-    "encoders": Verb("encoders [NAME | fetch NAME]", encoders),
-    "doctor": Verb("doctor", doctor),
-    "report": Verb("report DIR… [out=outputs/report]", report),
+    "collect": Verb(
+        "collect task=Lift num=120 size=448 out=demos/lift.hdf5",
+        "Record demonstrations of a scripted expert as robomimic HDF5, with images and states.",
+        "verbs:collect",
+        "CollectConfig",
+    ),
+    "render": Verb(
+        "render dataset=demos/low_dim.hdf5 out=demos/lift_448.hdf5 size=448",
+        "Replay recorded states at any size, from any camera; says where the replay drifts.",
+        "verbs:render",
+        "RenderConfig",
+    ),
+    "convert": Verb(
+        "convert dataset=demos/lift.hdf5 out=demos/lift_lerobot",
+        "Copy a dataset into another format: robomimic for out=*.hdf5, else a LeRobot folder.",
+        "verbs:convert",
+        "ConvertConfig",
+    ),
+    "inspect": Verb(
+        "inspect DATASET [sheet=FILE.png]",
+        "Describe a dataset: counts, sizes, ranges, what is missing or looks wrong; sheet= draws it.",
+        "verbs:inspect",
+    ),
+    "encode": Verb(
+        "encode dataset=demos/lift.hdf5 encoder.scales=[224,448]",
+        "Fill the feature cache with what a training run of the same settings needs.",
+        "verbs:encode",
+    ),
+    "train": Verb(
+        "train dataset=demos/lift.hdf5 +experiment=lift_bc output=outputs/lift",
+        "Train a policy on cached features; `python train_policy.py` is the same with all of Hydra's options.",
+        "verbs:train",
+        "TrainConfig",
+    ),
+    "evaluate": Verb(
+        "evaluate checkpoint=outputs/lift/checkpoint episodes=100",
+        "Roll a checkpoint out over held-out seeds: success rate with its interval, videos, results.json.",
+        "verbs:evaluate",
+        "EvaluateConfig",
+    ),
+    "benchmark": Verb(
+        "benchmark output=outputs/benchmark [dry_run=true] [key=value …]",
+        "Compare success rates over a grid of encoders and scale sets: tables, plots and a report.",
+        "verbs:benchmark",
+        "BenchmarkConfig",
+    ),
+    "report": Verb(
+        "report DIR… [out=outputs/report]",
+        "Write Markdown, CSV, plots and one HTML page from any set of result folders.",
+        "verbs:report",
+    ),
+    "encoders": Verb(
+        "encoders [NAME | fetch NAME]",
+        "List the named backbones; with a name, what it costs at several scale sets; fetch gets its weights.",
+        "verbs:encoders",
+    ),
+    "doctor": Verb(
+        "doctor",
+        "Check OpenGL, versions, cores, memory, disk and weights; say what mends what is wrong.",
+        "verbs:doctor",
+    ),
+    "completion": Verb(
+        "completion bash | zsh | fish",
+        "Print a script that completes verbs and settings: source <(s2robot completion bash)",
+        "completion:completion",
+    ),
 }
+GROUPED = ("train", "encode", "benchmark")
+"""Verbs whose words are Hydra overrides of a file in `configs/`."""
+
+_EPILOGUE = """\
+options, before or after the verb:
+  --json     print the result as one JSON document; everything else goes to stderr
+  --debug    show the traceback of an error
+  -h         this help, or that of a verb with its settings
+
+exit status: 0 done; 1 a bug in this program; 2 something given or found is wrong, said in one line; 130 interrupted"""
 
 
 def main(words: list[str] | None = None) -> int:
     """Run one verb; what a user got wrong ends in one line on stderr and exit status 2."""
     # Before torch loads OpenMP: threads that spin while they wait cost tenfold as soon as another process is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    name, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
+    given = sys.argv[1:] if words is None else words
+    flags = {"-h", "--help", "--json", "--debug"} & set(given)
+    name, *rest = [word for word in given if word not in flags] or ["help"]
     try:
-        if name in ("-h", "--help", "help"):
+        if name == "help":
             print(_help())
         elif name not in VERBS:
             raise ConfigError(unknown_name("command", name, VERBS))
-        elif {"-h", "--help"} & set(rest):
-            print(_verb_help(VERBS[name]))
+        elif {"-h", "--help"} & flags:
+            print(_verb_help(name))
         else:
-            VERBS[name].run(rest)
-    except (S2RobotError, S2RobotEnvError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            _run(VERBS[name], rest, as_json="--json" in flags)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if "--debug" in flags:
+            raise
+        if isinstance(error, _user_errors()):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        kind = type(error).__name__
+        print(f"internal error: {kind}: {error} (--debug shows the traceback; please report it)", file=sys.stderr)
+        return 1
     return 0
 
 
+def _run(verb: Verb, words: list[str], *, as_json: bool) -> None:
+    module, _, function = verb.function.partition(":")
+    run = getattr(importlib.import_module(f"s2robot.cli.{module}"), function)
+    try:
+        with _prints_to_stderr() if as_json else contextlib.nullcontext():
+            output = run(words)
+    except S2RobotError as error:
+        if hasattr(error, "output"):
+            _show(error.output, as_json)
+        raise
+    _show(output, as_json)
+
+
+def _show(output: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(output.data))
+    elif output.text:
+        print(output.text)
+
+
+@contextlib.contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """The bases of all errors a user can cause; the simulator's only where it was loaded."""
+    envs = sys.modules.get("s2robot_envs.errors")
+    return (S2RobotError, *([envs.S2RobotEnvError] if envs else []))
+
+
 def _help() -> str:
-    lines = [f"  s2robot {verb.usage}\n      {verb.run.__doc__}" for verb in VERBS.values()]
-    training = (
-        "  python train_policy.py dataset=demos/lift.hdf5 [key=value …]\n      Train a policy (`--help` for all)."
-    )
-    return "\n".join(["usage: s2robot COMMAND [key=value …]", "", *lines, training])
+    lines = [f"  s2robot {verb.usage}\n      {verb.summary}" for verb in VERBS.values()]
+    return "\n".join(["usage: s2robot VERB [key=value …]", "", *lines, "", _EPILOGUE])
 
 
-def _verb_help(verb: Verb) -> str:
-    lines = [f"usage: s2robot {verb.usage}", "", str(verb.run.__doc__)]
+def _verb_help(name: str) -> str:
+    from omegaconf import OmegaConf
+
+    verb = VERBS[name]
+    lines = [f"usage: s2robot {verb.usage}", "", verb.summary]
     if verb.config is not None:
         settings = OmegaConf.to_yaml(OmegaConf.structured(verb.config))
         lines += ["", "Settings and defaults (??? is required):", "", settings.rstrip()]

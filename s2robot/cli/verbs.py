@@ -1,0 +1,213 @@
+"""What each verb does: words in, `Output` out; heavy imports stay inside the functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2robot.cli.words import compose, parse, split
+from s2robot.config import (
+    BenchmarkConfig,
+    CollectConfig,
+    ConvertConfig,
+    EvaluateConfig,
+    RenderConfig,
+    TrainConfig,
+)
+from s2robot.interfaces import ConfigError, S2RobotError
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a verb found: `text` for people, `data` (plain JSON values) for programs, asked for with `--json`."""
+
+    text: str
+    data: dict[str, Any]
+
+
+def collect(words: list[str]) -> Output:
+    """Record demonstrations of a scripted expert."""
+    from s2robot.cli.demonstrations import collect_demonstrations
+
+    config: CollectConfig = parse(CollectConfig, words)
+    collect_demonstrations(config)
+    return Output("", {"dataset": config.out, "demonstrations": config.num, "task": config.task})
+
+
+def render(words: list[str]) -> Output:
+    """Replay recorded states at another size or from another camera."""
+    from s2robot.cli.demonstrations import render_demonstrations
+
+    config: RenderConfig = parse(RenderConfig, words)
+    render_demonstrations(config)
+    return Output("", {"dataset": config.out, "size": config.size})
+
+
+def convert(words: list[str]) -> Output:
+    """Copy a dataset into another format."""
+    from s2robot.data.conversion import convert_dataset
+
+    config: ConvertConfig = parse(ConvertConfig, words)
+    count = convert_dataset(config.dataset, config.out, fps=config.fps, video=config.video)
+    return Output(f"{count} demonstrations: {config.out}", {"dataset": config.out, "demonstrations": count})
+
+
+def inspect(words: list[str]) -> Output:
+    """Describe a dataset."""
+    from s2robot.data.inspection import contact_sheet, inspect_dataset
+
+    datasets, options = split(words, ["sheet"])
+    if len(datasets) != 1:
+        raise ConfigError("inspect needs one dataset: s2robot inspect DATASET [sheet=FILE.png]")
+    found = inspect_dataset(datasets[0])
+    text, data = str(found), plain(dataclasses.asdict(found))
+    if "sheet" in options:
+        sheet = str(contact_sheet(datasets[0], options["sheet"]))
+        text, data = f"{text}\ncontact sheet   {sheet}", {**data, "sheet": sheet}
+    return Output(text, data)
+
+
+def train(words: list[str]) -> Output:
+    """Train a policy; `train_policy.py` is the same with all of Hydra's options (multirun, launchers)."""
+    from s2robot.training import train as train_policy
+
+    config: TrainConfig = compose("train_policy", words)
+    checkpoint = str(train_policy(config))
+    text = f"checkpoint: {checkpoint}\nnext: s2robot evaluate checkpoint={checkpoint}"
+    return Output(text, {"checkpoint": checkpoint})
+
+
+def encode(words: list[str]) -> Output:
+    """Fill the feature cache with what a training run of the same words needs."""
+    from s2robot.encoder import S2Encoder
+    from s2robot.interfaces import resolve_device
+    from s2robot.training import prepare
+
+    config: TrainConfig = compose("train_policy", words)
+    encoder = S2Encoder(**dataclasses.asdict(config.encoder), device=resolve_device(config.device))
+    data = prepare(config, encoder)
+    frames = sum(len(actions) for actions in data.demonstrations.actions)
+    cameras = list(data.features)
+    return Output(
+        f"{frames} frames of {', '.join(cameras)} are in {config.cache_dir}",
+        {"cache": config.cache_dir, "cameras": cameras, "frames": frames, "encoder": encoder.fingerprint()},
+    )
+
+
+def evaluate(words: list[str]) -> Output:
+    """Roll a checkpoint out over held-out seeds."""
+    from s2robot.evaluation import evaluate as evaluate_checkpoint
+    from s2robot.report import plot_run
+    from s2robot_envs import default_num_envs, make_vector_env
+
+    config: EvaluateConfig = parse(EvaluateConfig, words)
+    results = evaluate_checkpoint(config, make_vector_env, config.num_envs or default_num_envs())
+    output = Path(config.output or Path(config.checkpoint).parent)
+    plot_run(results, output / "results.png")
+    low, high = results["interval"]
+    text = (
+        f"success {results['successes']}/{results['episodes']} = {results['success_rate']:.1%} "
+        f"(95% Wilson interval {low:.1%} to {high:.1%}) on {results['task']} over unseen seeds "
+        f"{config.first_seed} to {config.first_seed + config.episodes - 1}, in {results['seconds']:.0f} s\n"
+        f"results, plot and videos: {output}"
+    )
+    long = ("episode_results", "loss_curve")
+    return Output(text, {key: value for key, value in results.items() if key not in long} | {"output": str(output)})
+
+
+def benchmark(words: list[str]) -> Output:
+    """Run a grid of cells, then report it."""
+    from s2robot.benchmark import describe, run_benchmark
+    from s2robot.cli.demonstrations import collect_demonstrations
+    from s2robot_envs import default_num_envs, make_vector_env
+
+    config: BenchmarkConfig = compose("benchmark", words)
+    if config.dry_run:
+        text = describe(config)
+        return Output(text, {"plan": text.splitlines()})
+
+    def collect_for(task: str, num: int, path: Path) -> None:
+        collect_demonstrations(
+            CollectConfig(task=task, num=num, size=config.size, cameras=config.cameras, out=str(path))
+        )
+
+    folder = run_benchmark(config, collect_for, make_vector_env, config.num_envs or default_num_envs())
+    return Output(f"{(folder / 'report.md').read_text()}\nreport: {folder}", {"report": str(folder)})
+
+
+def report(words: list[str]) -> Output:
+    """Report any set of result folders."""
+    from s2robot.report import write_report
+
+    folders, options = split(words, ["out"])
+    if not folders:
+        raise ConfigError("report needs at least one folder with results: s2robot report DIR… [out=DIR]")
+    page = str(write_report([Path(folder) for folder in folders], Path(options.get("out", "outputs/report"))))
+    return Output(f"report: {page}", {"report": page})
+
+
+def encoders(words: list[str]) -> Output:
+    """List the named backbones, describe one, or fetch its weights."""
+    from s2robot.backbones import BACKBONES
+    from s2robot.backbones.fetching import fetch
+    from s2robot.backbones.listing import encoder_text, encoders_table, is_available
+
+    match words:
+        case []:
+            rows = [{**plain(dataclasses.asdict(spec)), "offline": is_available(spec)} for spec in BACKBONES.values()]
+            return Output(encoders_table(), {"encoders": rows})
+        case ["fetch", name]:
+            path = str(fetch(name))
+            return Output(path, {"name": name, "weights": path})
+        case [name]:
+            text = encoder_text(name)
+            return Output(text, {"name": name, "description": text.splitlines()})
+        case _:
+            raise ConfigError(f"encoders takes no word, NAME, or fetch NAME; got {' '.join(words)!r}")
+
+
+def doctor(words: list[str]) -> Output:
+    """Check this machine.
+
+    Raises:
+        S2RobotError: something is missing; the findings are printed first.
+    """
+    from s2robot_envs.doctor import run_checks
+
+    split(words, [])
+    checks = run_checks()
+    output = Output("\n".join(map(str, checks)), {"checks": [dataclasses.asdict(check) for check in checks]})
+    problems = [check.name for check in checks if check.status == "problem"]
+    if problems:
+        raise NotReadyError(output, f"not ready: {', '.join(problems)}")
+    return output
+
+
+class NotReadyError(S2RobotError):
+    """A verb that has something to show and failed all the same."""
+
+    def __init__(self, output: Output, message: str) -> None:
+        super().__init__(message)
+        self.output = output
+
+
+def plain(value: Any) -> Any:
+    """`value` with nothing in it but what JSON knows."""
+    match value:
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case np.ndarray() | np.generic():
+            return plain(value.tolist())
+        case float():
+            return value if math.isfinite(value) else None
+        case bool() | int() | str() | None:
+            return value
+        case _:
+            return str(value)
