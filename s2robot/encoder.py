@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -49,6 +49,8 @@ class S2Encoder(nn.Module):
         cover: `exact`, `pad` or `overlap`: what happens when a size is no multiple of the tile.
         keep_aspect: a whole-number scale is the shorter side, and the image keeps its aspect ratio.
         upsampled: make every scale from the image at the base size instead of from the image as given.
+        duplicate: repeat the features' channels so often; for a single scale. Two copies are as wide as two scales and
+            hold no more than one: the control for width.
         precision: `fp32`, `bf16` or `fp16`, of the backbone; resizing and pooling stay in float32.
         channels_last: memory layout of tiles and weights; speeds up map models on CPUs and GPUs.
         engine: what runs the backbone: `eager`, `compile`, `cuda_graph` or `openvino`, see `s2robot.engines`.
@@ -75,6 +77,7 @@ class S2Encoder(nn.Module):
         cover: str = "exact",
         keep_aspect: bool = False,
         upsampled: bool = False,
+        duplicate: int = 1,
         precision: str = "fp32",
         channels_last: bool = False,
         engine: str = "eager",
@@ -90,8 +93,11 @@ class S2Encoder(nn.Module):
         elif precision != "fp32" or channels_last:
             backbone = copy.deepcopy(backbone)  # the caller's own stays as it is
         sizes = tuple(_in_pixels(scale, backbone.size) for scale in scales)
+        if duplicate < 1 or (duplicate > 1 and len(sizes) > 1):
+            raise EncoderError(f"duplicate={duplicate} with scales {sizes}; valid: 1, or more with a single scale")
         self.backbone = backbone
         self.precision = precision
+        self.duplicate = duplicate
         tile = tile or _first_side(sizes)
         self.scale_set = ScaleSet(sizes, tile, antialias, pool_to, cover, keep_aspect, upsampled)
         self._check_tiles()
@@ -174,7 +180,8 @@ class S2Encoder(nn.Module):
 
     def feature_shape(self, height: int, width: int) -> FeatureShape:
         """Shape of one frame's features for images of `height` x `width` pixels."""
-        return feature_shape(self.scale_set, self._tile_costs(height, width), height, width)
+        shape = feature_shape(self.scale_set, self._tile_costs(height, width), height, width)
+        return replace(shape, channels=shape.channels * self.duplicate)
 
     def cost(self, height: int | None = None, width: int | None = None, latency_batch: int = 0) -> EncoderCost:
         """Parameters, tiles, GMACs and bytes per frame.
@@ -200,7 +207,7 @@ class S2Encoder(nn.Module):
         Equal across processes, machines and devices. Memory layout, compilation and micro-batching are left out:
         they change features by rounding only.
         """
-        identity = {
+        identity: dict[str, Any] = {
             "features_version": FEATURES_VERSION,
             "weights": self.backbone.weights_hash(),
             "architecture": getattr(self.backbone, "architecture", type(self.backbone).__name__),
@@ -210,7 +217,25 @@ class S2Encoder(nn.Module):
             "num_prefix_tokens": self.backbone.num_prefix_tokens,
             "precision": self.precision,
         }
+        if self.duplicate > 1:
+            identity["duplicate"] = self.duplicate
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """Readable name: backbone, scale set, and what else is not the default.
+
+        >>> S2Encoder("test_vit", (64, 128), weights="none", antialias=True).describe()
+        'test_vit {64, 128} antialias=True'
+        """
+        default = ScaleSet(self.scales, _first_side(self.scales))
+        options = {
+            **{item.name: getattr(self.scale_set, item.name) for item in fields(ScaleSet)},
+            "precision": self.precision,
+            "duplicate": self.duplicate,
+        }
+        usual = {**asdict(default), "precision": "fp32", "duplicate": 1}
+        changed = [f"{name}={value}" for name, value in options.items() if value != usual[name]]
+        return " ".join([f"{self.backbone.name} {{{', '.join(map(str, self.scales))}}}", *changed])
 
     def tensors_hash(self) -> str:
         """Sha256 of the backbone's parameters and buffers as they are now, to prove that nothing has moved them."""
@@ -225,7 +250,12 @@ class S2Encoder(nn.Module):
     def _encode(self, images: Sequence[Tensor]) -> list[Features]:
         views = [self.normalize(camera) for camera in images]
         outputs = multiview_forward(self.run_backbone, views, self.scale_set, max_tiles=self.max_tiles)
-        return [Features(*output) for output in outputs]
+        return [
+            Features(maps.repeat(1, self.duplicate, 1, 1), prefix.repeat(1, 1, self.duplicate))
+            if self.duplicate > 1
+            else Features(maps, prefix)
+            for maps, prefix in outputs
+        ]
 
     @torch.no_grad()
     def _tile_costs(self, height: int, width: int) -> list[TileCost]:

@@ -153,7 +153,7 @@ def _hash(document: Any) -> str:
 def _variant(encoder: EncoderConfig) -> str:
     """Name what sets this encoder apart from the default one of its backbone and scale set; empty for none."""
     default = EncoderConfig()
-    names = ("tile", "antialias", "pool_to", "cover", "keep_aspect", "upsampled")
+    names = ("tile", "antialias", "pool_to", "cover", "keep_aspect", "upsampled", "duplicate")
     changed = [(name, getattr(encoder, name)) for name in names if getattr(encoder, name) != getattr(default, name)]
     return ", ".join(name if value is True else f"{name}={value}" for name, value in changed)
 

@@ -32,6 +32,9 @@ class PooledPixels:
     def fingerprint(self) -> str:
         return "pooled-pixels"
 
+    def describe(self) -> str:
+        return "pooled pixels {2}"
+
 
 def make_episode(length: int, seed: int) -> Episode:
     """A toy demonstration whose action is to move against the position it sees: learnable."""

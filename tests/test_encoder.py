@@ -362,3 +362,29 @@ def test_any_timm_model_can_be_wrapped(name):
     assert features.map.shape == (1, shape.channels, shape.height, shape.width)
     assert features.prefix.shape == (1, shape.num_prefix, shape.channels)
     assert torch.isfinite(features.map).all()
+
+
+def test_duplicated_channels_are_as_wide_as_more_scales_and_hold_no_more():
+    images = torch.rand(2, 3, 128, 128)
+    single = S2Encoder("test_vit", scales=(64,), weights="none")
+    twice = S2Encoder("test_vit", scales=(64,), weights="none", duplicate=2)
+    double = S2Encoder("test_vit", scales=(64, 128), weights="none")
+    features, expected = twice(images), single(images)
+    assert torch.equal(features.map, torch.cat([expected.map] * 2, dim=1))
+    assert torch.equal(features.prefix, torch.cat([expected.prefix] * 2, dim=2))
+    assert twice.feature_shape(128, 128) == double.feature_shape(128, 128)
+    assert twice.cost().gmacs == single.cost().gmacs
+    assert twice.cost().feature_width == double.cost().feature_width
+    assert twice.fingerprint() != single.fingerprint()
+
+
+@pytest.mark.parametrize(("scales", "duplicate"), [((64, 128), 2), ((64,), 0)])
+def test_duplicating_more_than_one_scale_is_refused(scales, duplicate):
+    with pytest.raises(EncoderError, match=f"duplicate={duplicate} with scales .*; valid: 1, or more with a single"):
+        S2Encoder("test_vit", scales=scales, weights="none", duplicate=duplicate)
+
+
+def test_description_names_what_is_not_the_default():
+    assert S2Encoder("test_vit", **SMALL).describe() == "test_vit {64, 128}"
+    changed = S2Encoder("test_vit", scales=(64,), weights="none", tile=32, upsampled=True, duplicate=3)
+    assert changed.describe() == "test_vit {64} tile=32 upsampled=True duplicate=3"

@@ -21,6 +21,7 @@ class EncoderConfig:
     cover: str = "exact"
     keep_aspect: bool = False
     upsampled: bool = False
+    duplicate: int = 1  # copies of a single scale's channels: as wide as more scales, the control for width
     precision: str = "fp32"
     channels_last: bool = False
     engine: str = "eager"
