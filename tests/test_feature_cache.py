@@ -1,7 +1,4 @@
-import errno
-import multiprocessing
-import os
-import signal
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +6,10 @@ import pytest
 import torch
 from helpers import PooledPixels, write_dataset
 
-from s2robot import feature_cache
 from s2robot.data import open_dataset
-from s2robot.feature_cache import BLOCK_FRAMES, cache_features
-from s2robot.interfaces import CacheError, Features
+from s2robot.feature_cache import BLOCK_FRAMES, cache_features, list_entries
+from s2robot.feature_cache.shifts import Shift, default_pixels
+from s2robot.interfaces import CacheError, EncoderError, Features
 
 FRAMES = 7 + 40 + 1 + 30
 
@@ -71,34 +68,6 @@ def test_only_the_blocks_of_the_first_episodes_are_encoded_and_more_can_follow(d
     np.testing.assert_allclose(cached.rows, direct(dataset), atol=1e-3)
 
 
-class Interrupted(PooledPixels):
-    """Dies like a killed process at its second call."""
-
-    def __call__(self, images):
-        if self.frames:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(images)
-
-
-def build_and_die(path, root):
-    with open_dataset(path) as opened:
-        cache_features(opened, Interrupted(), "agentview", root)
-
-
-def test_killed_build_resumes_and_ends_bit_identical(dataset, tmp_path):
-    process = multiprocessing.get_context("spawn").Process(
-        target=build_and_die, args=(dataset.path, tmp_path / "killed")
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    resumed = PooledPixels()
-    cached = cache_features(dataset, resumed, "agentview", tmp_path / "killed")
-    assert resumed.frames == FRAMES - BLOCK_FRAMES
-    whole = cache_features(dataset, PooledPixels(), "agentview", tmp_path / "whole")
-    np.testing.assert_array_equal(cached.rows, whole.rows)
-
-
 def test_damaged_block_is_found_and_made_again_alone(dataset, tmp_path):
     cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache")
     file = entry(tmp_path / "cache") / "features.f16"
@@ -128,23 +97,103 @@ def test_changed_manifest_is_refused(dataset, tmp_path):
         cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache")
 
 
-def test_full_disk_is_one_clear_error_and_the_cache_stays_usable(dataset, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(feature_cache.os, "posix_fallocate", full)
-    with pytest.raises(CacheError, match="cannot be written.*No space left"):
-        cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache")
-    monkeypatch.undo()
-    cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache")
-    np.testing.assert_allclose(cached.rows, direct(dataset), atol=1e-3)
-
-
 def test_features_that_overflow_float16_are_refused(dataset, tmp_path):
     class Huge(PooledPixels):
         def __call__(self, images):
             features = super().__call__(images)
             return Features(features.map * 1e6, features.prefix)
 
-    with pytest.raises(CacheError, match="outside float16 for agentview, frames 0"):
+    with pytest.raises(CacheError, match="outside float16 for frames 0 … 31, agentview of"):
         cache_features(dataset, Huge(), "agentview", tmp_path / "cache")
+
+
+def test_shifted_copies_are_the_encoders_features_of_shifted_frames(dataset, tmp_path):
+    cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path, num_shifts=2, shift_pixels=3)
+    images = np.concatenate([dataset.episode(i).images["agentview"] for i in range(len(dataset))])
+    assert len(cached.shifted) == 2
+    for copy, rows in enumerate(cached.shifted, start=1):
+        shifted = Shift(copy, 3)(images, 0, "agentview")
+        features = PooledPixels()(torch.from_numpy(shifted))
+        expected = cached.shape.flatten(features).half().numpy()
+        np.testing.assert_allclose(rows, expected, atol=1e-3)
+        assert not np.array_equal(rows, cached.rows)
+
+
+def test_copies_are_added_to_a_cache_without_making_the_others_again(dataset, tmp_path):
+    cache_features(dataset, PooledPixels(), "agentview", tmp_path)
+    first, second, other = PooledPixels(), PooledPixels(), PooledPixels()
+    cache_features(dataset, first, "agentview", tmp_path, num_shifts=1)
+    cache_features(dataset, second, "agentview", tmp_path, num_shifts=2)
+    cache_features(dataset, other, "agentview", tmp_path, num_shifts=1, shift_pixels=5)
+    assert first.frames == second.frames == other.frames == FRAMES
+
+
+def test_a_shift_moves_the_picture_and_repeats_its_border():
+    ramp = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 20, 3))
+    frames = np.stack([ramp] * 50)
+    shifted = Shift(1, 4)(frames, 100, "agentview")
+    downs = []
+    for picture in shifted:
+        down = int(picture[10, 0, 0]) - 10
+        np.testing.assert_array_equal(picture[:, 7, 1], (np.arange(20) + down).clip(0, 19))
+        downs.append(down)
+    assert set(downs) == set(range(-4, 5))
+
+
+def test_a_frames_shift_does_not_depend_on_the_block_it_is_read_in():
+    frames = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), dtype=np.uint8)
+    whole = Shift(2, 3)(frames, 64, "wrist")
+    np.testing.assert_array_equal(whole[4:], Shift(2, 3)(frames[4:], 68, "wrist"))
+    assert not np.array_equal(whole, Shift(2, 3)(frames, 64, "agentview"))
+    assert not np.array_equal(whole, Shift(1, 3)(frames, 64, "wrist"))
+
+
+def test_default_shift_is_the_published_share_of_the_image():
+    assert default_pixels(84, 84) == 4
+    assert default_pixels(448, 600) == 21
+    assert default_pixels(8, 8) == 1
+
+
+def test_gather_takes_each_window_from_its_copy(dataset, tmp_path):
+    cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path, num_shifts=2)
+    rows = np.array([[0, 1], [5, 6], [70, 71]])
+    result = cached.gather(rows, np.array([2, 0, 1]))
+    np.testing.assert_array_equal(result[0], cached.shifted[1][[0, 1]])
+    np.testing.assert_array_equal(result[1], cached.rows[[5, 6]])
+    np.testing.assert_array_equal(result[2], cached.shifted[0][[70, 71]])
+    np.testing.assert_array_equal(cached.gather(rows), cached.rows[rows])
+
+
+def test_worker_processes_get_the_files_and_not_a_copy_of_them(dataset, tmp_path):
+    cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path, num_shifts=1)
+    sent = pickle.dumps(cached)
+    assert len(sent) < 1000 < cached.rows.nbytes
+    arrived = pickle.loads(sent)
+    np.testing.assert_array_equal(arrived.rows, cached.rows)
+    np.testing.assert_array_equal(arrived.shifted[0], cached.shifted[0])
+
+
+def test_moved_dataset_uses_the_same_entry_which_names_its_new_place(dataset, tmp_path):
+    cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache")
+    moved = tmp_path / "moved.hdf5"
+    moved.write_bytes(dataset.path.read_bytes())
+    with open_dataset(moved) as opened:
+        encoder = PooledPixels()
+        cache_features(opened, encoder, "agentview", tmp_path / "cache")
+    assert encoder.frames == 0
+    (info,) = list_entries(tmp_path / "cache")
+    assert info.dataset == str(moved)
+
+
+def test_a_failing_encoder_is_its_own_error_and_loses_no_finished_block(dataset, tmp_path):
+    class Failing(PooledPixels):
+        def __call__(self, images):
+            if self.frames == 2 * BLOCK_FRAMES:
+                raise EncoderError("out of memory")
+            return super().__call__(images)
+
+    with pytest.raises(EncoderError, match="out of memory"):
+        cache_features(dataset, Failing(), "agentview", tmp_path)
+    rest = PooledPixels()
+    cache_features(dataset, rest, "agentview", tmp_path)
+    assert rest.frames == FRAMES - 2 * BLOCK_FRAMES

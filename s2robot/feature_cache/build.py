@@ -1,0 +1,216 @@
+"""From demonstrations to cached features: what is missing is encoded, reading and writing happen meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from s2robot.data import DemonstrationDataset
+from s2robot.feature_cache.entry import BLOCK_FRAMES, LAYOUT, Entry, Reading, write_text, writing
+from s2robot.feature_cache.shifts import Shift, default_pixels
+from s2robot.interfaces import CacheError, Encoder, FeatureShape
+
+_AHEAD = 2  # blocks that are read before, and may wait to be written after, the one being encoded
+_INFINITE = 0x7C00  # exponent bits of float16 infinities and NaN
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Features of one camera.
+
+    Attributes:
+        shape: of one frame's features.
+        rows: float16 [frames, numel], a read-only memory map.
+        shifted: the same of each randomly shifted copy of the frames; empty without augmentation.
+    """
+
+    shape: FeatureShape
+    rows: np.ndarray
+    shifted: tuple[np.ndarray, ...] = ()
+    _in_use: tuple[Reading, ...] = field(default=(), repr=False, compare=False)
+
+    def gather(self, rows: np.ndarray, copies: np.ndarray | None = None) -> np.ndarray:
+        """Features float16 [B, To, numel] of rows [B, To], those of window b from copy `copies[b]`; 0: not shifted."""
+        if copies is None or not self.shifted:
+            return self.rows[rows]
+        result = np.empty((*rows.shape, self.rows.shape[1]), self.rows.dtype)
+        for copy, source in enumerate((self.rows, *self.shifted)):
+            result[copies == copy] = source[rows[copies == copy]]
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes that are not forked: name the files instead of copying what they hold."""
+        maps = [(str(r.filename), r.shape) if isinstance(r, np.memmap) else r for r in (self.rows, *self.shifted)]
+        return {"shape": self.shape, "maps": maps}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        maps = [np.memmap(m[0], np.float16, "r", shape=m[1]) if isinstance(m, tuple) else m for m in state["maps"]]
+        files = [Path(m.filename) for m in maps if isinstance(m, np.memmap) and m.filename]
+        in_use = tuple(Reading(file.parent) for file in files)
+        values = {"shape": state["shape"], "rows": maps[0], "shifted": tuple(maps[1:]), "_in_use": in_use}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def cache_features(
+    dataset: DemonstrationDataset,
+    encoder: Encoder,
+    camera: str,
+    root: str | Path,
+    *,
+    num_episodes: int | None = None,
+    num_shifts: int = 0,
+    shift_pixels: int | None = None,
+) -> CachedFeatures:
+    """Encode every frame of `camera` that is not cached yet, and map the result.
+
+    Args:
+        dataset: the demonstrations.
+        encoder: the frozen encoder.
+        camera: whose images.
+        root: folder of all cache entries.
+        num_episodes: only the first n episodes are needed; the rows of later ones stay zero.
+        num_shifts: K, randomly shifted copies of every frame beside the frame itself; each costs as much time and
+            disk as the frames themselves.
+        shift_pixels: largest shift [pixels]; `PUBLISHED_SHIFT` of the image when None.
+
+    Raises:
+        CacheError: the folder cannot be written (for example a full disk) or belongs to other features.
+    """
+    pixels = shift_pixels or default_pixels(*dataset.image_size(camera))
+    copies: list[Shift | None] = [None, *(Shift(copy, pixels) for copy in range(1, num_shifts + 1))]
+    opened = [_open_entry(dataset, encoder, camera, Path(root), num_episodes, shift) for shift in copies]
+    entries, in_use = [entry for entry, _ in opened], tuple(file for _, file in opened)
+    first, *others = (entry.rows() for entry in entries)
+    return CachedFeatures(encoder.feature_shape(*dataset.image_size(camera)), first, tuple(others), in_use)
+
+
+def _open_entry(
+    dataset: DemonstrationDataset,
+    encoder: Encoder,
+    camera: str,
+    root: Path,
+    num_episodes: int | None,
+    shift: Shift | None,
+) -> tuple[Entry, Reading]:
+    shape = encoder.feature_shape(*dataset.image_size(camera))
+    identity: dict[str, Any] = {
+        "layout": LAYOUT,
+        "encoder": encoder.fingerprint(),
+        "data": dataset.fingerprint(),
+        "camera": camera,
+        "augmentation": None if shift is None else asdict(shift),
+        "frames": sum(dataset.lengths),
+        "block_frames": BLOCK_FRAMES,
+        "shape": asdict(shape),
+    }
+    about = {"encoder": encoder.describe(), "dataset": str(dataset.path.resolve())}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+    entry = Entry(root / key, identity["frames"], 2 * shape.numel)
+    try:
+        with writing(entry.folder):
+            _write_manifest(entry.folder, identity, about)
+            _fill(entry, dataset, encoder, camera, shape, shift, sum(dataset.lengths[:num_episodes]))
+            return entry, Reading(entry.folder)
+    except OSError as error:
+        raise CacheError(f"feature cache {str(entry.folder)!r} cannot be written: {error}") from error
+
+
+def _write_manifest(folder: Path, identity: dict[str, Any], about: dict[str, str]) -> None:
+    path = folder / "manifest.json"
+    found = None
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise CacheError(f"feature cache {str(path)!r} is damaged ({error}); delete the folder") from error
+        if not isinstance(found, dict) or {**found, "about": about} != {**identity, "about": about}:
+            raise CacheError(f"feature cache {str(folder)!r} holds other features than asked for; delete the folder")
+    if found != {**identity, "about": about}:  # new, or the dataset lies elsewhere now
+        write_text(path, json.dumps({**identity, "about": about}, indent=1))
+
+
+def _fill(
+    entry: Entry,
+    dataset: DemonstrationDataset,
+    encoder: Encoder,
+    camera: str,
+    shape: FeatureShape,
+    shift: Shift | None,
+    frames: int,
+) -> None:
+    """Encode the blocks of the first `frames` frames that are missing or damaged."""
+    good = entry.good_blocks()
+    missing = [block for block in range(-(-frames // BLOCK_FRAMES)) if block not in good]
+    damaged = sorted(entry.recorded().keys() - good)
+    if damaged:
+        print(f"feature cache {str(entry.folder)!r}: {len(damaged)} damaged blocks are made again")
+        entry.keep_only(good)
+    if missing or not entry.is_whole():
+        entry.reserve(frames)
+    title = f"encoding {camera}" + (f", shift {shift.copy}" if shift else "")
+    blocks = _read_blocks(dataset, camera, missing, shift)
+    with (
+        closing(_ahead(blocks)) as images_ahead,
+        ThreadPoolExecutor(1, "write features") as writer,
+        tqdm(total=entry.frames_of(missing), unit="frame", desc=title, disable=not missing) as bar,
+    ):
+        written: deque[Future[None]] = deque()
+        for block, images in images_ahead:
+            packed = shape.flatten(encoder(torch.from_numpy(images))).to("cpu", torch.float16).numpy()
+            written.append(writer.submit(_store, entry, block, packed, f"{camera} of {str(dataset.path)!r}"))
+            if len(written) > _AHEAD:
+                written.popleft().result()
+            bar.update(len(images))
+        for future in written:
+            future.result()
+    if not entry.is_checked():
+        entry.mark_checked()
+
+
+def _store(entry: Entry, block: int, rows: np.ndarray, source: str) -> None:
+    if ((rows.view(np.uint16) & _INFINITE) == _INFINITE).any():
+        first = block * BLOCK_FRAMES
+        raise CacheError(
+            f"encoder returned values outside float16 for frames {first} … {first + len(rows) - 1}, {source}"
+        )
+    entry.store(block, rows)
+
+
+def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """The same items, the next few of which are made in a thread meanwhile."""
+    with ThreadPoolExecutor(1, "read frames") as reader:
+        pending = deque(reader.submit(next, items, None) for _ in range(_AHEAD))
+        while (item := pending.popleft().result()) is not None:
+            pending.append(reader.submit(next, items, None))
+            yield item
+
+
+def _read_blocks(
+    dataset: DemonstrationDataset, camera: str, blocks: list[int], shift: Shift | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (block, uint8 [n, H, W, 3]) in order; at most one episode beyond the block is in memory."""
+    starts = np.concatenate([[0], np.cumsum(dataset.lengths)])
+    held: tuple[int, np.ndarray] | None = None
+    for block in blocks:
+        start, stop = block * BLOCK_FRAMES, min((block + 1) * BLOCK_FRAMES, int(starts[-1]))
+        parts = []
+        for index in range(int(np.searchsorted(starts, start, "right")) - 1, int(np.searchsorted(starts, stop))):
+            if held is None or held[0] != index:
+                held = index, dataset.episode(index, cameras=[camera], proprioception=[]).images[camera]
+            first = int(starts[index])
+            parts.append(held[1][max(start - first, 0) : stop - first])
+        images = np.concatenate(parts)
+        yield block, images if shift is None else shift(images, start, camera)

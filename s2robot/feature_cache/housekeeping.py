@@ -1,0 +1,169 @@
+"""What lies in a cache, whether it is still good, and what can go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from s2robot.feature_cache.entry import LAYOUT, Entry, untouched
+from s2robot.interfaces import CacheError
+
+_DELETED = ".deleted-"  # a folder on its way out; the rest of an interrupted prune
+
+
+@dataclass(frozen=True)
+class EntryInfo:
+    """One cache entry, as people see it.
+
+    Attributes:
+        folder: where it lies.
+        size: bytes on disk.
+        last_used: seconds since the epoch.
+        encoder: the encoder's readable name; empty where the manifest cannot be read.
+        camera: whose images.
+        dataset: the demonstration file that was encoded.
+        augmentation: empty for frames as recorded.
+        done: frames encoded.
+        frames: frames of the dataset.
+        problem: why no run of this version will use it; empty for a sound entry.
+    """
+
+    folder: Path
+    size: int
+    last_used: float
+    encoder: str = ""
+    camera: str = ""
+    dataset: str = ""
+    augmentation: str = ""
+    done: int = 0
+    frames: int = 0
+    problem: str = ""
+
+    def __str__(self) -> str:
+        used = datetime.fromtimestamp(self.last_used).strftime("%Y-%m-%d %H:%M")
+        head = f"{self.folder.name}  {self.size / 1e6:8.1f} MB  used {used}"
+        if not self.encoder:
+            return f"{head}  {self.problem}"
+        what = f"{self.encoder}, {self.camera}" + (f", {self.augmentation}" if self.augmentation else "")
+        gone = "" if Path(self.dataset).exists() else " (no longer there)"
+        state = f"  {self.problem}" if self.problem else ""
+        return f"{head}  {self.done}/{self.frames} frames  {what}  of {self.dataset}{gone}{state}"
+
+
+def list_entries(root: str | Path) -> list[EntryInfo]:
+    """Every entry of a cache, the one used last first.
+
+    Raises:
+        CacheError: the folder does not exist.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise CacheError(f"there is no feature cache at {str(root)!r}; say where with root=DIR (training: cache_dir)")
+    folders = [path for path in root.iterdir() if path.is_dir() and (path / "lock").exists()]
+    return sorted((_describe(folder) for folder in folders), key=lambda info: info.last_used, reverse=True)
+
+
+def verify(info: EntryInfo) -> list[int] | None:
+    """Hash every block of an entry again, and forget those that are damaged, so that the next run makes them again.
+
+    Returns:
+        The damaged blocks; None where another process is writing the entry.
+    """
+    entry = _entry(info.folder)
+    with untouched(info.folder, by_readers=False) as free:
+        if not free:
+            return None
+        good = entry.good_blocks(full_check=True)
+        damaged = sorted(entry.recorded().keys() - good)
+        if damaged:
+            entry.keep_only(set(good))
+        if entry.is_whole():
+            entry.mark_checked()
+    return damaged
+
+
+def select_entries(
+    entries: Sequence[EntryInfo], *, days: float | None = None, gigabytes: float | None = None, missing: bool = False
+) -> list[EntryInfo]:
+    """Entries that can go.
+
+    Args:
+        entries: all of a cache.
+        days: those last used longer ago.
+        gigabytes: those used least recently, until the rest is no larger [10⁹ bytes].
+        missing: those whose demonstration file is no longer there, or that no run of this version can use.
+    """
+    chosen = []
+    if days is not None:
+        chosen += [info for info in entries if info.last_used < time.time() - days * 86_400]
+    if missing:
+        chosen += [info for info in entries if info.problem or not Path(info.dataset).exists()]
+    if gigabytes is not None:
+        rest = [info for info in entries if info not in chosen]
+        total = sum(info.size for info in rest)
+        for info in sorted(rest, key=lambda info: info.last_used):
+            if total <= gigabytes * 1e9:
+                break
+            chosen.append(info)
+            total -= info.size
+    return [info for info in entries if info in chosen]
+
+
+def prune(root: str | Path, entries: Sequence[EntryInfo]) -> list[EntryInfo]:
+    """Delete entries, but none that a running process writes or reads; return those that were deleted."""
+    deleted = []
+    for info in entries:
+        with untouched(info.folder, by_readers=True) as free:
+            if free:
+                # Renamed first: whoever waits for its lock sees that it is gone, and makes a new entry.
+                info.folder.rename(info.folder.with_name(_DELETED + info.folder.name))
+                deleted.append(info)
+    for folder in Path(root).glob(_DELETED + "*"):
+        shutil.rmtree(folder)
+    return deleted
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["layout"] != LAYOUT:
+            raise CacheError(f"written by another version (layout {manifest['layout']}, this one has {LAYOUT})")
+        shape, about = manifest["shape"], manifest["about"]
+        width = shape["channels"] * (shape["height"] * shape["width"] + shape["num_prefix"])
+        return {**manifest, "row_bytes": 2 * int(width), **{key: str(about[key]) for key in ("encoder", "dataset")}}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CacheError(f"manifest cannot be read ({type(error).__name__})") from error
+
+
+def _entry(folder: Path) -> Entry:
+    manifest = _read_manifest(folder)
+    return Entry(folder, int(manifest["frames"]), manifest["row_bytes"])
+
+
+def _describe(folder: Path) -> EntryInfo:
+    info = EntryInfo(
+        folder=folder,
+        size=sum(512 * path.stat().st_blocks for path in folder.iterdir()),
+        last_used=max(path.stat().st_mtime for path in (folder / "in_use", folder / "lock") if path.exists()),
+    )
+    try:
+        manifest = _read_manifest(folder)
+        entry = _entry(folder)
+        shift = manifest["augmentation"]
+        return replace(
+            info,
+            encoder=manifest["encoder"],
+            camera=str(manifest["camera"]),
+            dataset=manifest["dataset"],
+            augmentation=f"shifted by up to {shift['pixels']} pixels, copy {shift['copy']}" if shift else "",
+            done=entry.frames_of(entry.recorded()),
+            frames=entry.frames,
+        )
+    except (CacheError, ValueError, TypeError, KeyError) as error:
+        return replace(info, problem=str(error))
