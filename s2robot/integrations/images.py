@@ -1,0 +1,122 @@
+"""Images among the observations of other libraries, and the forms in which features take their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s2robot.encoder import S2Encoder
+from s2robot.integrations.shared import SharedEncoder
+from s2robot.interfaces import ConfigError, EncoderError, Features, FeatureShape, unknown_name
+
+OUTPUTS = ("mean", "cls", "map", "rows")
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """How one observation holds images.
+
+    Attributes:
+        leading: dimensions before those of one image: steps, environments; empty for one image.
+        height, width: size of an image [pixels].
+        channels_first: [3, H, W] instead of [H, W, 3].
+    """
+
+    leading: tuple[int, ...]
+    height: int
+    width: int
+    channels_first: bool
+
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> ImageLayout | None:
+        """Read a shape […, H, W, 3] or […, 3, H, W]; None for any other."""
+        shape = tuple(shape)
+        if len(shape) < 3:
+            return None
+        if shape[-1] == 3:
+            return cls(shape[:-3], shape[-3], shape[-2], False)
+        return cls(shape[:-3], shape[-2], shape[-1], True) if shape[-3] == 3 else None
+
+    def flatten(self, images: Tensor) -> Tensor:
+        """Images of this layout with any leading dimensions, as `S2Encoder` takes them: one batch."""
+        flat = images.reshape(-1, *images.shape[-3:])
+        return flat.movedim(-1, 1) if flat.is_floating_point() and not self.channels_first else flat
+
+
+class ImageFeatures:
+    """Several cameras' images, with any leading dimensions → features, in one call of the encoder.
+
+    Args:
+        encoder: an `S2Encoder`, a `SharedEncoder`, or a dict of its settings.
+        layouts: observation key -> layout of its images.
+        output: form of one image's features: `mean` (the map's mean over positions, [S·C]), `cls` (the first prefix
+            token, [S·C]), `map` ([S·C, h, w]) or `rows` (map and prefix tokens packed by `FeatureShape.flatten`).
+
+    Raises:
+        ConfigError: unknown output, or a backbone without CLS token under `cls`.
+    """
+
+    def __init__(
+        self, encoder: S2Encoder | SharedEncoder | Mapping[str, Any], layouts: Mapping[Any, ImageLayout], output: str
+    ) -> None:
+        if output not in OUTPUTS:
+            raise ConfigError(unknown_name("output", output, OUTPUTS))
+        self.shared = SharedEncoder.of(encoder)
+        self._output = output
+        self.layouts = dict(layouts)
+        self._shapes = {
+            key: self.shared.encoder.feature_shape(layout.height, layout.width) for key, layout in self.layouts.items()
+        }
+        if output == "cls" and not all(shape.num_prefix for shape in self._shapes.values()):
+            raise ConfigError("output 'cls' needs a backbone with a CLS token; this one has none, use 'mean'")
+
+    def frame_shape(self, key: Any) -> tuple[int, ...]:
+        """Shape of the features that replace one image of `key`."""
+        shape = self._shapes[key]
+        match self._output:
+            case "map":
+                return shape.channels, shape.height, shape.width
+            case "rows":
+                return (shape.numel,)
+        return (shape.channels,)
+
+    def __call__(self, images: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+        """Encode images […, H, W, 3] or […, 3, H, W] of every key -> float32 […, *frame_shape], on their device.
+
+        Raises:
+            EncoderError: images of another size or layout than were announced, or of no valid type or range.
+        """
+        for key, value in images.items():
+            found, layout = ImageLayout.of(value.shape), self.layouts[key]
+            if found is None or (found.height, found.width) != (layout.height, layout.width):
+                raise EncoderError(
+                    f"{key!r} has shape {tuple(value.shape)}, which ends in no image of {layout.height}x{layout.width}"
+                )
+        encoded = self.shared({key: self.layouts[key].flatten(value) for key, value in images.items()})
+        return {
+            key: _in_form(self._output, self._shapes[key], encoded[key])
+            .reshape(*value.shape[:-3], *self.frame_shape(key))
+            .to(value.device)
+            for key, value in images.items()
+        }
+
+
+def _in_form(output: str, shape: FeatureShape, features: Features) -> Tensor:
+    match output:
+        case "map":
+            return features.map
+        case "rows":
+            return shape.flatten(features)
+        case "cls":
+            return features.prefix[:, 0]
+    return features.map.mean(dim=(2, 3))
+
+
+def as_tensor(array: Any) -> Tensor:
+    """A tensor on an array's memory; one that PyTorch cannot wrap (read-only, negative strides) is copied."""
+    usable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+    return torch.from_numpy(array if usable else array.copy())

@@ -1,0 +1,172 @@
+import pickle
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+
+from s2robot import S2Encoder
+from s2robot.integrations.gymnasium import EncodeObservation, VectorEncodeObservation
+from s2robot.integrations.shared import SharedEncoder
+from s2robot.interfaces import ConfigError, EncoderError
+
+SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "scales": (32, 64)}
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return S2Encoder(**SETTINGS)
+
+
+class Pictures(gymnasium.Env):
+    """Noise from one or two cameras, drawn from the seed."""
+
+    def __init__(self, layout="dict", steps=()):
+        image = spaces.Box(0, 255, (*steps, SIZE, SIZE, 3), np.uint8)
+        chw = spaces.Box(0, 255, (*steps, 3, SIZE, SIZE), np.uint8)
+        vector = spaces.Box(-1, 1, (4,), np.float32)
+        self.observation_space = {
+            "dict": spaces.Dict({"front": image, "wrist": chw, "position": vector}),
+            "image": image,
+            "vector": vector,
+        }[layout]
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def _draw(self, space):
+        if isinstance(space, spaces.Dict):
+            return {key: self._draw(entry) for key, entry in space.spaces.items()}
+        if space.dtype == np.uint8:
+            return self.np_random.integers(0, 256, space.shape, np.uint8)
+        return self.np_random.uniform(-1, 1, space.shape).astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._draw(self.observation_space), {}
+
+    def step(self, action):
+        return self._draw(self.observation_space), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("layout", ["dict", "image"])
+@pytest.mark.parametrize("output", ["mean", "map", "rows"])
+def test_wrapped_environment_passes_gymnasiums_own_check(encoder, layout, output):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about infinite bounds, and that it is wrapped
+        check_env(EncodeObservation(Pictures(layout), encoder, output), skip_render_check=True)
+
+
+def test_features_are_those_of_the_encoder_and_the_rest_stays(encoder):
+    plain, _ = Pictures().reset(seed=3)
+    seen, _ = EncodeObservation(Pictures(), encoder, "map").reset(seed=3)
+    for key in ("front", "wrist"):
+        expected = encoder(torch.from_numpy(plain[key])[None]).map[0]
+        np.testing.assert_allclose(seen[key], expected, rtol=1e-4, atol=1e-5)
+        assert seen[key].std() > 0
+    np.testing.assert_array_equal(seen["position"], plain["position"])
+
+
+def test_packed_rows_unpack_to_map_and_prefix_tokens():
+    encoder = S2Encoder("test_vit", weights="none", scales=(64, 128))
+    env = EncodeObservation(Pictures("image"), encoder, "rows")
+    rows = torch.from_numpy(env.reset(seed=0)[0])[None]
+    features = encoder.feature_shape(SIZE, SIZE).unflatten(rows)
+    expected = encoder(torch.from_numpy(Pictures("image").reset(seed=0)[0])[None])
+    torch.testing.assert_close(features.map, expected.map)
+    torch.testing.assert_close(features.prefix, expected.prefix)
+    cls = EncodeObservation(Pictures("image"), encoder, "cls").reset(seed=0)[0]
+    np.testing.assert_allclose(cls, expected.prefix[0, 0], rtol=1e-5)
+
+
+def test_stacked_steps_stay_in_front(encoder):
+    env = EncodeObservation(Pictures("image", steps=(2,)), encoder)
+    assert env.observation_space.shape == (2, 128)
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+
+
+@pytest.mark.parametrize("vector_class", [SyncVectorEnv, AsyncVectorEnv])
+def test_vector_environments_are_encoded_in_one_call_and_equal_single_ones(vector_class, monkeypatch):
+    encoder, calls = S2Encoder(**SETTINGS), []
+    encode_cameras = encoder.encode_cameras
+    monkeypatch.setattr(encoder, "encode_cameras", lambda images: calls.append(1) or encode_cameras(images))
+    envs = VectorEncodeObservation(vector_class([Pictures] * 3), encoder)
+    try:
+        seen, _ = envs.reset(seed=[0, 1, 2])
+        assert len(calls) == 1
+        assert envs.observation_space.contains(seen)
+        assert envs.single_observation_space["front"].shape == (128,)
+        for index in range(3):
+            single, _ = EncodeObservation(Pictures(), S2Encoder(**SETTINGS)).reset(seed=index)
+            np.testing.assert_allclose(seen["front"][index], single["front"], rtol=1e-4, atol=1e-5)
+        seen, *_ = envs.step(envs.action_space.sample())
+        assert envs.observation_space.contains(seen)
+    finally:
+        envs.close()
+
+
+def test_only_the_keys_asked_for_are_encoded(encoder):
+    env = EncodeObservation(Pictures(), encoder, keys=["wrist"])
+    assert env.observation_space["front"].shape == (SIZE, SIZE, 3)
+    assert env.observation_space["wrist"].shape == (128,)
+
+
+@pytest.mark.parametrize(
+    ("layout", "settings", "message"),
+    [
+        ("vector", {}, "no uint8 images"),
+        ("dict", {"keys": ["frnt"]}, "unknown observation key 'frnt'; did you mean 'front'"),
+        ("dict", {"keys": ["position"]}, "'position' is Box.*not images"),
+        ("dict", {"output": "men"}, "unknown output 'men'; did you mean 'mean'"),
+        ("dict", {"output": "cls"}, "needs a backbone with a CLS token"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(encoder, layout, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        EncodeObservation(Pictures(layout), encoder, **settings)
+
+
+def test_an_environment_that_breaks_its_word_is_refused(encoder):
+    env = EncodeObservation(Pictures("image"), encoder)
+    with pytest.raises(EncoderError, match="no image of 64x64"):
+        env.observation(np.zeros((32, 32, 3), np.uint8))
+
+
+def test_settings_are_as_good_as_an_encoder(encoder):
+    seen, _ = EncodeObservation(Pictures("image"), SETTINGS).reset(seed=0)
+    expected, _ = EncodeObservation(Pictures("image"), encoder).reset(seed=0)
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_shared_encoder_is_pickled_as_its_settings():
+    shared = SharedEncoder(**SETTINGS)
+    images = {"a": torch.randint(0, 256, (1, SIZE, SIZE, 3), dtype=torch.uint8)}
+    expected = shared(images)["a"].map
+    data = pickle.dumps(shared)
+    assert len(data) < 1000
+    again = pickle.loads(data)
+    assert again == shared
+    torch.testing.assert_close(again(images)["a"].map, expected, rtol=0, atol=0)
+
+
+def test_shared_encoder_refuses_to_become_another_one():
+    shared = SharedEncoder(**SETTINGS)
+    assert shared.encoder.scales == (32, 64)
+    other = SharedEncoder()
+    other.__dict__.update({**shared.__getstate__(), "settings": {**SETTINGS, "scales": (32,)}})
+    with pytest.raises(ConfigError, match="saved with encoder"):
+        _ = other.encoder
+
+
+def test_an_encoder_passed_as_an_object_is_not_pickled(encoder):
+    with pytest.raises(ConfigError, match="pass its settings"):
+        pickle.dumps(SharedEncoder.of(encoder))
+
+
+@pytest.mark.parametrize(("given", "message"), [(3, "give a SharedEncoder"), ({"scale": (32,)}, "scale")])
+def test_what_is_no_encoder_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        EncodeObservation(Pictures("image"), given)
