@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -32,7 +34,7 @@ def run_in_order(
         (item, future) in the items' order; whoever asks the future says what its failure means.
     """
     prepare_fork_server()
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=_end_with_parent)
     waiting: deque[tuple[Item, Future[Any]]] = deque()
     upcoming = iter(items)
     try:
@@ -44,6 +46,18 @@ def run_in_order(
             yield waiting.popleft()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is killed; the executor's own would wait for work, and hold memory, for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a worker
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _in_worker(workers: int, function: Callable[..., Any], shared: Any, item: Any) -> Any:
