@@ -10,12 +10,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
+from s2robot_envs.base import ImageEnv, Observation
 from s2robot_envs.errors import ActionError, EnvConfigError, unknown_name
-from s2robot_envs.robosuite_env import Observation, RobosuiteEnv
 
 
 class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.ndarray]):
-    """Wrap a `RobosuiteEnv` for policies that see To observations and predict Ta actions.
+    """Wrap an `ImageEnv` for policies that see To observations and predict Ta actions.
 
     The action space is Box [Ta, A]; one `step` executes up to Ta actions in order. Every observation entry gets
     a leading To axis, oldest first; at reset the first observation is repeated. Frames between the observed ones
@@ -26,7 +26,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
     the wrapper idles: further steps change nothing, return the last observation and `steps` 0, until `reset`; so
     the finished members of a vector environment cost nothing while the others go on.
 
-    `info` is that of `RobosuiteEnv`, where `is_success` means at any step of this chunk, and `steps`, the number
+    `info` is that of `ImageEnv`, where `is_success` means at any step of this chunk, and `steps`, the number
     of actions executed. The reward is the sum over these. With `reset(options={"record": True})`, or a camera's
     name in place of True, `info["frames"]` holds every step's frame of that camera, uint8 [n, H, W, 3]: one at
     reset, `steps` after a step.
@@ -40,9 +40,9 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
         EnvConfigError: To or Ta is below 1.
     """
 
-    env: RobosuiteEnv
+    env: ImageEnv
 
-    def __init__(self, env: RobosuiteEnv, *, observation_steps: int = 1, action_steps: int = 1) -> None:
+    def __init__(self, env: ImageEnv, *, observation_steps: int = 1, action_steps: int = 1) -> None:
         super().__init__(env)
         for name, value in (("observation_steps", observation_steps), ("action_steps", action_steps)):
             if not isinstance(value, int) or value < 1:
@@ -61,7 +61,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; see the class for the `record` option and `RobosuiteEnv.reset` for the rest."""
+        """Start an episode; see the class for the `record` option and `ImageEnv.reset` for the rest."""
         options = dict(options or {})
         self._record_camera = self._camera_to_record(options.pop("record", False))
         observation, info = self.env.reset(seed=seed, options=options)
@@ -86,13 +86,14 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
             reward, self._truncated = self.env.simulate(action)
             rewards += reward
             success = self.env.info()["is_success"]
+            over = success or self._truncated  # also before the horizon, where the simulation ended by itself
             observation = None
-            if success or executed > planned - self._history.maxlen:  # type: ignore[operator]  # maxlen is set
+            if over or executed > planned - self._history.maxlen:  # type: ignore[operator]  # maxlen is set
                 observation = self.env.observe()
                 self._history.append(observation)
             if self._record_camera is not None:
                 frames.append(self._frame(observation))
-            if success:
+            if over:
                 break
         if executed < planned:
             self._fill_history(self._history[-1])
@@ -110,8 +111,8 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
         if record is False or record is None:
             return None
         if record is True:
-            return next(iter(self.env.image_sizes), self.env.task.cameras[0])
-        available = self.env.simulator.sim.model.camera_names
+            return next(iter(self.env.image_sizes), self.env.default_camera)
+        available = self.env.available_cameras
         if record not in available:
             raise EnvConfigError(unknown_name("camera to record", record, available))
         return record

@@ -18,8 +18,8 @@ from s2robot_envs.factory import make_env
 from s2robot_envs.pool import run_in_order
 
 if TYPE_CHECKING:
-    from s2robot_envs.experts import Expert
-    from s2robot_envs.robosuite_env import RobosuiteEnv
+    from s2robot_envs.base import ImageEnv
+    from s2robot_envs.control import Expert
 
 # Environment seeds below this are for collecting; evaluation seeds start here, so the two never meet.
 FIRST_EVALUATION_SEED = 100_000
@@ -46,7 +46,7 @@ def collection_seed(seed: int, attempt: int) -> int:
     return seed * ATTEMPTS_PER_SEED + attempt
 
 
-def collect_episode(env: RobosuiteEnv, expert: Expert, seed: int, noise: float) -> dict[str, Any]:
+def collect_episode(env: ImageEnv, expert: Expert, seed: int, noise: float) -> dict[str, Any]:
     """Record one episode of an expert.
 
     Noise N(0, noise²) is added to the action that is executed, the label is the expert's clean action for the
@@ -63,7 +63,8 @@ def collect_episode(env: RobosuiteEnv, expert: Expert, seed: int, noise: float) 
         Entries of one length T, where observations[t] precede actions[t]:
         `actions` float32 [T, A], the labels; `executed_actions` float32 [T, A]; `rewards` float32 [T], after the
         action; `images` camera -> uint8 [T, H, W, 3]; `proprioception` key -> float32 [T, d]; `states` float64
-        [T, S]; and `model_file` (MJCF), `success` (at the end), `seed`.
+        [T, S] and `model_file` (MJCF), both None where the simulator does not give them; and `success` (at the end),
+        `seed`.
     """
     env.reset_simulation(seed)
     expert.reset(env)
@@ -75,16 +76,18 @@ def collect_episode(env: RobosuiteEnv, expert: Expert, seed: int, noise: float) 
         action = expert.act()
         executed = np.clip(action + rng.normal(0.0, noise, action.shape), -1.0, 1.0).astype(np.float32)
         observations.append(env.observe())
-        columns["states"].append(env.state())
+        state = env.state()
+        if state is not None:
+            columns["states"].append(state)
         reward, _ = env.simulate(executed)
         columns["actions"].append(action)
         columns["executed_actions"].append(executed)
         columns["rewards"].append(np.float32(reward))
         solved_for = solved_for + 1 if env.info()["is_success"] else 0
     return {
-        **{key: np.stack(values) for key, values in columns.items()},
+        **{key: np.stack(values) if values else None for key, values in columns.items()},
         "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},
-        "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.task.proprioception},
+        "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.proprioception},
         "model_file": env.model_xml(),
         "success": env.info()["is_success"],
         "seed": seed,
@@ -99,6 +102,7 @@ def collect(
     noise: float = 0.15,
     workers: int | None = None,
     first_attempt: int = 0,
+    expert: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield `num` successful episodes of a task's expert, the same ones in the same order for any `workers`.
@@ -113,7 +117,8 @@ def collect(
         noise: standard deviation of the noise in the executed action.
         workers: processes; None for one per core, 1 to stay in this process.
         first_attempt: where to start; to continue an interrupted collection, the `attempts` of its last episode.
-        env_kwargs: further arguments of `make_env` (cameras, image_size, render_profile, horizon), JSON-able.
+        expert: another expert than the task's own, `module:Name`, see `make_expert`.
+        env_kwargs: further arguments of `make_env` (cameras, image_size, render_profile, variant, …), JSON-able.
 
     Yields:
         `collect_episode`'s dictionary plus `attempts`, the attempts made up to and including this episode.
@@ -125,13 +130,13 @@ def collect(
     """
     from s2robot_envs.experts import make_expert
 
-    make_expert(task)
+    make_expert(task, expert)
     collection_seed(seed, first_attempt)
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     for name, value, lowest in (("num", num, 0), ("workers", workers, 1), ("noise", noise, 0.0)):
         if not value >= lowest:
             raise EnvConfigError(f"{name} is {value}; it must be at least {lowest}")
-    job = _Job(task, seed, noise, json.dumps(dict(env_kwargs or {})))
+    job = _Job(task, seed, noise, json.dumps(dict(env_kwargs or {})), expert)
     attempts = range(first_attempt, ATTEMPTS_PER_SEED)
     if workers == 1:
         results: Generator[dict[str, Any] | None] = _record_here(job, attempts)
@@ -148,14 +153,15 @@ class _Job:
     seed: int
     noise: float
     env_kwargs: str  # JSON
+    expert: str | None
 
-    def make(self) -> tuple[RobosuiteEnv, Expert]:
+    def make(self) -> tuple[ImageEnv, Expert]:
         from s2robot_envs.experts import make_expert
 
-        env = cast("RobosuiteEnv", make_env(self.task, **json.loads(self.env_kwargs)))
-        return env, make_expert(self.task)
+        env = cast("ImageEnv", make_env(self.task, **json.loads(self.env_kwargs)))
+        return env, make_expert(self.task, self.expert)
 
-    def run(self, env: RobosuiteEnv, expert: Expert, attempt: int) -> dict[str, Any] | None:
+    def run(self, env: ImageEnv, expert: Expert, attempt: int) -> dict[str, Any] | None:
         """One attempt's recording; None for a failure, whose images nobody needs."""
         episode = collect_episode(env, expert, collection_seed(self.seed, attempt), self.noise)
         return episode if episode["success"] else None
@@ -209,7 +215,7 @@ def _naming_seed(job: _Job, attempt: int) -> Iterator[None]:
 
 
 @functools.cache
-def _worker_resources(job: _Job) -> tuple[RobosuiteEnv, Expert]:
+def _worker_resources(job: _Job) -> tuple[ImageEnv, Expert]:
     return job.make()  # a worker serves one job: one environment for all its attempts
 
 

@@ -1,4 +1,4 @@
-"""Building blocks of the scripted experts: one arm's pose, and motions as generators of actions.
+"""Building blocks of the scripted experts: what an expert is, one arm's pose, and motions as generators of actions.
 
 Frames: positions are in metres in the world frame, rotations are matrices [3, 3] of the grip site (between the
 fingertips: x is the axis along which the fingers open, z points out of the hand).
@@ -6,13 +6,15 @@ fingertips: x is the axis along which the fingers open, z points out of the hand
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from s2robot_envs.robosuite_env import RobosuiteEnv
+if TYPE_CHECKING:
+    from s2robot_envs.robosuite_env import RobosuiteEnv
 
 POSITION_UNIT = 0.05  # metres commanded by an action of 1
 ROTATION_UNIT = 0.5  # radians commanded by an action of 1
@@ -20,6 +22,29 @@ OPEN, CLOSE = -1.0, 1.0
 
 # The grip site of a gripper that points straight down and opens along the world's y axis.
 POINTING_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+
+
+Motion = Iterator[np.ndarray]  # actions, each for the state at the time it is asked for
+
+
+class Expert(abc.ABC):
+    """A scripted solution of one task: attempts, one after the other, until the episode ends."""
+
+    def reset(self, env: Any) -> None:
+        """Begin an episode; call it after `env.reset`. The expert reads this `ImageEnv` from now on."""
+        self._actions = self._attempts(env)
+
+    def act(self) -> np.ndarray:
+        """The action for the environment's current state, float32 [A] in [-1, 1], without noise."""
+        return next(self._actions)
+
+    def _attempts(self, env: Any) -> Motion:
+        while True:
+            yield from self.attempt(env)
+
+    @abc.abstractmethod
+    def attempt(self, env: Any) -> Motion:
+        """Try once, from any state: yield actions (at least one), each for the state at that time."""
 
 
 class Pose(NamedTuple):
@@ -78,9 +103,6 @@ class Arm:
         translation = base.T @ (target.position - self.position) / POSITION_UNIT
         turn = base.T @ Rotation.from_matrix(target.rotation @ self.rotation.T).as_rotvec() / ROTATION_UNIT
         return np.clip([*translation, *turn, gripper], -1.0, 1.0).astype(np.float32)
-
-
-Motion = Iterator[np.ndarray]  # actions, each for the state at the time it is asked for
 
 
 def move(

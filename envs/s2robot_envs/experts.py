@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import abc
+import importlib
 from collections.abc import Callable
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from s2robot_envs import metaworld_env
 from s2robot_envs.control import (
     CLOSE,
     OPEN,
     Arm,
+    Expert,
     Motion,
     Pose,
     above,
@@ -30,26 +32,6 @@ from s2robot_envs.errors import EnvConfigError, unknown_name
 from s2robot_envs.robosuite_env import RobosuiteEnv
 
 QUARTER_TURN = np.pi / 2
-
-
-class Expert(abc.ABC):
-    """A scripted solution of one task: attempts, one after the other, until the episode ends."""
-
-    def reset(self, env: RobosuiteEnv) -> None:
-        """Begin an episode; call it after `env.reset`. The expert reads this environment from now on."""
-        self._actions = self._attempts(env)
-
-    def act(self) -> np.ndarray:
-        """The action for the environment's current state, float32 [A] in [-1, 1], without noise."""
-        return next(self._actions)
-
-    def _attempts(self, env: RobosuiteEnv) -> Motion:
-        while True:
-            yield from self.attempt(env)
-
-    @abc.abstractmethod
-    def attempt(self, env: RobosuiteEnv) -> Motion:
-        """Try once, from any state: yield actions (at least one), each for the state at that time."""
 
 
 class LiftExpert(Expert):
@@ -268,12 +250,33 @@ EXPERTS: dict[str, type[Expert]] = {
 }
 
 
-def make_expert(task: str) -> Expert:
+def make_expert(task: str, imported: str | None = None) -> Expert:
     """The scripted expert of a task.
 
+    Args:
+        task: a task of `make_env`; for Meta-World's it is Meta-World's own policy.
+        imported: where to find another expert, `module:Name`: a class, or a function without arguments, that gives an
+            object with the methods of `Expert`.
+
     Raises:
-        EnvConfigError: the task has none; the message lists those that do.
+        EnvConfigError: the task has none, and the message lists those that do; or nothing can be imported there.
     """
+    if imported is not None:
+        return _imported_expert(imported)
+    if task.startswith(metaworld_env.PREFIX):
+        return metaworld_env.MetaWorldExpert(task)
     if task not in EXPERTS:
-        raise EnvConfigError(unknown_name("task with a scripted expert", task, EXPERTS))
+        raise EnvConfigError(
+            unknown_name("task with a scripted expert", task, EXPERTS) + "; for others give expert=module:Name"
+        )
     return EXPERTS[task]()
+
+
+def _imported_expert(where: str) -> Expert:
+    module, _, name = where.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise EnvConfigError(
+            f"expert={where!r} cannot be imported ({error}); valid: module:Name, where PYTHONPATH leads to the module"
+        ) from error

@@ -11,10 +11,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import importlib
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,8 @@ def _library_loads(backend: str) -> bool:
     return False
 
 
-def _load_triton_first() -> None:
+@functools.cache
+def load_triton_first() -> None:
     """Load Triton's copy of LLVM, where it is installed, before Mesa's: PyTorch crashes in the other order."""
     with contextlib.suppress(ImportError):
         importlib.import_module("triton._C.libtriton")
@@ -78,7 +80,7 @@ def _load_triton_first() -> None:
 
 def _create_gl_context(size: int) -> Any:
     backend = ensure_gl_backend()
-    _load_triton_first()
+    load_triton_first()
     # mujoco decides at its import which context class it exports, maybe before MUJOCO_GL was set: name it here.
     try:
         if backend == "egl":
@@ -130,12 +132,13 @@ class OffscreenRenderer:
         model: `mujoco.MjModel`; its offscreen buffer and quality settings are changed, its physics is not.
         profile: what to draw.
         max_size: largest image side that will be asked for, in pixels.
+        hidden_groups: groups of geometry that are not drawn, besides MuJoCo's own choice (3, 4 and 5).
 
     Raises:
         RenderingError: no OpenGL context can be created.
     """
 
-    def __init__(self, model: Any, profile: RenderProfile, max_size: int) -> None:
+    def __init__(self, model: Any, profile: RenderProfile, max_size: int, hidden_groups: Sequence[int] = ()) -> None:
         import mujoco
 
         self._mujoco = mujoco
@@ -153,8 +156,7 @@ class OffscreenRenderer:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = profile.shadows
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = profile.reflections
         self._options = mujoco.MjvOption()
-        self._options.geomgroup[0] = 0  # robosuite keeps collision geometry in group 0,
-        self._options.geomgroup[1] = 1  # and visual geometry in group 1
+        self._options.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         # OpenGL objects must be freed before the interpreter tears the display down, also where nobody closes.

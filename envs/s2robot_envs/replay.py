@@ -63,7 +63,7 @@ def replay_episode(env: RobosuiteEnv, recording: Recording) -> Replayed:
         observations.append(env.observe())
     return {
         "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},
-        "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.task.proprioception},
+        "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.proprioception},
     }
 
 
@@ -75,9 +75,7 @@ def load_model(env: RobosuiteEnv, model_file: str) -> None:
     """
     simulator = env.simulator
     model_file = as_robosuite_1_5(model_file)
-    if env._renderer is not None:  # it draws the model that is about to go
-        env._renderer.close()
-        env._renderer = None
+    env.close_renderer()  # it draws the model that is about to go
     try:
         simulator.reset_from_xml_string(simulator.edit_model_xml(model_file))
     except Exception as error:  # XML, MuJoCo and robosuite each raise their own

@@ -21,6 +21,8 @@ from s2robot_envs.variants import Variant
 # task loads under this seed, so that the model is the same in every process and only `reset` varies an episode.
 MODEL_SEED = 0
 
+COLLISION_GROUPS = (0,)  # geometry robosuite does not show; group 1 is its visual one
+
 
 @cache
 def import_robosuite() -> ModuleType:

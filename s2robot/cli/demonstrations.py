@@ -31,9 +31,12 @@ def collect_demonstrations(config: CollectConfig) -> None:
         "render_profile": config.render_profile,
         "horizon": config.horizon,
         "variant": config.variant,
+        "gym": config.gym,
     }
     env: Any = make_env(config.task, **kwargs)
-    recorded_as = {"seed": config.seed, "noise": config.noise, "num": config.num}
+    recorded_as: dict[str, Any] = {"seed": config.seed, "noise": config.noise, "num": config.num}
+    if config.expert is not None:
+        recorded_as["expert"] = config.expert
     env_args = {**env.env_args(), "collection": recorded_as}
     env.close()
     if path.exists() and not config.overwrite:
@@ -54,6 +57,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
             noise=config.noise,
             workers=config.workers,
             first_attempt=writer.attributes.get("attempts", 0),
+            expert=config.expert,
             env_kwargs=kwargs,
         )
         for recorded in episodes:

@@ -1,0 +1,76 @@
+"""Success of the scripted experts over seeds, with the noise that `s2robot collect` executes.
+
+Run: python benchmarks/experts.py [--tasks Lift Door] [--episodes 200] [--first-seed 10000] [--workers 1]
+Prints a Markdown table. Every episode is one call of `collect_episode`, the function behind `s2robot collect`, without
+cameras (the experts read the simulator's state): an attempt succeeds here exactly where collecting would keep it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from s2robot.statistics import wilson_interval
+from s2robot_envs import collect_episode, make_env
+from s2robot_envs.experts import EXPERTS, make_expert
+from s2robot_envs.pool import run_in_order
+
+
+@functools.cache
+def resources(task: str) -> tuple:
+    """One environment and expert for all episodes of a process."""
+    return make_env(task, cameras=()), make_expert(task)
+
+
+def attempt(job: tuple[str, float], seed: int) -> tuple[bool, int]:
+    """Whether the expert solved the task from this seed, and in how many steps."""
+    task, noise = job
+    episode = collect_episode(*resources(task), seed, noise)
+    return bool(episode["success"]), len(episode["actions"])
+
+
+def attempts(task: str, noise: float, seeds: range, workers: int) -> Iterator[tuple[bool, int]]:
+    """Outcome and steps of every seed, in order."""
+    if workers == 1:
+        yield from (attempt((task, noise), seed) for seed in seeds)
+        return
+    with contextlib.closing(run_in_order(attempt, (task, noise), seeds, workers)) as results:
+        for _, future in results:
+            yield future.result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=sorted(EXPERTS), choices=sorted(EXPERTS))
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--first-seed", type=int, default=10_000, help="10000: the seeds of `s2robot collect seed=1`")
+    parser.add_argument("--noise", type=float, default=0.15, help="of the executed action, as in `s2robot collect`")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    seeds = range(options.first_seed, options.first_seed + options.episodes)
+    print(f"seeds {seeds[0]} to {seeds[-1]}, noise {options.noise}\n")
+    print("| task | solved | success | 95% Wilson interval | steps, median (solved) | failed seeds |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for task in options.tasks:
+        start = time.perf_counter()
+        outcomes = list(tqdm(attempts(task, options.noise, seeds, options.workers), task, len(seeds), leave=False))
+        solved = sum(success for success, _ in outcomes)
+        low, high = wilson_interval(solved, len(outcomes))
+        steps = np.median([length for success, length in outcomes if success]) if solved else float("nan")
+        failed = ", ".join(str(seed) for seed, (success, _) in zip(seeds, outcomes, strict=True) if not success)
+        print(
+            f"| {task} | {solved}/{len(outcomes)} | {solved / len(outcomes):.1%} | {low:.1%} to {high:.1%} "
+            f"| {steps:g} | {failed or 'none'} |",
+            flush=True,
+        )
+        tqdm.write(f"{task}: {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""What all environments here have in common, whatever simulates them: cameras, sizes, horizon, success, seeds."""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from s2robot_envs.errors import ActionError, EnvConfigError, EpisodeOverError, unknown_name
+from s2robot_envs.rendering import get_render_profile
+
+DEFAULT_IMAGE_SIZE = 448
+Observation = dict[str, np.ndarray]
+ImageSize = int | Mapping[str, int | Sequence[int]]
+
+
+class Outcome(NamedTuple):
+    """What one step did: its reward, whether the task is solved now, whether the simulation ended by itself."""
+
+    reward: float
+    success: bool
+    terminated: bool = False
+
+
+class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
+    """A manipulation task with image observations; simulating and observing are separate, because rendering is dear.
+
+    Observations are a flat dictionary: `<camera>_image`, uint8 [H, W, 3], upright, and proprioception, float32 [d].
+    Actions are float32 [A] in [-1, 1]; larger values are clipped.
+
+    Episodes end by truncation; `terminated` is always False, so a success never cuts an episode short. `info` holds
+    `is_success` (now), `success_so_far` (at any step of this episode) and `seed`, the integer from which this episode
+    can be reset again, also when `reset` was called without one.
+
+    Args:
+        name: what messages call the task.
+        cameras: names of the cameras to observe, maybe none.
+        image_size: pixels per side: one number, or one per camera, or several per camera. Of several the largest is
+            `<camera>_image` and each smaller one, `<camera>_image_<size>`, is its average over areas: rendering
+            costs far more than shrinking.
+        render_profile: `fast` or `full`, see `s2robot_envs.rendering.RENDER_PROFILES`.
+        horizon: steps until truncation.
+        render_mode: `rgb_array` or None.
+
+    Attributes:
+        image_sizes: observed camera -> its largest size.
+        proprioception: keys of the other observations, in order.
+        available_cameras: every camera that `render_camera` knows.
+        default_camera: what `render` shows where no camera is observed.
+
+    Raises:
+        EnvConfigError: an impossible size, profile, horizon or render mode.
+    """
+
+    available_cameras: tuple[str, ...]
+    default_camera: str
+    proprioception: tuple[str, ...]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        cameras: Sequence[str],
+        image_size: ImageSize,
+        render_profile: str,
+        horizon: int,
+        render_mode: str | None,
+    ) -> None:
+        self.name = name
+        self.horizon = horizon
+        self.render_profile = render_profile
+        self.render_mode = render_mode
+        self._profile = get_render_profile(render_profile)
+        if render_mode not in (None, "rgb_array"):
+            raise EnvConfigError(unknown_name("render mode", render_mode, ["rgb_array"]))
+        if horizon < 1:
+            raise EnvConfigError(f"horizon is {horizon}; it must be at least 1 step")
+        self._sizes = _image_sizes(cameras, image_size)
+        self.image_sizes = {camera: largest for camera, (largest, *_) in self._sizes.items()}
+        self._elapsed: int | None = None  # None until the first reset
+        self._seed = 0
+        self._success = self._success_so_far = self._terminated = False
+
+    # What a simulator provides ---------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _restart(self, seed: int) -> bool:
+        """Start the episode of a seed; return whether the task is solved already."""
+
+    @abc.abstractmethod
+    def _advance(self, action: np.ndarray) -> Outcome:
+        """Simulate one step; the action is float64 [A], finite and in [-1, 1]."""
+
+    @abc.abstractmethod
+    def _proprioception(self) -> Observation:
+        """Current proprioception, float32 [d] each."""
+
+    @abc.abstractmethod
+    def _render(self, camera: str, size: int) -> np.ndarray:
+        """Render one of the available cameras now, upright, uint8 [size, size, 3]."""
+
+    @abc.abstractmethod
+    def env_args(self) -> dict[str, Any]:
+        """How to make this environment again, JSON-able, in robomimic's form; `make_env(**s2robot)` builds it here."""
+
+    def state(self) -> np.ndarray | None:
+        """Simulator state from which `s2robot render` can show this step again, float64 [S]; None where it cannot."""
+        return None
+
+    def model_xml(self) -> str | None:
+        """The scene as this episode placed it, where the simulator describes it (MJCF)."""
+        return None
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _declare_spaces(self, action_width: int) -> None:
+        """Set the spaces; the last act of a constructor, when the simulator can be read."""
+        for camera in self.image_sizes:
+            if camera not in self.available_cameras:
+                raise EnvConfigError(unknown_name(f"camera of {self.name}", camera, self.available_cameras))
+        self.action_space = spaces.Box(-1.0, 1.0, (action_width,), np.float32)
+        images = {}
+        for camera, (largest, *smaller) in self._sizes.items():
+            for key, size in {f"{camera}_image": largest, **{f"{camera}_image_{s}": s for s in smaller}}.items():
+                images[key] = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        proprioception = {
+            key: spaces.Box(-np.inf, np.inf, value.shape, np.float32) for key, value in self._proprioception().items()
+        }
+        self.proprioception = tuple(proprioception)
+        self.observation_space = spaces.Dict({**images, **proprioception})  # type: ignore[assignment]  # loosely typed
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; the same seed gives the same episode bit for bit, whatever ran before it.
+
+        Args:
+            seed: any non-negative integer; None draws one from the environment's generator.
+            options: none are known here.
+        """
+        if options:
+            raise EnvConfigError(unknown_name("reset option", next(iter(options)), []))
+        self.reset_simulation(seed)
+        return self.observe(), self.info()
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Advance one step and observe.
+
+        Raises:
+            ActionError: the action has the wrong shape or is not finite.
+            EpisodeOverError: `reset` is due.
+        """
+        reward, truncated = self.simulate(action)
+        return self.observe(), reward, False, truncated, self.info()
+
+    def reset_simulation(self, seed: int | None = None) -> None:
+        """`reset` without rendering or observing anything."""
+        super().reset(seed=seed)
+        self._seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
+        self._success = self._success_so_far = self._restart(self._seed)
+        self._elapsed, self._terminated = 0, False
+
+    def simulate(self, action: np.ndarray) -> tuple[float, bool]:
+        """Advance one step without rendering or observing anything.
+
+        Args:
+            action: as for `step`.
+
+        Returns:
+            The reward and whether the episode is over.
+        """
+        action = self._checked(action)
+        if self._elapsed is None or not self.steps_left:
+            raise EpisodeOverError(f"this {self.name} episode {self._why_over()}; call reset before step")
+        reward, self._success, self._terminated = self._advance(action)
+        self._elapsed += 1
+        self._success_so_far |= self._success
+        return reward, not self.steps_left
+
+    @property
+    def steps_left(self) -> int:
+        """Steps until truncation; 0 when a reset is due."""
+        return 0 if self._elapsed is None or self._terminated else self.horizon - self._elapsed
+
+    def observe(self) -> Observation:
+        """Render and read the current observation."""
+        images = {}
+        for camera, (_, *smaller) in self._sizes.items():
+            images[f"{camera}_image"] = frame = self.render_camera(camera)
+            for size in smaller:
+                images[f"{camera}_image_{size}"] = cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
+        return {**images, **self._proprioception()}
+
+    def info(self) -> dict[str, Any]:
+        """The `info` of the current step: `is_success`, `success_so_far`, `seed`."""
+        return {"is_success": self._success, "success_so_far": self._success_so_far, "seed": self._seed}
+
+    def render(self) -> np.ndarray | None:
+        """Frame of the first observed camera, else of the default one, uint8 [H, W, 3]; None without render mode."""
+        if self.render_mode is None:
+            return None
+        return self.render_camera(next(iter(self.image_sizes), self.default_camera))
+
+    def render_camera(self, camera: str, size: int | None = None) -> np.ndarray:
+        """Render any available camera, uint8 [size, size, 3].
+
+        Args:
+            camera: its name, observed or not.
+            size: pixels per side; None for the size it is observed at, or else the largest observed size.
+        """
+        return self._render(camera, self.image_sizes.get(camera, self._largest_size) if size is None else size)
+
+    @property
+    def _largest_size(self) -> int:
+        return max(self.image_sizes.values(), default=DEFAULT_IMAGE_SIZE)
+
+    def _size_arguments(self) -> dict[str, int | list[int]]:
+        """`image_size` as it was asked for, per camera, plain numbers."""
+        return {camera: sizes if len(sizes) > 1 else sizes[0] for camera, sizes in self._sizes.items()}
+
+    def _why_over(self) -> str:
+        if self._elapsed is None:
+            return "was never reset"
+        return "ended by itself" if self._terminated else f"was truncated at its horizon of {self.horizon}"
+
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        array = np.asarray(action, dtype=np.float64)
+        if array.shape != self.action_space.shape:
+            raise ActionError(f"{self.name} action has shape {array.shape}; expected {self.action_space.shape}")
+        if not np.isfinite(array).all():
+            raise ActionError(f"{self.name} action holds NaN or infinity: {array.tolist()}")
+        return np.clip(array, -1.0, 1.0)
+
+
+def _image_sizes(cameras: Sequence[str], image_size: ImageSize) -> dict[str, list[int]]:
+    """The sizes of each camera, largest first."""
+    duplicates = [name for name, group in itertools.groupby(sorted(cameras)) if len(list(group)) > 1]
+    if duplicates:
+        raise EnvConfigError(f"camera {duplicates[0]!r} is named twice in {tuple(cameras)}")
+    given = image_size if isinstance(image_size, Mapping) else dict.fromkeys(cameras, image_size)
+    for camera in [*cameras, *given]:
+        if camera not in given:
+            raise EnvConfigError(f"image_size has no entry for camera {camera!r}: {dict(given)}")
+        if camera not in cameras:
+            raise EnvConfigError(unknown_name("camera in image_size", camera, cameras))
+    sizes = {}
+    for camera in cameras:
+        entry = given[camera]
+        sizes[camera] = list(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else [entry]
+        valid = all(isinstance(size, int) and 8 <= size <= 4096 for size in sizes[camera])
+        if not valid or not sizes[camera] or len(set(sizes[camera])) < len(sizes[camera]):
+            raise EnvConfigError(f"image_size of {camera} is {entry!r}; it must be whole numbers from 8 to 4096")
+    return {camera: sorted(values, reverse=True) for camera, values in sizes.items()}

@@ -1,0 +1,324 @@
+"""Any gymnasium environment with pictures, as one of ours: `make_env("gym:CarRacing-v3", …)`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
+
+from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, Observation, Outcome
+from s2robot_envs.errors import EnvConfigError, RenderingError, unknown_name
+from s2robot_envs.pictures import fit, is_picture, leaves, turned_upright, upright_picture
+from s2robot_envs.rendering import OffscreenRenderer, ensure_gl_backend, load_triton_first
+
+PREFIX = "gym:"
+RENDER = "render"  # the camera behind the environment's own `render()`
+TERMINATED = "terminated"
+_SUCCESS_KEYS = ("is_success", "success")
+_GYM = 2  # robomimic's EnvType.GYM_TYPE
+
+Frame = Callable[[gymnasium.Env], np.ndarray]
+
+
+@dataclass(frozen=True)
+class GymOptions:
+    """What has to be said about a foreign environment; the defaults suit most.
+
+    Attributes:
+        kwargs: arguments of `gymnasium.make`.
+        success: entry of `info` that is true on success; `terminated` where reaching the goal ends the episode; None
+            for `is_success` or `success`, whichever `info` has.
+        proprioception: keys observed beside the cameras; None for every vector of the observation. A mapping gives
+            parts of vectors new names: `{"hand": ["observation", 0, 3]}`.
+    """
+
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    success: str | None = None
+    proprioception: Sequence[str] | Mapping[str, Sequence[Any]] | None = None
+
+    @classmethod
+    def parse(cls, value: GymOptions | Mapping[str, Any] | None) -> GymOptions:
+        """Options from a mapping.
+
+        Raises:
+            EnvConfigError: an unknown option.
+        """
+        if isinstance(value, GymOptions):
+            return value
+        names = [field.name for field in fields(cls)]
+        for name in value or {}:
+            if name not in names:
+                raise EnvConfigError(unknown_name("gym option", name, names))
+        return cls(**(value or {}))
+
+
+class GymnasiumEnv(ImageEnv):
+    """Wrap a gymnasium environment; `ImageEnv` says what all environments promise.
+
+    Cameras are found in three places, and each can be observed at any size:
+
+    - pictures of the observation, uint8 [H, W, C], [C, H, W] or [H, W], C 1 or 3. Entries of a dictionary keep their
+      names (nested ones joined by dots, a final `_image` dropped); an observation that is a picture is `observation`;
+    - every camera of the MuJoCo model, where `env.unwrapped` has `model` and `data`: rendered at the size asked for, in
+      the render profile asked for; one that is fixed in the world upside down is turned upright;
+    - `render`, the environment's own `render()`.
+
+    Pictures of the first and the last kind have a size of their own and are shrunk by averaging or enlarged (which adds
+    no detail) to the size asked for, with black bars where they are not square.
+
+    Vectors of the observation are proprioception, float32; a vector observation is called `observation`. Bounded
+    actions are mapped from [-1, 1] to the environment's bounds. Where the environment ends an episode by itself, the
+    episode is truncated; `info["terminated"]` says that it was a final state.
+
+    Args:
+        env: the environment.
+        horizon: steps until truncation; None for the environment's own limit.
+        cameras: names; None for the pictures of the observation, or else `render`.
+        task: what it was made from, for `env_args`; empty where it cannot be made again by name.
+        image_size: as for `ImageEnv`.
+        render_profile: for the cameras of a MuJoCo model.
+        options: see `GymOptions`.
+        frames: further cameras: name -> function from `env` to a picture of now.
+        render_mode: `rgb_array` or None.
+
+    Raises:
+        EnvConfigError: no horizon, actions that are no bounded vector, or something that the environment does not have.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's attribute)
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        *,
+        horizon: int | None = None,
+        cameras: Sequence[str] | None = None,
+        task: str = "",
+        image_size: ImageSize = DEFAULT_IMAGE_SIZE,
+        render_profile: str = "fast",
+        options: GymOptions | Mapping[str, Any] | None = None,
+        frames: Mapping[str, Frame] | None = None,
+        render_mode: str | None = "rgb_array",
+    ) -> None:
+        self.env = env
+        self.task = task
+        self.options = GymOptions.parse(options)
+        self._frames = dict(frames or {})
+        name = task or (env.spec.id if env.spec else type(env.unwrapped).__name__)
+        self.metadata = {**self.metadata, "render_fps": env.metadata.get("render_fps", 20)}
+        self._leaves = dict(leaves(env.observation_space))
+        self._pictures = {k.removesuffix("_image"): k for k, (space, _) in self._leaves.items() if is_picture(space)}
+        self._model_cameras = _model_cameras(env)
+        self.available_cameras = (*self._pictures, *self._frames, *self._model_cameras, *_own_camera(env))
+        self.default_camera = next(iter(self._pictures), RENDER)
+        if cameras is None:
+            cameras = tuple(self._pictures) or _own_camera(env)
+            if not cameras:
+                raise EnvConfigError(
+                    f"{name} shows no pictures by itself: no image in its observation, and render_mode="
+                    f"{env.render_mode!r}; cameras to name: {', '.join(self.available_cameras) or 'none'}"
+                )
+        super().__init__(
+            name,
+            cameras=cameras,
+            image_size=image_size,
+            render_profile=render_profile,
+            horizon=_horizon(env, horizon, name),
+            render_mode=render_mode,
+        )
+        self._parts = self._vector_parts()
+        self._scale = _action_scale(env.action_space, name)
+        self._renderer: OffscreenRenderer | None = None
+        self._drawn: Any = None  # the model the renderer was made for
+        self.raw_observation: Any = None
+        self._own_end = False
+        self._declare_spaces(len(self._scale[0]))
+
+    def _vector_parts(self) -> dict[str, tuple[str, slice]]:
+        """Name -> (entry of the observation, part of it)."""
+        vectors = [key for key, (space, _) in self._leaves.items() if not is_picture(space) and len(space.shape) <= 2]
+        asked = self.options.proprioception
+        if asked is None:
+            return {key: (key, slice(None)) for key in vectors}
+        parts = {}
+        for name in asked:
+            key, *bounds = asked[name] if isinstance(asked, Mapping) else [name]
+            if key not in vectors:
+                raise EnvConfigError(unknown_name(f"vector in the observation of {self.name}", key, vectors))
+            parts[name] = (key, slice(*bounds))
+        return parts
+
+    # What `ImageEnv` asks for -----------------------------------------------------------------------------------
+
+    def _restart(self, seed: int) -> bool:
+        self.raw_observation, info = self.env.reset(seed=seed)
+        self._own_end = False
+        return any(bool(info.get(key, False)) for key in self._success_keys())
+
+    def _advance(self, action: np.ndarray) -> Outcome:
+        low, high = self._scale
+        space = self.env.action_space
+        scaled = np.clip(low + (action + 1) / 2 * (high - low), low, high)
+        self.raw_observation, reward, terminated, truncated, info = self.env.step(
+            scaled.astype(space.dtype).reshape(space.shape)
+        )
+        self._own_end = bool(terminated)
+        return Outcome(float(reward), self._succeeded(info, terminated), bool(terminated or truncated))
+
+    def _success_keys(self) -> tuple[str, ...]:
+        return _SUCCESS_KEYS if self.options.success is None else (self.options.success,)
+
+    def _succeeded(self, info: Mapping[str, Any], terminated: bool) -> bool:
+        if self.options.success == TERMINATED:
+            return bool(terminated)
+        for key in self._success_keys():
+            if key in info:
+                return bool(info[key])
+        raise EnvConfigError(
+            f"{self.name} does not say whether its task is solved: info has {sorted(info) or 'no entries'}; "
+            f"give gym.success: one of these, or {TERMINATED!r} where success ends the episode"
+        )
+
+    def info(self) -> dict[str, Any]:
+        """`ImageEnv.info`, and `terminated`: whether the wrapped environment reported a final state."""
+        return {**super().info(), "terminated": self._own_end}
+
+    def _proprioception(self) -> Observation:
+        return {name: self._vector(key)[part] for name, (key, part) in self._parts.items()}
+
+    def _vector(self, key: str) -> np.ndarray:
+        space, _ = self._leaves[key]
+        if self.raw_observation is None:  # before the first reset: only its shape matters
+            return np.zeros(space.shape, np.float32).ravel()
+        return np.asarray(self._leaf(key), dtype=np.float32).ravel()
+
+    def _leaf(self, key: str) -> Any:
+        value = self.raw_observation
+        for name in self._leaves[key][1]:
+            value = value[name]
+        return value
+
+    def _render(self, camera: str, size: int) -> np.ndarray:
+        if camera in self._pictures:
+            return fit(upright_picture(self._leaf(self._pictures[camera])), size)
+        if camera in self._frames:
+            return fit(upright_picture(self._frames[camera](self.env)), size)
+        if camera in self._model_cameras:
+            return self._render_model(camera, size)
+        load_triton_first()  # before the environment makes an OpenGL context of its own
+        return fit(upright_picture(self.env.render()), size)
+
+    def _render_model(self, camera: str, size: int) -> np.ndarray:
+        model, data = self.env.unwrapped.model, self.env.unwrapped.data  # type: ignore[attr-defined]
+        if self._drawn is not model:  # some environments load their model anew at reset
+            self._close_renderer()
+            self._renderer = OffscreenRenderer(model, self._profile, self._largest_size)
+            self._drawn = model
+        assert self._renderer is not None
+        index = self._model_cameras[camera]
+        return turned_upright(self._renderer.render(data, index, size), model, data, index)
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+        self._renderer = self._drawn = None
+
+    def close(self) -> None:
+        """Close the wrapped environment and free the OpenGL context; closing twice is harmless."""
+        self._close_renderer()
+        self.env.close()
+
+    def env_args(self) -> dict[str, Any]:
+        """How to make this environment again, JSON-able, in robomimic's form.
+
+        Raises:
+            EnvConfigError: it was wrapped as an object, not made by name.
+        """
+        if not self.task:
+            raise EnvConfigError(
+                f"{self.name} cannot be made again from a recording: register it with gymnasium and make it by name, "
+                f"make_env('{PREFIX}module:Name-v0')"
+            )
+        family, _, env_id = self.task.partition(":")
+        return {
+            "env_name": env_id,
+            "env_version": _version(self.env, family),
+            "type": _GYM,
+            "env_kwargs": dict(self.options.kwargs),
+            "s2robot": {
+                "task": self.task,
+                "cameras": list(self.image_sizes),
+                "image_size": self._size_arguments(),
+                "render_profile": self.render_profile,
+                "horizon": self.horizon,
+                "variant": {},
+                "gym": asdict(self.options),
+            },
+        }
+
+
+def make_registered(task: str, options: GymOptions) -> gymnasium.Env:
+    """`gymnasium.make` of what follows `gym:`, showing frames where the environment can.
+
+    Raises:
+        EnvConfigError: gymnasium does not know the environment, or it cannot be made with these arguments.
+    """
+    module, _, env_id = task.removeprefix(PREFIX).rpartition(":")
+    with contextlib.suppress(RenderingError):  # without OpenGL the rest still runs; rendering raises later
+        ensure_gl_backend()
+    try:
+        if module:  # registers the environment
+            importlib.import_module(module)
+        spec = gymnasium.spec(env_id)
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        modes = getattr(creator, "metadata", {}).get("render_modes", [])
+        mode = {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
+        # This package checks actions itself, and counts the steps.
+        return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **{**mode, **options.kwargs})
+    except Exception as error:  # foreign constructors raise anything
+        raise EnvConfigError(
+            f"gymnasium cannot make {task.removeprefix(PREFIX)!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _horizon(env: gymnasium.Env, asked: int | None, name: str) -> int:
+    if asked is not None:
+        return asked
+    specs = [env.spec, gymnasium.registry.get(env.spec.id)] if env.spec else []
+    for spec in specs:
+        if spec and spec.max_episode_steps and spec.max_episode_steps > 0:  # -1: made without limit
+            return spec.max_episode_steps
+    raise EnvConfigError(f"{name} has no step limit of its own; give horizon")
+
+
+def _action_scale(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the flattened action, float64 [A] each."""
+    if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
+        raise EnvConfigError(f"{name} has actions {space}; valid: a Box with finite bounds")
+    return space.low.astype(float).ravel(), space.high.astype(float).ravel()
+
+
+def _own_camera(env: gymnasium.Env) -> tuple[str, ...]:
+    return (RENDER,) if env.render_mode == "rgb_array" else ()
+
+
+def _model_cameras(env: gymnasium.Env) -> dict[str, int]:
+    """Name -> index of the cameras of an environment's MuJoCo model; empty where it has none."""
+    mujoco = sys.modules.get("mujoco")  # not imported: no environment can hold a model of it
+    model = getattr(env.unwrapped, "model", None)
+    if mujoco is None or not isinstance(model, mujoco.MjModel):
+        return {}
+    return {model.camera(index).name: index for index in range(model.ncam) if model.camera(index).name}
+
+
+def _version(env: gymnasium.Env, family: str) -> str:
+    module = sys.modules.get(type(env.unwrapped).__module__.partition(".")[0])
+    return f"{family} {getattr(module, '__version__', 'unknown')}"

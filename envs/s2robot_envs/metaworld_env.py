@@ -1,0 +1,104 @@
+"""Meta-World v3's tasks and scripted policies: `make_env("metaworld:button-press-topdown-v3", …)`.
+
+Install `s2robot[metaworld]`. Sources: https://metaworld.farama.org, `metaworld/sawyer_xyz_env.py` of version 3.0.0.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from s2robot_envs.control import Expert, Motion
+from s2robot_envs.errors import EnvConfigError, unknown_name
+from s2robot_envs.gymnasium_env import GymnasiumEnv, GymOptions
+
+PREFIX = "metaworld:"
+CAMERAS = ("corner2", "gripperPOV")  # the camera of published results, and the one beside the gripper
+HORIZON = 500  # Meta-World's own; it allows no more
+# What a robot knows of itself; the rest of Meta-World's vector tells where the objects and the goal are.
+OPTIONS = GymOptions(
+    success="success",
+    proprioception={"hand_pos": ["observation", 0, 3], "gripper": ["observation", 3, 4]},
+)
+
+
+@functools.cache
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise EnvConfigError(f"Meta-World is not installed: pip install 's2robot[metaworld]' ({error})") from error
+
+
+def make_task(task: str) -> gymnasium.Env:
+    """The Meta-World task after `metaworld:`, with seeds that seed.
+
+    Raises:
+        EnvConfigError: Meta-World is not installed or has no such task.
+    """
+    tasks = _import("metaworld.env_dict").ALL_V3_ENVIRONMENTS
+    name = task.removeprefix(PREFIX)
+    if name not in tasks:
+        raise EnvConfigError(unknown_name("Meta-World task", name, tasks))
+    env = tasks[name]()
+    # As Meta-World's own `*-goal-observable` environments: placements are drawn at every reset instead of given by
+    # `set_task`, and the goal is part of the vector, which the scripted policies read.
+    env._freeze_rand_vec, env.seeded_rand_vec = False, True
+    env._set_task_called, env._partially_observable = True, False
+    del env.sawyer_observation_space  # cached for a hidden goal, and observations are clipped to it
+    env.observation_space = env.sawyer_observation_space
+    return Seeded(env)
+
+
+def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `make_env`, with Meta-World's cameras and horizon where None stands for the task's own.
+
+    Raises:
+        EnvConfigError: the horizon is beyond Meta-World's.
+    """
+    horizon = HORIZON if settings["horizon"] is None else settings["horizon"]
+    if horizon > HORIZON:
+        raise EnvConfigError(f"horizon is {horizon}; Meta-World ends every episode after {HORIZON} steps")
+    cameras = CAMERAS if settings["cameras"] is None else settings["cameras"]
+    return {**settings, "horizon": horizon, "cameras": cameras}
+
+
+class Seeded(gymnasium.Wrapper):
+    """Meta-World ignores `reset(seed=…)` and has a method `seed` in its place."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As in gymnasium."""
+        if seed is not None:
+            self.env.unwrapped.seed(seed)  # type: ignore[attr-defined]
+        return self.env.reset(options=options)
+
+
+class MetaWorldExpert(Expert):
+    """Meta-World's own scripted policy for a task.
+
+    Args:
+        task: `metaworld:` and the task's name.
+
+    Raises:
+        EnvConfigError: as for `make_task`.
+    """
+
+    def __init__(self, task: str) -> None:
+        policies = _import("metaworld.policies").ENV_POLICY_MAP
+        name = task.removeprefix(PREFIX)
+        if name not in policies:
+            raise EnvConfigError(unknown_name("Meta-World task with a scripted policy", name, policies))
+        self._policy = policies[name]()
+
+    def attempt(self, env: GymnasiumEnv) -> Motion:
+        """See `Expert.attempt`."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that large actions will be clipped, which is done here
+            action = self._policy.get_action(env.raw_observation)
+        yield np.clip(action, -1.0, 1.0).astype(np.float32)

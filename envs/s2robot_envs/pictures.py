@@ -1,0 +1,78 @@
+"""Pictures out of foreign observations: which entries are pictures, which way is up, and their size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from gymnasium import spaces
+
+from s2robot_envs.errors import EnvConfigError
+
+_CHANNELS = (1, 3)
+_SMALLEST = 8  # pixels; anything lower is a matrix of bytes
+
+
+def leaves(space: spaces.Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, tuple[spaces.Box, tuple[Any, ...]]]]:
+    """Arrays of a nested observation space: name, and (space, keys that lead to it); others (text, …) are left out.
+
+    Names of nested entries are joined by dots; a space that is an array itself is called `observation`.
+    """
+    if isinstance(space, spaces.Dict):
+        for key, member in space.items():
+            yield from leaves(member, (*path, key))
+    elif isinstance(space, spaces.Tuple):
+        for index, member in enumerate(space):
+            yield from leaves(member, (*path, index))
+    elif isinstance(space, spaces.Box):
+        yield ".".join(map(str, path)) or "observation", (space, path)
+
+
+def is_picture(space: spaces.Box) -> bool:
+    """Whether a space holds pictures: uint8 [H, W], [H, W, C] or [C, H, W] with C 1 or 3."""
+    if space.dtype != np.uint8 or len(space.shape) not in (2, 3):
+        return False
+    if len(space.shape) == 2:
+        return min(space.shape) >= _SMALLEST
+    return space.shape[2] in _CHANNELS or space.shape[0] in _CHANNELS
+
+
+def upright_picture(frame: Any) -> np.ndarray:
+    """A picture of any of these layouts as uint8 [H, W, 3].
+
+    Raises:
+        EnvConfigError: it is no picture.
+    """
+    array = np.asarray(frame)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise EnvConfigError(f"a rendered frame is {array.dtype} {array.shape}; valid: uint8 [H, W, 3]")
+    if array.ndim == 2:
+        array = array[..., None]
+    elif array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
+        array = np.moveaxis(array, 0, 2)
+    if array.shape[2] not in _CHANNELS:
+        raise EnvConfigError(f"a rendered frame has shape {array.shape}; valid: [H, W, 3]")
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def fit(frame: np.ndarray, size: int) -> np.ndarray:
+    """A picture uint8 [H, W, 3] in a square [size, size, 3]: whole, undistorted, black bars where it is not square."""
+    height, width = frame.shape[:2]
+    if (height, width) == (size, size):
+        return frame
+    scale = size / max(height, width)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    resized = cv2.resize(frame, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    square = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - inner[1]) // 2, (size - inner[0]) // 2
+    square[top : top + inner[1], left : left + inner[0]] = resized
+    return square
+
+
+def turned_upright(frame: np.ndarray, model: Any, data: Any, camera_id: int) -> np.ndarray:
+    """Turn the picture of a camera fixed upside down in the world by 180 degrees; hand cameras stay as they are."""
+    up = data.cam_xmat[camera_id].reshape(3, 3)[2, 1]  # world height of the picture's upward direction
+    fixed = model.cam_bodyid[camera_id] == 0
+    return np.ascontiguousarray(frame[::-1, ::-1]) if fixed and up < -1e-6 else frame
