@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from s2robot.backbones import load_backbone
 from s2robot.backbones.frozen import hash_tensors, wrap_module
+from s2robot.backbones.pixels import PixelBackbone
 from s2robot.cost import (
     EncoderCost,
     TileCost,
@@ -29,7 +30,7 @@ from s2robot.engines import make_engine
 from s2robot.interfaces import Backbone, EncoderError, Features, FeatureShape, resolve_device
 from s2robot.preprocessing import Normalize
 from s2robot.s2 import ScaleSet, multiview_forward
-from s2robot.tiling import Size, as_pair
+from s2robot.tiling import Size, as_pair, first_side, in_pixels
 
 FEATURES_VERSION = 1
 """Raised whenever the same images, weights and settings would give other features than before."""
@@ -89,18 +90,19 @@ class S2Encoder(nn.Module):
             raise EncoderError(f"max_tiles={max_tiles} is not possible; give 1 or more tiles per call")
         if isinstance(backbone, str):
             factors = any(isinstance(scale, float) for scale in scales)
-            backbone = load_backbone(backbone, weights, size=tile or (None if factors else _first_side(scales)))
+            backbone = load_backbone(backbone, weights, size=tile or (None if factors else first_side(scales)))
         elif precision != "fp32" or channels_last:
             backbone = copy.deepcopy(backbone)  # the caller's own stays as it is
-        sizes = tuple(_in_pixels(scale, backbone.size) for scale in scales)
+        sizes = tuple(in_pixels(scale, backbone.size) for scale in scales)
         if duplicate < 1 or (duplicate > 1 and len(sizes) > 1):
             raise EncoderError(f"duplicate={duplicate} with scales {sizes}; valid: 1, or more with a single scale")
         self.backbone = backbone
         self.precision = precision
         self.duplicate = duplicate
-        tile = tile or _first_side(sizes)
+        tile = tile or first_side(sizes)
         self.scale_set = ScaleSet(sizes, tile, antialias, pool_to, cover, keep_aspect, upsampled)
         self._check_tiles()
+        self._check_pixels()
         self.normalize = Normalize(backbone.mean, backbone.std)
         target = resolve_device(str(device))
         self.max_tiles = max_tiles or (64 if target.type != "cpu" else max(8, 4 * torch.get_num_threads()))
@@ -184,7 +186,7 @@ class S2Encoder(nn.Module):
         return replace(shape, channels=shape.channels * self.duplicate)
 
     def cost(self, height: int | None = None, width: int | None = None, latency_batch: int = 0) -> EncoderCost:
-        """Parameters, tiles, GMACs and bytes per frame.
+        """Parameters, tiles, GMACs and bytes per frame; of pixels, those of the ResNet-18 that is trained on them.
 
         Args:
             height: image height [pixels]; the largest scale's when None.
@@ -194,7 +196,7 @@ class S2Encoder(nn.Module):
         default_height, default_width = largest_size(self.scales)
         height, width = height or default_height, width or default_width
         return EncoderCost(
-            parameters=count_parameters(self.backbone),
+            parameters=count_parameters(self.backbone) + self._reader_cost(height, width)[0],
             scales=scale_costs(self.scale_set, self._tile_costs(height, width), height, width),
             shape=self.feature_shape(height, width),
             latency_ms=self._latency_ms(latency_batch, height, width) if latency_batch else None,
@@ -227,7 +229,7 @@ class S2Encoder(nn.Module):
         >>> S2Encoder("test_vit", (64, 128), weights="none", antialias=True).describe()
         'test_vit {64, 128} antialias=True'
         """
-        default = ScaleSet(self.scales, _first_side(self.scales))
+        default = ScaleSet(self.scales, first_side(self.scales))
         options = {
             **{item.name: getattr(self.scale_set, item.name) for item in fields(ScaleSet)},
             "precision": self.precision,
@@ -265,7 +267,8 @@ class S2Encoder(nn.Module):
             if tile not in self._known_tiles:
                 grey = torch.zeros((1, 3, *tile), device=self.device, dtype=self._dtype)
                 try:
-                    self._known_tiles[tile] = measure_tile(self.backbone, grey)
+                    cost = measure_tile(self.backbone, grey)
+                    self._known_tiles[tile] = replace(cost, macs=cost.macs + self._reader_cost(*tile)[1])
                 except (RuntimeError, AssertionError) as error:  # such as a Hiera, whose positions fit one size only
                     raise EncoderError(
                         f"{self.backbone.name} cannot process tiles of {tile} pixels: {error}"
@@ -280,6 +283,20 @@ class S2Encoder(nn.Module):
             self(images).map.sum().item()  # waits for the device
             times.append(time.perf_counter() - start)
         return 1000 * statistics.median(times[1:]) / batch
+
+    def _reader_cost(self, height: int, width: int) -> tuple[int, float]:
+        return self.backbone.reader_cost(height, width) if isinstance(self.backbone, PixelBackbone) else (0, 0.0)
+
+    def _check_pixels(self) -> None:
+        if isinstance(self.backbone, PixelBackbone) and (
+            len(self.scales) > 1
+            or as_pair(self.scales[0]) != as_pair(self.scale_set.tile)
+            or self.duplicate > 1
+            or self.precision != "fp32"
+        ):
+            raise EncoderError(
+                f"backbone 'pixels' is one square image in fp32, such as scales=(84,); got {self.describe()}"
+            )
 
     def _check_tiles(self) -> None:
         patch = getattr(self.backbone, "patch_size", 1)
@@ -296,20 +313,3 @@ class S2Encoder(nn.Module):
                         f"scale {size} needs tiles that are no multiple of the {patch}-pixel patches of "
                         f"{self.backbone.name}; use multiples of {patch}"
                     )
-
-
-def _first_side(sizes: Sequence[Size | float]) -> int:
-    if not sizes:
-        raise EncoderError("the scale set is empty; give at least one image size in pixels, such as (224, 448)")
-    return as_pair(_in_pixels(sizes[0], 1))[0]
-
-
-def _in_pixels(scale: Size | float, native: int) -> Size:
-    """Resolve a scale given as a factor; lists, as YAML gives them, become pairs."""
-    if isinstance(scale, float):
-        return round(scale * native)
-    if isinstance(scale, int):
-        return scale
-    if isinstance(scale, Sequence) and not isinstance(scale, str) and len(scale) == 2:
-        return scale[0], scale[1]
-    raise EncoderError(f"scale {scale!r} is no image size; give pixels (224), (height, width), or a factor (1.0)")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from s2robot.backbones.pixels import STRIDE, WIDTH, crop, crop_side, resnet18_trunk
 from s2robot.interfaces import ConfigError, Features, FeatureShape, unknown_name
 
 
@@ -129,12 +130,37 @@ class ConvReadout(nn.Module):
         return self.project(self.compress(features.map).flatten(1))
 
 
+class ResNet18Readout(nn.Module):
+    """A ResNet-18 trained from scratch on the image itself, for `backbone=pixels`: the arm without a frozen encoder.
+
+    As in Diffusion Policy (arXiv 2303.04137, §3.2): images in [-1, 1], random crops in training and the centre crop
+    otherwise, GroupNorm, spatial softmax over the last map.
+
+    Args:
+        shape: per-frame size of the features, which must be pixels.
+        width: D of the result.
+        channels: number of keypoints.
+    """
+
+    def __init__(self, shape: FeatureShape, width: int, channels: int = 32) -> None:
+        super().__init__()
+        self.trunk = resnet18_trunk()
+        h, w = (-(-crop_side(side) // STRIDE) for side in (shape.height, shape.width))
+        self.head = SpatialSoftmaxReadout(FeatureShape(WIDTH, h, w), width, channels)
+
+    def forward(self, features: Features) -> Tensor:
+        """Map pixels 0 … 255 of B frames to [B, D]."""
+        images = crop(features.map, random=self.training) / 127.5 - 1
+        return self.head(Features(self.trunk(images), features.prefix))
+
+
 READOUTS: dict[str, Callable[..., nn.Module]] = {
     "cls": ClsReadout,
     "mean": MeanReadout,
     "spatial_softmax": SpatialSoftmaxReadout,
     "attention": AttentionReadout,
     "conv": ConvReadout,
+    "resnet18": ResNet18Readout,
 }
 
 
@@ -161,8 +187,21 @@ def make_readout(name: str, shape: FeatureShape, width: int, **options: int) -> 
     for option in options:
         if option not in known - {"shape", "width"}:
             raise ConfigError(unknown_name("readout option", option, known - {"shape", "width"}))
+    _check_pixels(name, shape)
     accepted = inspect.signature(READOUTS[name]).parameters
     return READOUTS[name](shape, width, **{key: value for key, value in options.items() if key in accepted})
+
+
+def _check_pixels(name: str, shape: FeatureShape) -> None:
+    # No pre-trained model ends in a map of three channels that is as large as an image.
+    pixels = shape.channels == 3 and not shape.num_prefix and min(shape.height, shape.width) >= STRIDE
+    if name == "resnet18" and not pixels:
+        raise ConfigError(
+            f"readout 'resnet18' is trained on images, not on features {shape.channels}x{shape.height}x{shape.width}; "
+            "use encoder.backbone=pixels encoder.scales=[84], or another readout"
+        )
+    if name != "resnet18" and pixels:
+        raise ConfigError(f"readout {name!r} cannot learn from pixels; use readout=resnet18, or another backbone")
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -174,3 +175,29 @@ def _tile_edges(length: int, tile: int, cover: str) -> tuple[int, ...]:
     if cover == "overlap" and count > 1:
         return tuple(round(index * (length - tile) / (count - 1)) for index in range(count))
     return tuple(range(0, count * tile, tile))
+
+
+def first_side(sizes: Sequence[Size | float]) -> int:
+    """Height of the base size [pixels].
+
+    Raises:
+        EncoderError: there is no size.
+    """
+    if not sizes:
+        raise EncoderError("the scale set is empty; give at least one image size in pixels, such as (224, 448)")
+    return as_pair(in_pixels(sizes[0], 1))[0]
+
+
+def in_pixels(scale: Size | float, native: int) -> Size:
+    """Resolve a scale given as a factor of the `native` size; lists, as YAML gives them, become pairs.
+
+    Raises:
+        EncoderError: it is no size.
+    """
+    if isinstance(scale, float):
+        return round(scale * native)
+    if isinstance(scale, int):
+        return scale
+    if isinstance(scale, Sequence) and not isinstance(scale, str) and len(scale) == 2:
+        return scale[0], scale[1]
+    raise EncoderError(f"scale {scale!r} is no image size; give pixels (224), (height, width), or a factor (1.0)")

@@ -388,3 +388,48 @@ def test_description_names_what_is_not_the_default():
     assert S2Encoder("test_vit", **SMALL).describe() == "test_vit {64, 128}"
     changed = S2Encoder("test_vit", scales=(64,), weights="none", tile=32, upsampled=True, duplicate=3)
     assert changed.describe() == "test_vit {64} tile=32 upsampled=True duplicate=3"
+
+
+def test_pixels_are_the_image_itself():
+    images = torch.randint(0, 256, (2, 84, 84, 3), dtype=torch.uint8)
+    encoder = S2Encoder("pixels", scales=(84,))
+    features = encoder(images)
+    assert encoder.feature_shape(84, 84) == FeatureShape(3, 84, 84)
+    assert features.prefix.shape == (2, 0, 3)
+    assert torch.equal(features.map, images.permute(0, 3, 1, 2).float())
+    assert torch.equal(encoder.encode_cameras({"front": images})["front"].map.half().byte(), images.permute(0, 3, 1, 2))
+    assert torch.equal(S2Encoder("pixels", scales=(84,), engine="openvino")(images).map, features.map)
+
+
+def test_resized_pixels_are_what_a_camera_of_that_size_could_give():
+    images = torch.randint(0, 256, (2, 128, 128, 3), dtype=torch.uint8)
+    features = S2Encoder("pixels", scales=(84,), antialias=True)(images)
+    assert features.map.shape == (2, 3, 84, 84)
+    assert torch.equal(features.map, features.map.half().byte().float())
+    expected = torch.nn.functional.interpolate(
+        images.permute(0, 3, 1, 2).float(), (84, 84), mode="bicubic", antialias=True
+    )
+    assert (features.map - expected.clamp(0, 255)).abs().max() <= 0.5
+
+
+def test_cost_of_pixels_is_that_of_the_network_trained_on_them():
+    cost = S2Encoder("pixels", scales=(248,)).cost()  # whose crop is 224 pixels
+    assert cost.gmacs == pytest.approx(1.81, rel=0.01)  # ResNet-18 without its classes (torchvision: 1.81)
+    assert cost.parameters == pytest.approx(11.18e6, rel=0.01)
+    assert cost.bytes_per_frame == 2 * 3 * 248 * 248
+    assert S2Encoder("pixels", scales=(84,)).fingerprint() != S2Encoder("pixels", scales=(96,)).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scales": (84, 168)}, "one square image in fp32.*got pixels .84, 168."),
+        ({"scales": (84,), "tile": 42}, "got pixels .84. tile=42"),
+        ({"scales": (84,), "precision": "bf16"}, "got pixels .84. precision=bf16"),
+        ({"scales": (84,), "duplicate": 2}, "got pixels .84. duplicate=2"),
+        ({"scales": (16,)}, "the smallest is 32 pixels"),
+    ],
+)
+def test_pixels_that_are_no_image_are_refused(settings, message):
+    with pytest.raises(EncoderError, match=message):
+        S2Encoder("pixels", **settings)

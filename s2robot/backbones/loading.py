@@ -19,6 +19,7 @@ from s2robot.backbones.cache import fetched_file
 from s2robot.backbones.checkpoints import SUFFIXES, StateDict, load_strictly, read_state_dict
 from s2robot.backbones.frozen import FrozenBackbone
 from s2robot.backbones.layouts import LAYOUTS, TimmModel, check_heads
+from s2robot.backbones.pixels import PIXELS, PixelBackbone
 from s2robot.backbones.table import BackboneSpec, find_spec
 from s2robot.interfaces import WeightsError
 from s2robot.s2 import TileOutput
@@ -41,7 +42,7 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
     """Build a named backbone with weights from where the user says, and from nowhere else.
 
     Args:
-        name: a name of the table `BACKBONES`, or any timm model name.
+        name: a name of the table `BACKBONES`, any timm model name, or `pixels`: the image itself, without weights.
         weights: one source, or several that are tried in this order: `default` (the row's own source; timm's hub for
             other names), `package` (the installed pip package that ships them), `fetched` (the cache that
             `s2robot encoders fetch` fills), `hub` (timm's download), `none` (random, the same in every process), or
@@ -56,6 +57,8 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
         EncoderError: unknown name.
         WeightsError: the weights are missing, damaged, or belong to another architecture.
     """
+    if name == PIXELS:
+        return PixelBackbone(size or 84)
     spec = find_spec(name)
     sources = [weights] if isinstance(weights, str) else list(weights)
     missing: list[str] = []

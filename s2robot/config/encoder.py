@@ -42,4 +42,4 @@ class ReadoutConfig:
             require(getattr(self, name) >= 1, f"readout.{name}", getattr(self, name), "an integer of 1 or more")
 
 
-READOUTS = ("cls", "mean", "spatial_softmax", "attention", "conv")
+READOUTS = ("cls", "mean", "spatial_softmax", "attention", "conv", "resnet18")

@@ -57,3 +57,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.num_demonstrations is not None:
             require(self.num_demonstrations >= 2, "num_demonstrations", self.num_demonstrations, "2 or more")
+        # Each of the two is nothing without the other: pixels are learned from, and only pixels are.
+        require(
+            (self.encoder.backbone == "pixels") == (self.readout.name == "resnet18"),
+            "readout.name",
+            self.readout.name,
+            "resnet18 with encoder.backbone=pixels, another with any other backbone",
+        )
