@@ -1,6 +1,6 @@
 """Success of the scripted experts over seeds, with the noise that `s2robot collect` executes.
 
-Run: python benchmarks/experts.py [--tasks Lift Door] [--episodes 200] [--first-seed 10000] [--workers 1]
+Run: python benchmarks/experts.py [--tasks Lift metaworld:reach-v3] [--episodes 200] [--first-seed 10000] [--workers 1]
 Prints a Markdown table. Every episode is one call of `collect_episode`, the function behind `s2robot collect`, without
 cameras (the experts read the simulator's state): an attempt succeeds here exactly where collecting would keep it.
 """
@@ -47,7 +47,9 @@ def attempts(task: str, noise: float, seeds: range, workers: int) -> Iterator[tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=sorted(EXPERTS), choices=sorted(EXPERTS))
+    parser.add_argument(
+        "--tasks", nargs="+", default=sorted(EXPERTS), help="any with an expert; metaworld: all of Meta-World's"
+    )
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--first-seed", type=int, default=10_000, help="10000: the seeds of `s2robot collect seed=1`")
     parser.add_argument("--noise", type=float, default=0.15, help="of the executed action, as in `s2robot collect`")
@@ -57,7 +59,12 @@ def main() -> None:
     print(f"seeds {seeds[0]} to {seeds[-1]}, noise {options.noise}\n")
     print("| task | solved | success | 95% Wilson interval | steps, median (solved) | failed seeds |")
     print("|---|---|---|---|---|---|", flush=True)
-    for task in options.tasks:
+    tasks = options.tasks
+    if tasks == ["metaworld"]:
+        from metaworld.policies import ENV_POLICY_MAP
+
+        tasks = [f"metaworld:{name}" for name in ENV_POLICY_MAP]
+    for task in tasks:
         start = time.perf_counter()
         outcomes = list(tqdm(attempts(task, options.noise, seeds, options.workers), task, len(seeds), leave=False))
         solved = sum(success for success, _ in outcomes)
