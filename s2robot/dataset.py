@@ -91,9 +91,20 @@ class WindowDataset(Dataset[Batch]):
         self._shift = np.repeat([demonstrations.starts[index] for index in episodes] - first, lengths)
         self._observation_offsets = np.arange(1 - observation_steps, 1)
         self._action_offsets = np.arange(action_steps)
+        self._copies = np.zeros(len(self), np.int64)
 
     def __len__(self) -> int:
         return len(self._actions)
+
+    def draw_copies(self, generator: torch.Generator) -> None:
+        """Choose, for the epoch that begins, which cached copy of the frames each window sees.
+
+        All its steps and cameras see the same copy; until the first call, and without augmentation, it is the frames as
+        recorded. Workers that outlive an epoch would not notice.
+        """
+        count = 1 + min(len(cached.shifted) for cached in self._features.values())
+        if count > 1:
+            self._copies = torch.randint(count, (len(self),), generator=generator).numpy()
 
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
@@ -104,7 +115,8 @@ class WindowDataset(Dataset[Batch]):
         seen = np.maximum(now[:, None] + self._observation_offsets, self._first[now, None])
         ahead = np.minimum(now[:, None] + self._action_offsets, self._last[now, None])
         rows = seen + self._shift[now, None]
-        features = {camera: torch.from_numpy(cached.rows[rows]) for camera, cached in self._features.items()}
+        copies = self._copies[now]
+        features = {camera: torch.from_numpy(cached.gather(rows, copies)) for camera, cached in self._features.items()}
         past = np.where(seen > self._first[now, None], seen - 1, -1)
         past_actions = np.where(past[..., None] >= 0, self._actions[past], np.float32(0))
         # Rows before the episode's first step repeat its first observation, and nothing was executed before it.

@@ -107,7 +107,16 @@ def prepare(config: TrainConfig, encoder: S2Encoder) -> TrainingData:
         demonstrations = load_demonstrations(dataset, keys, config.num_demonstrations)
         count = len(demonstrations.actions)
         features = {
-            camera: cache_features(dataset, encoder, camera, config.cache_dir, num_episodes=count) for camera in cameras
+            camera: cache_features(
+                dataset,
+                encoder,
+                camera,
+                config.cache_dir,
+                num_episodes=count,
+                num_shifts=config.training.num_shifts,
+                shift_pixels=config.training.shift_pixels,
+            )
+            for camera in cameras
         }
         training, validation = split_episodes(count, config.training.validation_fraction)
         spec = PolicySpec(
@@ -199,6 +208,7 @@ class TrainingLoop:
         self.policy.train()
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
         torch.manual_seed(self._seed * 1_000_003 + self._epoch)
+        self._training.draw_copies(generator)
         losses = []
         for index, batch in enumerate(self._batches(self._training, generator)):
             loss = self.policy.loss(batch.to(self.device))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from helpers import PooledPixels, make_episode, write_dataset
 
 from s2robot.data import open_dataset
@@ -86,3 +87,29 @@ def test_proprioception_keys_are_concatenated_in_the_order_asked_for(loaded):
 def test_more_demonstrations_than_recorded_are_refused(loaded):
     with pytest.raises(DatasetError, match="has 4 demonstrations; 5 were asked for"):
         load_demonstrations(loaded[0], [], 5)
+
+
+def test_every_epoch_draws_which_shifted_copy_a_window_sees(loaded, tmp_path):
+    dataset, demonstrations, _ = loaded
+    cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache", num_shifts=2, shift_pixels=7)
+    windows = WindowDataset(demonstrations, {"agentview": cached}, [1, 3], observation_steps=2, action_steps=4)
+    everything = list(range(len(windows)))
+    sources = np.stack([cached.rows, *cached.shifted])
+
+    places = np.array([7 + index if index < 40 else 48 + index - 40 for index in everything])
+    shown = np.stack([np.maximum(places - 1, np.where(places < 47, 7, 48)), places], axis=1)  # rows of each window
+
+    def seen():
+        features = windows.__getitems__(everything).observation.features["agentview"].numpy()
+        same = (features == sources[:, shown]).all(axis=(2, 3))  # both steps from the same copy
+        assert same.any(axis=0).all()
+        return same.argmax(axis=0)
+
+    assert set(seen()) == {0}  # validation never draws
+    windows.draw_copies(torch.Generator().manual_seed(0))
+    first = seen()
+    assert set(first) == {0, 1, 2}
+    windows.draw_copies(torch.Generator().manual_seed(1))
+    assert (seen() != first).any()
+    windows.draw_copies(torch.Generator().manual_seed(0))
+    assert (seen() == first).all()

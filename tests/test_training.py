@@ -11,7 +11,7 @@ from helpers import write_dataset
 from s2robot import S2Encoder
 from s2robot.checkpoint import load_checkpoint, load_policy
 from s2robot.config import BCConfig, DiffusionUNetConfig, EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig
-from s2robot.interfaces import DatasetError, S2RobotError, TrainingError
+from s2robot.interfaces import ConfigError, DatasetError, S2RobotError, TrainingError
 from s2robot.training import TrainingLoop, train
 
 CPU = torch.device("cpu")
@@ -199,3 +199,41 @@ def test_backbone_is_bit_identical_after_training(workspace, tmp_path):
     after = encoder.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_shifted_copies_are_another_training_and_leave_validation_alone(workspace, encoder, tmp_path):
+    def run(name, **settings):
+        config = make_config(workspace, tmp_path / name)
+        config.training = replace(config.training, epochs=1, learning_rate=1e-30, warmup_steps=0, **settings)
+        return load_checkpoint(train(config, encoder))[0].loss_curve[-1]
+
+    plain, shifted, again = run("plain"), run("a", num_shifts=2, shift_pixels=6), run("b", num_shifts=2, shift_pixels=6)
+    assert shifted == again
+    assert shifted["train_loss"] != plain["train_loss"]
+    assert shifted["validation_loss"] == plain["validation_loss"]  # the weights have not moved
+
+
+def test_from_scratch_arm_trains_and_loads_from_its_checkpoint_alone(workspace, tmp_path):
+    config = make_config(
+        workspace,
+        tmp_path,
+        encoder=EncoderConfig(backbone="pixels", scales=[32]),
+        readout=ReadoutConfig(name="resnet18", width=8),
+        cameras=["agentview"],
+        num_demonstrations=2,
+    )
+    config.training = replace(config.training, epochs=1, batch_size=8)
+    path = train(config)
+    policy, encoder, checkpoint = load_policy(path, CPU)
+    assert checkpoint.spec.features == {"agentview": encoder.feature_shape(16, 16)}
+    stored = load_checkpoint(path)[1]
+    assert any("trunk" in name for name in stored)
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in policy.state_dict().items())
+
+
+@pytest.mark.parametrize(("backbone", "readout"), [("pixels", "conv"), ("test_efficientnet", "resnet18")])
+def test_pixels_and_the_network_that_reads_them_go_together(workspace, tmp_path, backbone, readout):
+    with pytest.raises(
+        ConfigError, match=f"readout.name='?{readout}'? is not possible; valid: resnet18 with encoder.b"
+    ):
+        make_config(workspace, tmp_path, encoder=EncoderConfig(backbone=backbone), readout=ReadoutConfig(name=readout))

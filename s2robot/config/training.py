@@ -25,12 +25,18 @@ class TrainingConfig:
     ema_power: float = 0.75
     ema_max_decay: float = 0.9999
     validation_fraction: float = 0.1
+    # Cached features forbid crops drawn anew in every step. What they allow: so many copies of each frame, randomly
+    # shifted before encoding, of which a window sees one an epoch; each costs encoding and disk as the frames do.
+    num_shifts: int = 0
+    shift_pixels: int | None = None  # largest shift; null = 1/21 of the image, DrQ's 4 pixels of 84
     validate_every: int = 10
     save_every: int = 10
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validate_every", "save_every"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "an integer of 1 or more")
+        require(self.num_shifts >= 0, "training.num_shifts", self.num_shifts, "0 (no augmentation) or more")
+        require(self.shift_pixels is None or self.shift_pixels >= 1, "training.shift_pixels", self.shift_pixels, "1 …")
         require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "a positive number")
         require(self.warmup_steps >= 0, "training.warmup_steps", self.warmup_steps, "0 or more")
         require(0 <= self.validation_fraction < 1, "training.validation_fraction", self.validation_fraction, "[0, 1)")
