@@ -76,7 +76,7 @@ def _prepare(
 ) -> tuple[Callable[[Any], Any], spaces.Space[Any]]:
     """A function from observations (of one environment or of several) to encoded ones, and their space."""
     single = not isinstance(space, spaces.Dict)
-    entries = {"": space} if single else dict(space.spaces)
+    entries = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
     features = ImageFeatures(encoder, _images(entries, keys), output)
     for key, layout in features.layouts.items():
         shape = (*layout.leading, *features.frame_shape(key))
