@@ -12,7 +12,6 @@ import numpy as np
 
 from s2robot.cli.words import compose, parse, split
 from s2robot.config import (
-    BenchmarkConfig,
     CollectConfig,
     ConvertConfig,
     EvaluateConfig,
@@ -121,23 +120,10 @@ def evaluate(words: list[str]) -> Output:
 
 
 def benchmark(words: list[str]) -> Output:
-    """Run a grid of cells, then report it."""
-    from s2robot.benchmark import describe, run_benchmark
-    from s2robot.cli.demonstrations import collect_demonstrations
-    from s2robot_envs import default_num_envs, make_vector_env
+    """Run a grid of cells, then report it; `dry_run=true` says what it would be, `calibrate=true` how hard."""
+    from s2robot.cli.cells import run_cells
 
-    config: BenchmarkConfig = compose("benchmark", words)
-    if config.dry_run:
-        text = describe(config)
-        return Output(text, {"plan": text.splitlines()})
-
-    def collect_for(task: str, num: int, path: Path) -> None:
-        collect_demonstrations(
-            CollectConfig(task=task, num=num, size=config.size, cameras=config.cameras, out=str(path))
-        )
-
-    folder = run_benchmark(config, collect_for, make_vector_env, config.num_envs or default_num_envs())
-    return Output(f"{(folder / 'report.md').read_text()}\nreport: {folder}", {"report": str(folder)})
+    return run_cells(compose("benchmark", words))
 
 
 def report(words: list[str]) -> Output:

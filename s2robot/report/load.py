@@ -53,10 +53,13 @@ def find_files(folders: Sequence[Path], name: str) -> list[Path]:
 def load_arms(folders: Sequence[Path]) -> list[Arm]:
     """Read every `results.json` in and below the folders and group the cells into arms.
 
+    A benchmark's `rollouts/` are left out: its `cells/` are made of them.
+
     Raises:
         ReportError: there is none, one is damaged, or two disagree about the same cell.
     """
-    paths = find_files(folders, "results.json")
+    benchmarks = [path.parent for path in find_files(folders, "benchmark.json")]
+    paths = [path for path in find_files(folders, "results.json") if not _is_stage(path, benchmarks)]
     if not paths:
         raise ReportError(f"no results.json in or below {', '.join(map(str, folders)) or 'no folder at all'}")
     groups: dict[Setting, dict[int, Cell]] = {}
@@ -71,6 +74,10 @@ def load_arms(folders: Sequence[Path]) -> list[Arm]:
             )
     arms = [Arm(setting, tuple(group[seed] for seed in sorted(group))) for setting, group in groups.items()]
     return sorted(_name_encoders(arms), key=_order)
+
+
+def _is_stage(path: Path, benchmarks: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(root / "rollouts") for root in benchmarks)
 
 
 def load_cell(path: Path) -> Cell:

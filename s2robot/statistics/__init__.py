@@ -15,6 +15,7 @@ initial states of equal, then of very different difficulty):
 Everything is a pure function of its arguments; the bootstraps draw from a generator seeded by `seed`.
 """
 
+from s2robot.statistics.anytime import anytime_comparison
 from s2robot.statistics.bootstrap import Difference, hierarchical_bootstrap, paired_bootstrap
 from s2robot.statistics.intervals import Interval, clopper_pearson_interval, newcombe_interval, wilson_interval
 from s2robot.statistics.power import comparison_power, detectable_difference, effective_episodes, required_n
@@ -25,6 +26,7 @@ __all__ = [
     "Difference",
     "Interval",
     "McNemar",
+    "anytime_comparison",
     "clopper_pearson_interval",
     "comparison_power",
     "detectable_difference",

@@ -1,0 +1,119 @@
+"""Calibrated difficulty: the base arm alone, on seeds that no result of a benchmark will ever use.
+
+A task that every arm solves, or none, tells no arms apart. A setting is therefore chosen by the base arm's success
+alone, and frozen in the configuration with a `calibration` block before any contrast is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from s2robot import __version__
+from s2robot.benchmark.grid import Arm, Cell, hash_json, make_arms
+from s2robot.benchmark.stages import Collect, Stages, training_settings
+from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, TaskConfig
+from s2robot.evaluation import MakeVectorEnv
+from s2robot.statistics import wilson_interval
+
+WANTED = (0.3, 0.8)
+"""Success of the base arm between which a task can tell arms apart."""
+
+
+def calibrate(
+    config: BenchmarkConfig, collect: Collect, make_vector_env: MakeVectorEnv, num_envs: int
+) -> list[dict[str, Any]]:
+    """Train and roll out the base arm of every task on calibration seeds, `config.episodes` episodes each.
+
+    The base arm is the first backbone at the first scale set under the first readout, with each policy. Initial states
+    and the training seed start at `CALIBRATION_SEED`: apart from those of collections (below 100 000) and of
+    evaluations (100 000 to 999 999). Finished stages are kept, as in a benchmark.
+
+    Returns:
+        Per task, the block to put under `calibration`.
+    """
+    config = replace(config, cells=None, videos=0)
+    config.first_seed = CALIBRATION_SEED  # beyond what a benchmark accepts, which is the point
+    stages = Stages(config, collect, make_vector_env, num_envs)
+    return [_block(config, task, stages) for task in config.task_list]
+
+
+def blocks_text(config: BenchmarkConfig, blocks: list[dict[str, Any]]) -> str:
+    """The blocks as YAML to paste, each with a word on whether the task can tell arms apart."""
+    lines = []
+    for task, block in zip(config.task_list, blocks, strict=True):
+        for policy, counts in block["policies"].items():
+            low, high = wilson_interval(counts["successes"], counts["episodes"])
+            rate = counts["successes"] / counts["episodes"]
+            word = "within" if WANTED[0] <= rate <= WANTED[1] else "OUTSIDE"
+            lines.append(
+                f"# {task.label}, {policy}: {rate:.0%} (95% interval {low:.0%} to {high:.0%}), {word} {WANTED[0]:.0%} "
+                f"to {WANTED[1]:.0%}"
+            )
+        lines += [f"calibration: {json.dumps(block)}", ""]
+    return "\n".join(lines).rstrip()
+
+
+def calibration_statements(config: BenchmarkConfig) -> list[str]:
+    """One sentence per task: how its difficulty was chosen, and whether that holds for the settings of now."""
+    return [_statement(config, task) for task in config.task_list]
+
+
+def _base_arms(config: BenchmarkConfig) -> list[Arm]:
+    """The base encoder and readout with each policy."""
+    arms = make_arms(config)
+    return [arm for arm in arms if (arm.encoder, arm.readout) == (arms[0].encoder, arms[0].readout)]
+
+
+def _block(config: BenchmarkConfig, task: TaskConfig, stages: Stages) -> dict[str, Any]:
+    policies = {}
+    for arm in _base_arms(config):
+        parts = stages.rollouts(Cell(task, arm, CALIBRATION_SEED), config.episodes)
+        documents = [json.loads((part / "results.json").read_text()) for part in parts]
+        policies[arm.policy.label] = {
+            "successes": sum(document["successes"] for document in documents),
+            "episodes": sum(document["episodes"] for document in documents),
+            "settings": _identity(task, arm),
+        }
+    return {
+        "arm": f"{arm.label}, {arm.readout.label}",
+        "first_seed": CALIBRATION_SEED,
+        "last_seed": CALIBRATION_SEED + config.episodes - 1,
+        "training_seed": CALIBRATION_SEED,
+        "policies": policies,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "version": __version__,
+    }
+
+
+def _identity(task: TaskConfig, arm: Arm) -> str:
+    """Hash of everything the calibrated rate depends on: a block of another setting is found out by it."""
+    settings = training_settings(Cell(task, arm, 0))
+    for rounding_only in ("engine", "channels_last", "max_tiles"):
+        settings["encoder"].pop(rounding_only, None)
+    return hash_json([settings, task.horizon])[:16]
+
+
+def _statement(config: BenchmarkConfig, task: TaskConfig) -> str:
+    block = task.calibration
+    if block is None:
+        return f"{task.label}: not calibrated; its difficulty was not chosen on separate seeds."
+    rates, stale = [], []
+    for arm in _base_arms(config):
+        counts = block.get("policies", {}).get(arm.policy.label)
+        if counts is None or counts.get("settings") != _identity(task, arm):
+            stale.append(arm.policy.label)
+        if counts is not None:
+            rates.append(f"{arm.policy.label} {counts['successes']} of {counts['episodes']}")
+    statement = (
+        f"{task.label}: calibrated on seeds {block['first_seed']} to {block['last_seed']} with {block['arm']} alone "
+        f"({', '.join(rates)} solved) on {block['date']}, before any contrast was looked at."
+    )
+    if stale:
+        statement += f" The settings of now are others than those calibrated, for {', '.join(stale)}."
+    return statement

@@ -1,0 +1,153 @@
+"""What a benchmark leaves behind: one folder per cell, and `results.parquet` with one row per episode."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from s2robot.benchmark.grid import Cell
+from s2robot.checkpoint import write_durably
+from s2robot.statistics import wilson_interval
+
+RESULTS_FILE = "results.json"
+PARQUET_FILE = "results.parquet"
+_ERROR_FILE = "error.json"
+_STAGES = ("demonstrations", "encoder", "training", "rollouts")
+
+
+def cell_folder(output: Path, cell: Cell) -> Path:
+    """Folder of one cell's results."""
+    return output / "cells" / cell.name
+
+
+def read_results(output: Path, cell: Cell) -> dict[str, Any] | None:
+    """The cell's `results.json`; None where there is none."""
+    path = cell_folder(output, cell) / RESULTS_FILE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def read_error(output: Path, cell: Cell) -> str | None:
+    """Why the cell failed, if it did."""
+    path = cell_folder(output, cell) / _ERROR_FILE
+    return str(json.loads(path.read_text())["error"]) if path.exists() else None
+
+
+def write_error(output: Path, cell: Cell, error: str) -> None:
+    """Record why the cell failed; what it had before stays."""
+    folder = cell_folder(output, cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"cell": cell.name, "error": error, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_durably(folder / _ERROR_FILE, json.dumps(document, indent=1).encode())
+
+
+def write_results(output: Path, cell: Cell, parts: list[Path], seconds: dict[str, float]) -> None:
+    """Join the ranges of evaluation seeds of one cell into its `results.json`, with the names that the grid gives.
+
+    Videos are linked into the cell's folder, which thereby can be copied without the store.
+
+    Args:
+        output: the benchmark's folder.
+        cell: whose results.
+        parts: folders of finished ranges, by ascending seed.
+        seconds: time spent now in each stage [s]; added to what is recorded.
+    """
+    documents = [json.loads((part / RESULTS_FILE).read_text()) for part in parts]
+    folder = cell_folder(output, cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    episodes = [episode for document in documents for episode in document["episode_results"]]
+    successes = sum(episode["success"] for episode in episodes)
+    earlier = (read_results(output, cell) or {}).get("stage_seconds", {})
+    merged = {
+        **documents[0],
+        "cell": cell.name,
+        "task": cell.task.label,
+        "policy": cell.arm.policy.label,
+        "readout": cell.arm.readout.label,
+        "variant": cell.arm.variant,
+        "successes": successes,
+        "episodes": len(episodes),
+        "success_rate": successes / len(episodes),
+        "interval": list(wilson_interval(successes, len(episodes))),
+        "episode_results": episodes,
+        "seconds": round(sum(document["seconds"] for document in documents), 1),
+        "videos": list(_link_videos(folder, parts, documents)),
+        "ranges": [
+            {"episodes": document["episodes"], "latency_ms": document["latency_ms"], "versions": document["versions"]}
+            for document in documents
+        ],
+        "stage_seconds": {key: round(earlier.get(key, 0.0) + seconds.get(key, 0.0), 3) for key in _STAGES},
+    }
+    write_durably(folder / RESULTS_FILE, json.dumps(merged, indent=1).encode())
+    (folder / _ERROR_FILE).unlink(missing_ok=True)
+
+
+def write_parquet(output: Path, cells: Iterable[Cell]) -> Path | None:
+    """Write `results.parquet`: one row per episode of the cells that have results, in the order of the grid.
+
+    Returns:
+        The file; None where pyarrow is not installed, which the caller must say.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        return None
+    import pyarrow
+    from pyarrow import parquet
+
+    documents = [document for cell in cells if (document := read_results(output, cell)) is not None]
+    rows = [row for document in documents for row in _rows(document)]
+    text, whole, real = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
+    columns = {
+        **dict.fromkeys(("cell", "task", "policy", "backbone", "scales", "readout", "variant"), text),
+        **{"demonstrations": whole, "training_seed": whole, "initial_state": whole},
+        **{"success": pyarrow.bool_(), "steps": whole, "latency_ms": real, "error": text, "versions": text},
+        **dict.fromkeys(("encoder", "data", "environment"), text),
+    }
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), buffer)
+    write_durably(output / PARQUET_FILE, buffer.getvalue())
+    return output / PARQUET_FILE
+
+
+def _rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row per episode: its cell's settings, its initial state and outcome, and what made it."""
+    fingerprints = document["fingerprints"]
+    settings = {
+        **{key: document[key] for key in ("cell", "task", "policy", "backbone", "readout", "variant")},
+        "scales": json.dumps(document["scales"]),
+        "demonstrations": document["demonstrations"],
+        "training_seed": document["training_seed"],
+        **{key: fingerprints.get(key) for key in ("encoder", "data", "environment")},
+    }
+    episodes = iter(document["episode_results"])
+    for part in document["ranges"]:
+        versions = json.dumps(part["versions"], sort_keys=True)
+        for _ in range(part["episodes"]):
+            episode = next(episodes)
+            yield {
+                **settings,
+                "initial_state": episode["seed"],
+                "success": episode["success"],
+                "steps": episode["steps"],
+                "latency_ms": episode.get("latency_ms") or part["latency_ms"],
+                "error": episode.get("error"),
+                "versions": versions,
+            }
+
+
+def _link_videos(folder: Path, parts: list[Path], documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for part, document in zip(parts, documents, strict=True):
+        for entry in document["videos"]:
+            source, target = part / entry["path"], folder / entry["path"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                os.link(source, target)
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(source, target)
+            yield entry

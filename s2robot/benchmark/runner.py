@@ -1,0 +1,191 @@
+"""Run a benchmark: the plan first, then every cell that has not all its episodes, then the report."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from s2robot.benchmark.calibration import calibration_statements
+from s2robot.benchmark.engines import run_jobs
+from s2robot.benchmark.grid import Cell, make_cells
+from s2robot.benchmark.plan import store_plan, write_plan
+from s2robot.benchmark.results import (
+    PARQUET_FILE,
+    read_error,
+    read_results,
+    write_error,
+    write_parquet,
+    write_results,
+)
+from s2robot.benchmark.sequential import Race, is_decided, make_races, next_episodes
+from s2robot.benchmark.stages import Collect, Stages, demonstrations_key
+from s2robot.config import BenchmarkConfig, TaskConfig, require
+from s2robot.evaluation import MakeVectorEnv
+from s2robot.interfaces import S2RobotError
+from s2robot.report import write_report
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """Give `cell` its first `episodes` episodes."""
+
+    cell: Cell
+    episodes: int
+
+
+@dataclass
+class Runner:
+    """What a job runs, here or on another machine of the same file system."""
+
+    stages: Stages
+    output: Path
+
+    def collect(self, task: TaskConfig) -> str | None:
+        """Record a task's demonstrations; return the error, if any."""
+        return _guarded(lambda: self.stages.demonstrations(task))
+
+    def run(self, job: CellJob) -> str | None:
+        """Run one cell and write its results; return the error, if any, and record it."""
+        self.stages.start_clock()
+
+        def run_stages() -> None:
+            parts = self.stages.rollouts(job.cell, job.episodes)
+            write_results(self.output, job.cell, parts, self.stages.seconds)
+
+        error = _guarded(run_stages)
+        if error:
+            write_error(self.output, job.cell, error)
+        return error
+
+
+def run_benchmark(
+    config: BenchmarkConfig, collect: Collect, make_vector_env: MakeVectorEnv, num_envs: int
+) -> Path | None:
+    """Run every cell that has not all its episodes yet, then write `results.parquet` and the report.
+
+    A failing cell is recorded with its error and the rest go on; the next run tries it again.
+
+    Args:
+        config: the benchmark.
+        collect: records demonstrations, see `Collect`.
+        make_vector_env: makes environments, see `s2robot.evaluation`.
+        num_envs: environments side by side in one cell.
+
+    Returns:
+        The folder of the report (`report.md`, `report.html`, plots); None where only some `cells` were asked for.
+
+    Raises:
+        ConfigError: a setting is impossible, or the output holds another plan.
+        S2RobotError: every cell failed.
+    """
+    output = Path(config.output).resolve()
+    cells = make_cells(config)
+    document = store_plan(config, cells)
+    races = make_races(config, document["contrasts"], cells)
+    chosen = select_cells(config, cells)
+    runner = Runner(Stages(config, collect, make_vector_env, num_envs), output)
+    _run_rounds(config, runner, races, chosen)
+    if len(chosen) < len(cells):
+        return None
+    return finish(config, cells, document, races)
+
+
+def select_cells(config: BenchmarkConfig, cells: list[Cell]) -> list[Cell]:
+    """The cells whose numbers `config.cells` names: a number, or a list of them; all for null.
+
+    Raises:
+        ConfigError: no such number, or sequential stopping, which needs them all.
+    """
+    if config.cells is None:
+        return cells
+    numbers = config.cells if isinstance(config.cells, list) else [config.cells]
+    valid = all(isinstance(number, int) and 0 <= number < len(cells) for number in numbers) and bool(numbers)
+    require(valid, "cells", config.cells, f"numbers of 0 … {len(cells) - 1}")
+    require(config.sequential.batch is None, "cells", config.cells, "null with sequential stopping: it needs all cells")
+    return [cells[number] for number in numbers]
+
+
+def finish(config: BenchmarkConfig, cells: list[Cell], document: dict[str, Any], races: list[Race]) -> Path:
+    """Write `benchmark.json`, `results.parquet` and the report of the cells that have results.
+
+    Raises:
+        S2RobotError: no cell has.
+    """
+    output = Path(config.output).resolve()
+    errors = [(cell.name, error) for cell in cells if (error := read_error(output, cell)) is not None]
+    document["failed"] = [{"cell": name, "error": error} for name, error in errors]
+    if races:
+        decided = [
+            race[0]["name"] for race in races if _has_results(output, race) and is_decided(config, output, races, race)
+        ]
+        document["sequential"] = {
+            "contrasts": [race[0]["name"] for race in races],
+            "decided": decided,
+            "batch": config.sequential.batch,
+            "alpha": config.sequential.alpha,
+            "budget": config.episodes,
+        }
+    document["calibration"] = calibration_statements(config)
+    write_plan(config, document)
+    if len(errors) == len(cells) and all(read_results(output, cell) is None for cell in cells):
+        raise S2RobotError(f"every cell of the benchmark failed; the first: {errors[0][1]}")
+    if write_parquet(output, cells) is None:
+        print(f"{PARQUET_FILE} is left out: it needs pyarrow (`pip install 's2robot[parquet]'`); run again to write it")
+    return write_report([output], output / "report").parent
+
+
+def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cells: list[Cell]) -> None:
+    """Run cells until each has the episodes it should have; sequential stopping takes several rounds."""
+    failed: set[str] = set()
+    for cell in cells:
+        if (count := _episodes(runner.output, cell)) >= config.episodes:
+            print(f"{cell.name}: done before, {count} episodes")
+    while True:
+        targets = next_episodes(config, runner.output, races, cells)
+        jobs = [
+            CellJob(cell, targets[cell.name])
+            for cell in cells
+            if cell.name not in failed and _episodes(runner.output, cell) < targets[cell.name]
+        ]
+        if not jobs:
+            break
+        failed |= _run_round(config, runner, jobs, total=len(cells))
+
+
+def _run_round(config: BenchmarkConfig, runner: Runner, jobs: list[CellJob], total: int) -> set[str]:
+    """Collect what is missing, then run the jobs; return the names of the cells that failed."""
+    tasks = {demonstrations_key(job.cell.task): job.cell.task for job in jobs}
+    for _ in run_jobs(config, runner.collect, list(tasks.values())):
+        pass  # an error comes again, and is recorded, with the cells that need these demonstrations
+    failed = set()
+    with tqdm(total=total, initial=total - len(jobs), unit="cell", desc="cells") as bar:
+        for job, error in run_jobs(config, runner.run, jobs):
+            bar.update()
+            if error:
+                failed.add(job.cell.name)
+                write_error(runner.output, job.cell, error)
+            state = f"failed: {error.strip().splitlines()[-1]}" if error else "done"
+            tqdm.write(f"{job.cell.name}: {state}")
+    return failed
+
+
+def _guarded(work: Any) -> str | None:
+    try:
+        work()
+    except S2RobotError as error:
+        return str(error)
+    except Exception:  # a crash of one cell must not cost the others
+        return traceback.format_exc(limit=-5)
+    return None
+
+
+def _episodes(output: Path, cell: Cell) -> int:
+    return len((read_results(output, cell) or {}).get("episode_results", []))
+
+
+def _has_results(output: Path, race: Race) -> bool:
+    return all(read_results(output, cell) is not None for cells in race[1:] for cell in cells)

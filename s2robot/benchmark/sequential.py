@@ -1,0 +1,82 @@
+"""How many episodes each cell is given: all at once, or in batches until the planned comparison is decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2robot.benchmark.grid import Cell
+from s2robot.benchmark.results import read_results
+from s2robot.config import BenchmarkConfig, require
+from s2robot.statistics import anytime_comparison
+
+Race = tuple[dict[str, Any], list[Cell], list[Cell]]
+"""A deciding contrast with the cells of its baseline and of its treatment."""
+
+
+def make_races(config: BenchmarkConfig, contrasts: list[dict[str, Any]], cells: list[Cell]) -> list[Race]:
+    """The contrasts that decide when to stop; empty where all episodes are run at once.
+
+    Raises:
+        ConfigError: a deciding contrast is not planned, or selects not exactly two arms.
+    """
+    if config.sequential.batch is None:
+        return []
+    names = [contrast["name"] for contrast in contrasts]
+    races = []
+    for name in config.sequential.contrasts or names:
+        require(name in names, "sequential.contrasts", name, f"names of planned contrasts: {'; '.join(names)}")
+        contrast = contrasts[names.index(name)]
+        baseline, treatment = (
+            [cell for cell in cells if _matches(cell, contrast[side])] for side in ("baseline", "treatment")
+        )
+        arms = [{cell.arm.key + cell.task.label for cell in side} for side in (baseline, treatment)]
+        one_pair = all(len(side) == 1 for side in arms)
+        require(one_pair, "sequential.contrasts", name, "contrasts whose two sides select one arm of one task each")
+        races.append((contrast, baseline, treatment))
+    return races
+
+
+def next_episodes(config: BenchmarkConfig, output: Path, races: list[Race], cells: list[Cell]) -> dict[str, int]:
+    """Cell name → episodes it should have by now; unchanged numbers mean that all is decided or spent."""
+    batch = config.sequential.batch
+    targets = {cell.name: config.episodes for cell in cells}
+    if batch is None:
+        return targets
+    racing = {cell.name for _, *sides in races for side in sides for cell in side}
+    done = {cell.name: len((read_results(output, cell) or {}).get("episode_results", [])) for cell in cells}
+    targets |= {name: max(done[name], min(batch, config.episodes)) for name in racing if name in targets}
+    for contrast, baseline, treatment in races:
+        both = [*baseline, *treatment]
+        have = min(done[cell.name] for cell in both)
+        if have == 0 or have >= config.episodes or is_decided(config, output, races, (contrast, baseline, treatment)):
+            continue
+        for cell in both:
+            targets[cell.name] = max(targets[cell.name], min(config.episodes, (have // batch + 1) * batch))
+    return targets
+
+
+def is_decided(config: BenchmarkConfig, output: Path, races: list[Race], race: Race) -> bool:
+    """Whether the anytime p-value of a deciding contrast is below its share of alpha (Bonferroni over contrasts)."""
+    outcomes = [_outcomes(output, cells) for cells in race[1:]]
+    states = min(side.shape[1] for side in outcomes)
+    if not states:
+        return False
+    comparison = anytime_comparison(outcomes[0][:, :states], outcomes[1][:, :states])
+    return comparison.pvalue <= config.sequential.alpha / len(races)
+
+
+def _outcomes(output: Path, cells: list[Cell]) -> np.ndarray:
+    """Outcomes [training seeds, states] in the order of evaluation seeds, as far as all cells have them."""
+    rows = [(read_results(output, cell) or {}).get("episode_results", []) for cell in cells]
+    common = min(len(row) for row in rows)
+    return np.array([[episode["success"] for episode in row[:common]] for row in rows], dtype=float).reshape(
+        len(rows), common
+    )
+
+
+def _matches(cell: Cell, selector: dict[str, Any]) -> bool:
+    known = {"task": cell.task.label, "demonstrations": cell.task.demonstrations, **cell.arm.selector}
+    return all(known[key] == value for key, value in selector.items())

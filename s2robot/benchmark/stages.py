@@ -1,0 +1,243 @@
+"""The stages of a cell, each in a folder named by what it depends on: made once, found again by whoever needs it.
+
+```
+<store>/demonstrations/<task>-<key>.hdf5     task, number, size, cameras, variant, …
+<store>/feature_cache/                       encoder × data × camera, see `s2robot.feature_cache`
+<store>/training/<key>/checkpoint/           demonstrations × encoder × readout × policy × budget × training seed
+<store>/rollouts/<key>/<first>-<last>/       training × horizon, one folder per range of evaluation seeds
+```
+
+A lock beside each lets several processes, also of several benchmarks, share a store on one file system. Settings that
+change a number by rounding only (`device`) are not part of a key; those that a file's content depends on are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s2robot.benchmark.grid import Cell, hash_json
+from s2robot.checkpoint import write_durably
+from s2robot.config import BenchmarkConfig, CollectConfig, EncoderConfig, EvaluateConfig, TaskConfig, TrainConfig
+from s2robot.encoder import S2Encoder
+from s2robot.evaluation import MakeVectorEnv, evaluate
+from s2robot.interfaces import resolve_device
+from s2robot.training import train
+
+Collect = Callable[[CollectConfig], None]
+"""`collect(config)`: record `config.num` demonstrations at `config.out`, or return when they are there."""
+
+_VERSION = 1  # raised when the same settings would give other files than before
+
+
+@dataclass
+class Stages:
+    """Makes or finds the stages of cells; picklable, so that another machine can do it on the same file system.
+
+    Attributes:
+        config: the benchmark's.
+        collect: records demonstrations.
+        make_vector_env: makes the environments of rollouts.
+        num_envs: of them, side by side.
+        seconds: time spent in each stage since the last `start_clock` [s].
+    """
+
+    config: BenchmarkConfig
+    collect: Collect
+    make_vector_env: MakeVectorEnv
+    num_envs: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    _encoder: tuple[EncoderConfig, S2Encoder] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_encoder": None}  # each process makes its own
+
+    @property
+    def store(self) -> Path:
+        """Folder of all stages."""
+        return Path(self.config.store or self.config.output).resolve()
+
+    def start_clock(self) -> None:
+        """Forget the time spent."""
+        self.seconds = {}
+
+    def demonstrations(self, task: TaskConfig) -> Path:
+        """The task's demonstrations, recorded if they are not there."""
+        key = demonstrations_key(task)
+        path = self.store / "demonstrations" / f"{task.task}-{key[:16]}.hdf5"
+        with self._stage("demonstrations", path.with_suffix("")):
+            if not path.exists():
+                self._describe(path.with_suffix(".json"), demonstrations_settings(task))
+                with self._clock("demonstrations"):
+                    self.collect(CollectConfig(**_collect_arguments(task), out=str(path)))
+        return path
+
+    def checkpoint(self, cell: Cell) -> Path:
+        """The cell's trained policy, trained if it is not there."""
+        dataset = self.demonstrations(cell.task)
+        folder = self.store / "training" / training_key(cell)[:16]
+        checkpoint = folder / "checkpoint"
+        with self._stage("training", folder):
+            if not checkpoint.exists():
+                self._describe(folder / "settings.json", training_settings(cell))
+                with self._clock("encoder"):
+                    encoder = self._shared_encoder(cell.arm.encoder)
+                with self._clock("training"):
+                    train(self._train_config(cell, dataset, folder), encoder)
+        return checkpoint
+
+    def rollouts(self, cell: Cell, episodes: int) -> list[Path]:
+        """Folders with the results of the first `episodes` evaluation seeds, run where they are not there."""
+        folder = self.store / "rollouts" / rollouts_key(cell)[:16]
+        first = self.config.first_seed
+        with self._stage("rollouts", folder):
+            found = _finished(folder, first, first + episodes)
+            missing = list(_gaps([span for span, _ in found], first, first + episodes))
+            if missing:
+                checkpoint = self.checkpoint(cell)
+                self._describe(folder / "settings.json", rollouts_settings(cell))
+            for start, stop in missing:
+                part = folder / f"{start}-{stop - 1}"
+                with self._clock("rollouts"):
+                    evaluate(
+                        self._evaluate_config(cell, checkpoint, part, start, stop), self.make_vector_env, self.num_envs
+                    )
+                found.append(((start, stop), part))
+        return [part for _, part in sorted(found)]
+
+    def _train_config(self, cell: Cell, dataset: Path, folder: Path) -> TrainConfig:
+        arm = cell.arm
+        return TrainConfig(
+            dataset=str(dataset),
+            output=str(folder),
+            seed=cell.training_seed,
+            device=self.config.device,
+            num_demonstrations=cell.task.demonstrations,
+            cameras=cell.task.cameras,
+            cache_dir=str(self.store / "feature_cache"),
+            encoder=arm.encoder,
+            readout=arm.readout.config,
+            policy=arm.policy.config,
+            training=arm.policy.training,
+        )
+
+    def _evaluate_config(self, cell: Cell, checkpoint: Path, part: Path, start: int, stop: int) -> EvaluateConfig:
+        return EvaluateConfig(
+            checkpoint=str(checkpoint),
+            episodes=stop - start,
+            first_seed=start,
+            horizon=cell.task.horizon,
+            videos=max(0, min(stop, self.config.first_seed + self.config.videos) - start),
+            output=str(part),
+            device=self.config.device,
+        )
+
+    def _shared_encoder(self, config: EncoderConfig) -> S2Encoder:
+        """The encoder; neighbours in the grid share one, and there are never two in memory."""
+        if self._encoder is None or self._encoder[0] != config:
+            self._encoder = None
+            self._encoder = config, S2Encoder(**asdict(config), device=resolve_device(self.config.device))
+        return self._encoder[1]
+
+    @contextmanager
+    def _stage(self, kind: str, path: Path) -> Iterator[None]:
+        """Hold the stage for this process; a second one waits and then finds the work done."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def _describe(self, path: Path, settings: dict[str, Any]) -> None:
+        """Write down, for people, what the stage's key stands for."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, json.dumps(settings, indent=1).encode())
+
+
+def demonstrations_settings(task: TaskConfig) -> dict[str, Any]:
+    """What a file of demonstrations depends on."""
+    return {"version": _VERSION, "collect": _collect_arguments(task)}
+
+
+def training_settings(cell: Cell) -> dict[str, Any]:
+    """What a trained policy depends on."""
+    arm = cell.arm
+    return {
+        "version": _VERSION,
+        "demonstrations": demonstrations_settings(cell.task),
+        "encoder": asdict(arm.encoder),
+        "readout": asdict(arm.readout.config),
+        "policy": asdict(arm.policy.config),
+        "training": asdict(arm.policy.training),
+        "seed": cell.training_seed,
+    }
+
+
+def rollouts_settings(cell: Cell) -> dict[str, Any]:
+    """What an episode depends on, its seed apart."""
+    return {"version": _VERSION, "horizon": cell.task.horizon, "policy": training_settings(cell)}
+
+
+def demonstrations_key(task: TaskConfig) -> str:
+    """Name of the task's demonstrations."""
+    return hash_json(demonstrations_settings(task))
+
+
+def training_key(cell: Cell) -> str:
+    """Name of the cell's training."""
+    return hash_json(training_settings(cell))
+
+
+def rollouts_key(cell: Cell) -> str:
+    """Name of the cell's rollouts."""
+    return hash_json(rollouts_settings(cell))
+
+
+def _collect_arguments(task: TaskConfig) -> dict[str, Any]:
+    assert task.demonstrations is not None  # the benchmark's own fill both in
+    assert task.size is not None
+    return {
+        "task": task.task,
+        "num": task.demonstrations,
+        "size": task.size,
+        "cameras": task.cameras,
+        "noise": task.noise,
+        "seed": task.seed,
+        "render_profile": task.render_profile,
+        "horizon": task.horizon,
+        "variant": task.variant,
+    }
+
+
+def _finished(folder: Path, first: int, stop: int) -> list[tuple[tuple[int, int], Path]]:
+    """Finished ranges [start, stop) of seeds within the wanted one that do not overlap, in order."""
+    ranges = []
+    for part in folder.glob("*-*"):
+        if (part / "results.json").exists():
+            low, high = map(int, part.name.split("-"))
+            ranges.append(((low, high + 1), part))
+    kept: list[tuple[tuple[int, int], Path]] = []
+    for (low, high), part in sorted(ranges, key=lambda item: (item[0][0], -item[0][1])):
+        if low >= (kept[-1][0][1] if kept else first) and high <= stop:
+            kept.append(((low, high), part))
+    return kept
+
+
+def _gaps(spans: list[tuple[int, int]], first: int, stop: int) -> Iterator[tuple[int, int]]:
+    for low, high in [*spans, (stop, stop)]:
+        if low > first:
+            yield first, low
+        first = high

@@ -1,0 +1,174 @@
+"""A benchmark for tests: real training, encoding and rollouts, on a toy task that needs no simulator.
+
+The toy: a bright square lies left or right in the image; moving toward it, which the image alone tells, brings the
+position past 1 and is success. Demonstrations do so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from s2robot.benchmark import TaskFacts, run_benchmark
+from s2robot.config import BCConfig, BenchmarkConfig, CollectConfig, EncoderConfig, ReadoutConfig, TrainingConfig
+from s2robot.data import RobomimicWriter
+from s2robot.interfaces import Episode
+
+SIDE, HORIZON, STEP = 64, 12, 0.25
+
+
+def draw(sign: float, rng: np.random.Generator, contrast: float = 1.0) -> np.ndarray:
+    """The image uint8 [64, 64, 3] of a square on one side, in noise."""
+    image = rng.integers(0, 120, (SIDE, SIDE, 3)).astype(np.uint8)
+    column = 40 if sign > 0 else 8
+    image[24:40, column : column + 16] = int(130 + 120 * contrast)
+    return image
+
+
+class Toy(gymnasium.Env):
+    """One episode of the toy; a step executes a chunk of actions, as `s2robot_envs.ActionChunk` does."""
+
+    def __init__(self, action_steps: int, observation_steps: int, horizon: int, variant: dict[str, Any]) -> None:
+        self.observation_space = spaces.Dict(
+            {
+                "agentview_image": spaces.Box(0, 255, (observation_steps, SIDE, SIDE, 3), np.uint8),
+                "position": spaces.Box(-9, 9, (observation_steps, 1), np.float32),
+            }
+        )
+        self.action_space = spaces.Box(-1, 1, (action_steps, 1), np.float32)
+        self._observation_steps, self._horizon, self._contrast = (
+            observation_steps,
+            horizon,
+            variant.get("contrast", 1.0),
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._sign = 1.0 if self.np_random.random() < 0.5 else -1.0
+        self._image = draw(self._sign, self.np_random, self._contrast)
+        self._position, self._steps, self._over = float(self.np_random.uniform(-0.5, 0.5)), 0, False
+        self._record = bool((options or {}).get("record"))
+        return self._observation(), self._info(False, 0)
+
+    def step(self, actions: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if pause := float(os.environ.get("TOY_PAUSE", "0")):
+            time.sleep(pause)
+        executed, success = 0, False
+        for action in actions:
+            if self._over:
+                break
+            self._position += STEP * float(np.clip(action[0], -1, 1))
+            self._steps += 1
+            executed += 1
+            success = self._position * self._sign > 1
+            self._over = success or self._steps == self._horizon
+        return self._observation(), 0.0, False, self._steps == self._horizon, self._info(success, executed)
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        position = np.full((self._observation_steps, 1), self._position, np.float32)
+        return {"agentview_image": np.repeat(self._image[None], self._observation_steps, 0), "position": position}
+
+    def _info(self, success: bool, executed: int) -> dict[str, Any]:
+        info: dict[str, Any] = {"is_success": success, "steps": executed}
+        if self._record:
+            info["frames"] = np.repeat(self._image[None], max(executed, 1), 0)
+        return info
+
+
+class ToyVector(SyncVectorEnv):
+    """Several toys side by side, with the interface of `s2robot_envs.make_vector_env`'s environments."""
+
+    def __init__(self, num_envs: int, **settings: Any) -> None:
+        super().__init__([lambda: Toy(**settings)] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+        self.reset(seed=0)  # this class cannot reset a part of new environments
+
+    def step(self, actions: np.ndarray) -> Any:
+        self._autoreset_envs[:] = False  # decided episodes idle, as they do in processes
+        return super().step(actions)
+
+    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
+        env_info = dict(env_info)
+        frames = env_info.pop("frames", None)
+        vector_infos = super()._add_info(vector_infos, env_info, env_num)
+        if frames is not None:
+            vector_infos.setdefault("frames", np.full(self.num_envs, None, dtype=object))[env_num] = frames
+        return vector_infos
+
+
+def make_toys(
+    task: str,
+    num_envs: int,
+    *,
+    observation_steps: int,
+    action_steps: int,
+    horizon: int = HORIZON,
+    variant: dict[str, Any] | None = None,
+    **_: Any,
+) -> ToyVector:
+    """What `s2robot_envs.make_vector_env` is to the simulator."""
+    return ToyVector(
+        num_envs,
+        action_steps=action_steps,
+        observation_steps=observation_steps,
+        horizon=horizon,
+        variant=variant or {},
+    )
+
+
+def collect_toys(config: CollectConfig) -> None:
+    """What `s2robot.cli.demonstrations.collect_demonstrations` is to the simulator."""
+    environment = {"task": config.task, "horizon": config.horizon or HORIZON, "variant": dict(config.variant)}
+    with RobomimicWriter(Path(config.out), {"env_name": config.task, "type": 1, "s2robot": environment}) as writer:
+        for index in range(writer.count, config.num):
+            writer.add(_demonstration(config.seed * 10_000 + index, config.variant.get("contrast", 1.0)))
+
+
+def _demonstration(seed: int, contrast: float) -> Episode:
+    rng = np.random.default_rng(seed)
+    sign = 1.0 if rng.random() < 0.5 else -1.0
+    image, length = draw(sign, rng, contrast), 6
+    return Episode(
+        actions=np.full((length, 1), sign, np.float32),
+        images={"agentview": np.repeat(image[None], length, 0)},
+        proprioception={"position": rng.uniform(-1, 1, (length, 1)).astype(np.float32)},
+        attributes={"seed": seed},
+    )
+
+
+def toy_facts(task: str) -> TaskFacts:
+    """What `s2robot.cli.cells.task_facts` is to the simulator."""
+    return TaskFacts(HORIZON, ("agentview",))
+
+
+def toy_config(output: Path, **changes: Any) -> BenchmarkConfig:
+    """Two scale sets of a tiny backbone × two training seeds, seconds of work in all."""
+    config = BenchmarkConfig(
+        output=str(output),
+        tasks=["Lift"],
+        backbones=["test_efficientnet"],
+        scale_sets=[[32], [32, 64]],
+        training_seeds=[0, 1],
+        demonstrations=10,
+        size=SIDE,
+        episodes=6,
+        videos=1,
+        device="cpu",
+        encoder=EncoderConfig(weights="none"),
+        readout=ReadoutConfig(name="mean", width=8),
+        policy=BCConfig(hidden=[16], action_steps=4, execute_steps=4),
+        training=TrainingConfig(epochs=4, batch_size=16, learning_rate=3e-3, warmup_steps=2, save_every=2),
+    )
+    return replace(config, **changes)
+
+
+def run_toys(config: BenchmarkConfig) -> Path | None:
+    """Run the benchmark on the toy, two environments side by side."""
+    return run_benchmark(config, collect_toys, make_toys, 2)
