@@ -80,6 +80,21 @@ def test_lossy_images_are_the_right_frames_and_close(name):
                 assert similar[step] > 24  # this picture is all edges for its 32 pixels
 
 
+def test_images_and_states_of_robomimic_itself_are_read():
+    with h5py.File(DATA / "robomimic_lift.hdf5") as file, open_dataset(DATA / "robomimic_lift.hdf5") as dataset:
+        assert (dataset.env_args["env_version"], dataset.cameras, dataset.image_size("agentview")) == (
+            "1.5.2",
+            ["agentview"],
+            (SIZE, SIZE),
+        )
+        for index, demo in enumerate(dataset.demos):
+            episode, recorded = dataset.episode(index), file["data"][demo]
+            assert len(episode) == recorded.attrs["num_samples"]
+            np.testing.assert_array_equal(episode.images["agentview"], recorded["obs/agentview_image"][:])
+            np.testing.assert_array_equal(episode.states, recorded["states"][:])
+            np.testing.assert_array_equal(episode.actions, recorded["actions"][:].astype(np.float32))
+
+
 def test_minari_success_and_rewards_are_read():
     with open_dataset(DATA / "minari") as dataset:
         assert [dataset.episode(i).success for i in range(3)] == [True, False, True]

@@ -1,4 +1,4 @@
-"""Replaying recorded states; `robosuite_1_4_lift.hdf5` was recorded by robosuite 1.4.1 itself (tests/data/make.py)."""
+"""Replaying recorded states, also those of files that robosuite and robomimic wrote themselves (tests/data/make.py)."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from s2robot_envs.replay import Recording, as_robosuite_1_5, replay, replay_epis
 
 pytestmark = pytest.mark.sim
 
+ROBOMIMIC = Path(__file__).parent / "data" / "robomimic_lift.hdf5"
 OLD = Path(__file__).parent / "data" / "robosuite_1_4_lift.hdf5"
 CAMERAS = {"cameras": ["agentview"], "image_size": 64}
 
@@ -42,6 +43,20 @@ def test_results_come_in_order_from_several_processes(door):
     assert len(results) == 5
     for i, replayed in enumerate(results):
         np.testing.assert_array_equal(replayed["images"]["agentview"], door["images"]["agentview"][i : i + 2])
+
+
+def test_recording_of_robomimic_is_replayed_pixel_for_pixel():
+    with h5py.File(ROBOMIMIC) as file:
+        demo = file["data/demo_1"]
+        recorded = {key: demo["obs"][key][:] for key in ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")}
+        images = demo["obs/agentview_image"][:]
+        theirs = Recording("demo_1", demo["states"][:], model_file=demo.attrs["model_file"])
+    env = make_env("Lift", cameras=("agentview",), image_size=images.shape[1], render_profile="full")
+    replayed = replay_episode(env, theirs)
+    env.close()
+    np.testing.assert_array_equal(replayed["images"]["agentview"], images)
+    for key, values in recorded.items():
+        np.testing.assert_allclose(replayed["proprioception"][key], values, atol=1e-6, err_msg=key)
 
 
 def test_recording_of_robosuite_1_4_is_replayed():

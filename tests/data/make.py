@@ -3,9 +3,12 @@
 The libraries pin versions that exclude each other, so each runs in an environment of its own and the results are kept:
 
     pip install robosuite==1.4.1 mujoco==2.3.7 "numpy<2" h5py && python make.py robosuite_1_4
+    .venvs/robomimic/bin/python make.py robomimic          # robosuite 1.5.2, robomimic 0.5.0 (commit d309eaec)
+    .venvs/diffusion_policy/bin/python make.py zarr        # diffusion_policy (commit 5ba07ac6), zarr 2.18.7
     pip install minari==0.5.4 h5py pillow && python make.py minari
-    pip install "zarr<3" "numcodecs<0.16" && python make.py zarr
     pip install lerobot==0.4.4 && python make.py lerobot
+
+`scripts/setup_integration.sh` makes the two environments in `.venvs`.
 """
 
 import json
@@ -121,24 +124,79 @@ def make_minari():
     shutil.rmtree(HERE / "minari_root")
 
 
-def make_zarr():
-    """Diffusion Policy's replay buffer, written as its `ReplayBuffer` and its PushT data set are: as a zip."""
-    import numcodecs
-    import zarr
+def make_robomimic(seeds=(0, 1)):
+    """Lift demonstrations as robosuite 1.5's users make them: its recorder, robomimic's conversion and its images."""
+    import subprocess
+    import tempfile
 
-    compressor = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.NOSHUFFLE)
-    root = zarr.group(zarr.MemoryStore())
-    images = np.concatenate([frames(length, seed) for seed, length in enumerate(LENGTHS)])
-    data, meta = root.create_group("data"), root.create_group("meta")
-    data.create_dataset("camera_0", data=images, chunks=(1, *images.shape[1:]), compressor=compressor)
-    # PushT's own pictures are float32 holding whole numbers from 0 to 255
-    data.create_dataset("img", data=images.astype(np.float32), chunks=(5, *images.shape[1:]), compressor=compressor)
-    for name, width, first in (("action", 2, 10), ("state", 3, 0)):
-        values = np.concatenate([numbers(length, width, first + seed) for seed, length in enumerate(LENGTHS)])
-        data.create_dataset(name, data=values, chunks=(8, width), compressor=compressor)
-    meta.create_dataset("episode_ends", data=np.cumsum(LENGTHS), compressor=None)
+    import robomimic
+    import robosuite
+    from robosuite.controllers import load_composite_controller_config
+    from robosuite.scripts.collect_human_demonstrations import gather_demonstrations_as_hdf5
+    from robosuite.wrappers import DataCollectionWrapper
+
+    from s2robot_envs import make_env
+    from s2robot_envs.experts import make_expert
+
+    expert, ours = make_expert("Lift"), make_env("Lift", cameras=())
+    kwargs = {
+        "robots": ["Panda"],
+        "controller_configs": load_composite_controller_config(robot="Panda"),
+        "control_freq": 20,
+        "has_renderer": False,
+        "has_offscreen_renderer": False,
+        "use_camera_obs": False,
+        "use_object_obs": True,
+        "ignore_done": True,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        recorder = DataCollectionWrapper(robosuite.make("Lift", **kwargs), scratch + "/raw")
+        for seed in seeds:
+            ours.reset_simulation(
+                seed
+            )  # only lends its arm to the expert, which then reads robosuite's own environment
+            ours.simulator, lent = recorder.env, ours.simulator
+            recorder.reset()
+            expert.reset(ours)
+            for _ in range(60):
+                recorder.step(expert.act())
+                if recorder.env._check_success():
+                    break
+            ours.simulator = lent
+        recorder.close()
+        gather_demonstrations_as_hdf5(scratch + "/raw", scratch, json.dumps(kwargs))
+        scripts = Path(robomimic.__file__).parent / "scripts"
+        run = [sys.executable, "-W", "ignore"]
+        demo = scratch + "/demo.hdf5"
+        subprocess.run([*run, scripts / "conversion" / "convert_robosuite.py", "--dataset", demo], check=True)
+        images = ["--camera_names", "agentview", "--camera_height", str(SIZE), "--camera_width", str(SIZE)]
+        subprocess.run(
+            [*run, scripts / "dataset_states_to_obs.py", "--dataset", demo, "--output_name", "image.hdf5"]
+            + ["--done_mode", "2", "--compress", "--exclude-next-obs", *images],
+            check=True,
+        )
+        shutil.copy(scratch + "/image.hdf5", HERE / "robomimic_lift.hdf5")
+
+
+def make_zarr():
+    """Diffusion Policy's replay buffer, by its own `ReplayBuffer`, as a zip like its PushT data set."""
+    import zarr
+    from diffusion_policy.common.replay_buffer import ReplayBuffer
+
+    buffer = ReplayBuffer.create_empty_zarr()
+    for seed, length in enumerate(LENGTHS):
+        images = frames(length, seed)
+        buffer.add_episode(
+            {
+                "camera_0": images,
+                "img": images.astype(np.float32),  # PushT's own pictures: float32 of whole numbers from 0 to 255
+                "action": numbers(length, 2, 10 + seed),
+                "state": numbers(length, 3, seed),
+            },
+            compressors="disk",
+        )
     with zarr.ZipStore(str(HERE / "replay.zarr.zip"), mode="w") as store:
-        zarr.copy_store(root.store, store)
+        buffer.save_to_store(store)
 
 
 def make_lerobot():
