@@ -61,6 +61,11 @@ VERBS = {
         "Fill the feature cache with what a training run of the same settings needs.",
         "verbs:encode",
     ),
+    "cache": Verb(
+        "cache ls | verify | prune [root=outputs/feature_cache] [days=30] [gigabytes=50] [missing=true] [delete=true]",
+        "List the cached features, hash them again, or say which entries can go; delete=true deletes them.",
+        "cache:cache",
+    ),
     "train": Verb(
         "train dataset=demos/lift.hdf5 +experiment=lift_bc output=outputs/lift",
         "Train a policy on cached features; `python train_policy.py` is the same with all of Hydra's options.",

@@ -65,7 +65,7 @@ def list_entries(root: str | Path) -> list[EntryInfo]:
     root = Path(root)
     if not root.is_dir():
         raise CacheError(f"there is no feature cache at {str(root)!r}; say where with root=DIR (training: cache_dir)")
-    folders = [path for path in root.iterdir() if path.is_dir() and (path / "lock").exists()]
+    folders = [path for path in root.iterdir() if (path / "lock").exists() and not path.name.startswith(_DELETED)]
     return sorted((_describe(folder) for folder in folders), key=lambda info: info.last_used, reverse=True)
 
 
@@ -150,7 +150,7 @@ def _describe(folder: Path) -> EntryInfo:
     info = EntryInfo(
         folder=folder,
         size=sum(512 * path.stat().st_blocks for path in folder.iterdir()),
-        last_used=max(path.stat().st_mtime for path in (folder / "in_use", folder / "lock") if path.exists()),
+        last_used=next(path.stat().st_mtime for path in (folder / "in_use", folder / "lock") if path.exists()),
     )
     try:
         manifest = _read_manifest(folder)
