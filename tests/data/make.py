@@ -169,12 +169,9 @@ def make_robomimic(seeds=(0, 1)):
         run = [sys.executable, "-W", "ignore"]
         demo = scratch + "/demo.hdf5"
         subprocess.run([*run, scripts / "conversion" / "convert_robosuite.py", "--dataset", demo], check=True)
+        render = [*run, scripts / "dataset_states_to_obs.py", "--dataset", demo, "--output_name", "image.hdf5"]
         images = ["--camera_names", "agentview", "--camera_height", str(SIZE), "--camera_width", str(SIZE)]
-        subprocess.run(
-            [*run, scripts / "dataset_states_to_obs.py", "--dataset", demo, "--output_name", "image.hdf5"]
-            + ["--done_mode", "2", "--compress", "--exclude-next-obs", *images],
-            check=True,
-        )
+        subprocess.run([*render, "--done_mode", "2", "--compress", "--exclude-next-obs", *images], check=True)
         shutil.copy(scratch + "/image.hdf5", HERE / "robomimic_lift.hdf5")
 
 
