@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from s2robot.config import CollectConfig, RenderConfig
 from s2robot.interfaces import DatasetError, Episode
+from s2robot.looks import ATTRIBUTE as LOOK
+from s2robot.looks import look_of
 from s2robot_envs import collect as collect_episodes
 
 
@@ -61,7 +63,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
             env_kwargs=kwargs,
         )
         for recorded in episodes:
-            writer.add(_episode(recorded))
+            writer.add(_episode(recorded, look_of(env_args["s2robot"])))
             bar.update()
     print(f"{config.num} demonstrations of {config.task} ({writer.attributes['attempts']} attempts): {path}")
 
@@ -106,11 +108,12 @@ def render_demonstrations(config: RenderConfig) -> None:
             )
             return replay(kwargs, recordings, workers=config.workers)
 
-        drifts = render_dataset(dataset, config.out, env_args, replay_all)
+        look = {LOOK: look_of(env_args["s2robot"])}
+        drifts = render_dataset(dataset, config.out, env_args, replay_all, attributes=look)
         print("\n".join([*map(str, drifts), f"{len(dataset)} demonstrations at {config.size} pixels: {config.out}"]))
 
 
-def _episode(recorded: dict[str, Any]) -> Episode:
+def _episode(recorded: dict[str, Any], look: dict[str, Any]) -> Episode:
     return Episode(
         actions=recorded["actions"],
         images=recorded["images"],
@@ -119,5 +122,5 @@ def _episode(recorded: dict[str, Any]) -> Episode:
         rewards=recorded["rewards"],
         states=recorded["states"],
         model_file=recorded["model_file"],
-        attributes={"seed": recorded["seed"], "attempts": recorded["attempts"]},
+        attributes={"seed": recorded["seed"], "attempts": recorded["attempts"], LOOK: look},
     )

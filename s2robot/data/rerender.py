@@ -53,6 +53,7 @@ def render_dataset(
     env_args: dict[str, Any],
     replay: Replay,
     tolerance: float = TOLERANCE,
+    attributes: Mapping[str, Any] | None = None,
 ) -> list[Drift]:
     """Replay the states of every demonstration and write what the cameras see to a new robomimic file.
 
@@ -67,6 +68,7 @@ def render_dataset(
         env_args: environment description of the new file.
         replay: the simulator.
         tolerance: how far a replayed observation may lie from the recorded one.
+        attributes: what to note of every demonstration besides its own attributes.
 
     Returns:
         Every observation of every demonstration that lies farther away; empty for a faithful replay.
@@ -94,7 +96,11 @@ def render_dataset(
                     episode,
                     images=replayed["images"],
                     proprioception={**episode.proprioception, **replayed["proprioception"]},
-                    attributes={**episode.attributes, "drifts": [dataclasses.asdict(drift) for drift in drifts]},
+                    attributes={
+                        **episode.attributes,
+                        **(attributes or {}),
+                        "drifts": [dataclasses.asdict(drift) for drift in drifts],
+                    },
                 )
             )
             bar.update()

@@ -1,0 +1,89 @@
+"""What pictures of a task look like, which training and evaluation must share: render profile and variant.
+
+A dataset records it in `env_args`, once for the file, and with every demonstration that this package renders; a
+checkpoint records it in `environment`, and so do results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from s2robot.data.base import DemonstrationDataset
+from s2robot.interfaces import ConfigError, DatasetError
+
+ATTRIBUTE = "look"  # of a demonstration
+
+Look = dict[str, Any]
+
+
+def look_of(environment: Mapping[str, Any]) -> Look:
+    """Render profile and variant of an environment's description; empty where it records neither."""
+    return {name: environment[name] for name in ("render_profile", "variant") if name in environment}
+
+
+def check_look(dataset: DemonstrationDataset, render_profile: str | None = None) -> None:
+    """Refuse to learn from pictures of several looks, or of another render profile than asked for.
+
+    Args:
+        dataset: the demonstrations.
+        render_profile: the one wanted; None for whichever was recorded.
+
+    Raises:
+        DatasetError: names the demonstration, what it looks like and what the file says.
+    """
+    expected = look_of(dataset.env_args.get("s2robot", {}))
+    for index, demo in enumerate(dataset.demos):
+        recorded = dataset.episode(index, cameras=[], proprioception=[]).attributes.get(ATTRIBUTE)
+        if recorded is not None and json.loads(recorded) != expected:
+            raise dataset.error(
+                f"its pictures are {recorded}, those of the file {json.dumps(expected)}: pictures of several looks; "
+                "render all of them alike with `s2robot render`",
+                demo,
+            )
+    profile = expected.get("render_profile")
+    if render_profile is not None and render_profile != profile:
+        raise DatasetError(
+            f"dataset {str(dataset.path)!r} was rendered in the profile {profile or 'of another simulator'!r}, not in "
+            f"{render_profile!r}; make it with `s2robot render dataset=… render_profile={render_profile}`"
+        )
+
+
+def evaluation_environment(
+    trained_on: Mapping[str, Any],
+    *,
+    render_profile: str | None = None,
+    variant: Mapping[str, Any] | None = None,
+    allow_mismatch: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The environment a policy is evaluated in: that of its demonstrations, unless another look is asked for twice.
+
+    Args:
+        trained_on: the environment a checkpoint records.
+        render_profile: None for the recorded one.
+        variant: None for the recorded one, `{}` for the task itself.
+        allow_mismatch: whether it may differ from what the policy learned from.
+
+    Returns:
+        Arguments of `make_vector_env`, and what differs: name -> `{"trained_on": …, "evaluated_on": …}`.
+
+    Raises:
+        ConfigError: something differs and `allow_mismatch` is off.
+    """
+    asked = {"render_profile": render_profile, "variant": None if variant is None else dict(variant)}
+    environment, mismatch = dict(trained_on), {}
+    for name, value in asked.items():
+        if value is not None and value != (trained_on.get(name) or type(value)()):
+            environment[name] = value
+            mismatch[name] = {"trained_on": trained_on.get(name), "evaluated_on": value}
+    if mismatch and not allow_mismatch:
+        changes = "; ".join(
+            f"{name}={change['evaluated_on']!r}, but it learned from {change['trained_on']!r}"
+            for name, change in mismatch.items()
+        )
+        raise ConfigError(
+            f"the policy would see other pictures than it was trained on: {changes}; "
+            "if that is the question, give allow_mismatch=true"
+        )
+    return environment, mismatch
