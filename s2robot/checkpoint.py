@@ -10,9 +10,11 @@ import importlib.metadata
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -24,7 +26,8 @@ from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
 from s2robot.policies import Policy, make_policy
 
-_LAYOUT = 1
+_LAYOUT = 2
+_UNSEALED = 1  # the layout before `config.json` carried a hash of itself
 _WEIGHTS = "policy.safetensors"
 _CONFIG = "config.json"
 _RECORDED = ("s2robot", "torch", "timm", "diffusers", "numpy", "gymnasium", "robosuite", "mujoco")
@@ -77,6 +80,7 @@ def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Ch
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     weights = safetensors.torch.save(tensors)
     document = {"layout": _LAYOUT, "sha256": hashlib.sha256(weights).hexdigest(), **asdict(checkpoint)}
+    document["document_sha256"] = _seal(document)
     write_durably(partial / _WEIGHTS, weights)
     write_durably(partial / _CONFIG, json.dumps(document, indent=1).encode())
     if folder.exists():
@@ -89,14 +93,27 @@ def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Ch
         partial.rename(folder)
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write `content` under a temporary name, flush it to disk, then rename: never half a file."""
+def _seal(document: dict[str, Any]) -> str:
+    """Hash of everything else that `config.json` says, whatever its white space and order."""
+    content = {key: value for key, value in document.items() if key != "document_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is complete and on disk: never half a file."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, as a whole."""
+    with durable_file(path) as file:
+        file.write(content)
 
 
 def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
@@ -115,10 +132,16 @@ def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
         raise CheckpointError(
             f"checkpoint {str(folder / _CONFIG)!r} is not valid JSON (truncated?): {error}"
         ) from error
-    if not isinstance(document, dict) or document.pop("layout", None) != _LAYOUT:
-        raise CheckpointError(f"checkpoint {str(folder)!r} was not written by this version (layout {_LAYOUT})")
+    layout = document.get("layout") if isinstance(document, dict) else None
+    if layout not in (_LAYOUT, _UNSEALED):
+        raise CheckpointError(
+            f"checkpoint {str(folder)!r} was not written by this version: layout {layout!r}; "
+            f"valid: {_UNSEALED}, {_LAYOUT}"
+        )
+    if layout == _LAYOUT and document.get("document_sha256") != _seal(document):
+        raise CheckpointError(f"checkpoint {str(folder / _CONFIG)!r} does not match its own sha256: altered")
     weights = (folder / _WEIGHTS).read_bytes()
-    if hashlib.sha256(weights).hexdigest() != document.pop("sha256", None):
+    if hashlib.sha256(weights).hexdigest() != document.get("sha256"):
         raise CheckpointError(f"checkpoint {str(folder / _WEIGHTS)!r} does not match its sha256: truncated or altered")
     try:
         return _checkpoint_from_dict(document), safetensors.torch.load(weights)
@@ -127,8 +150,11 @@ def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
 
 
 def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
+    names = ("layout", "sha256", "document_sha256")
+    document = {name: value for name, value in document.items() if name not in names}
     config = dict(document["config"])
     config["policy"] = policy_from_dict(config["policy"])
+    config["training"].pop("save_every", None)  # of layout 1
     for name, cls in (("encoder", EncoderConfig), ("readout", ReadoutConfig), ("training", TrainingConfig)):
         config[name] = build(cls, config[name], name)
     spec = document["spec"]
@@ -140,6 +166,34 @@ def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
             "spec": PolicySpec(shapes, spec["proprioception_width"], spec["action_width"]),
         }
     )
+
+
+def require_fit(
+    checkpoint: Checkpoint,
+    *,
+    task: str | None = None,
+    cameras: Sequence[str] | None = None,
+    action_width: int | None = None,
+) -> None:
+    """Refuse an environment other than the one a policy was trained for; what is None is not compared.
+
+    Raises:
+        CheckpointError: names what differs, and both values.
+    """
+    trained_on = checkpoint.environment.get("task")
+    if task is not None and task != trained_on:
+        raise CheckpointError(f"the checkpoint's policy was trained on task {trained_on!r}, not on {task!r}")
+    missing = [camera for camera in checkpoint.spec.features if cameras is not None and camera not in cameras]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint's policy sees through {', '.join(checkpoint.spec.features)}; the environment has "
+            f"{', '.join(cameras or []) or 'no cameras'}, without {', '.join(missing)}"
+        )
+    if action_width is not None and action_width != checkpoint.spec.action_width:
+        raise CheckpointError(
+            f"the checkpoint's policy puts out actions of width {checkpoint.spec.action_width}, the environment takes "
+            f"{action_width}: another robot, controller or task"
+        )
 
 
 def load_policy(
@@ -156,6 +210,7 @@ def load_policy(
         CheckpointError: damaged, or the encoder made here is not the one it was trained on.
     """
     checkpoint, state = load_checkpoint(folder)
+    require_fit(checkpoint, cameras=checkpoint.environment.get("cameras"))
     settings = asdict(checkpoint.config.encoder)
     if engine is not None:
         settings["engine"] = engine

@@ -22,11 +22,13 @@ class Demonstrations:
         actions: float32 [T, A] each.
         proprioception: float32 [T, d] each, the chosen keys concatenated.
         starts: first frame of each episode in the cached features.
+        names: of each episode.
     """
 
     actions: list[np.ndarray]
     proprioception: list[np.ndarray]
     starts: list[int]
+    names: list[str]
 
 
 def load_demonstrations(
@@ -52,15 +54,39 @@ def load_demonstrations(
         parts = [episode.proprioception[key] for key in proprioception]
         low_dim.append(np.concatenate([np.zeros((len(episode), 0), np.float32), *parts], axis=1))
     starts = np.concatenate([[0], np.cumsum(dataset.lengths)])[:count]
-    return Demonstrations(actions, low_dim, [int(start) for start in starts])
+    return Demonstrations(actions, low_dim, [int(start) for start in starts], dataset.demos[:count])
+
+
+def require_long_enough(dataset: DemonstrationDataset, count: int, action_steps: int) -> None:
+    """Refuse demonstrations that are all shorter than one chunk: no window would hold a whole one.
+
+    A single short episode is fine: its last action is repeated.
+
+    Raises:
+        DatasetError: names the lengths and the chunk's.
+    """
+    lengths = dataset.lengths[:count]
+    if max(lengths) < action_steps:
+        raise DatasetError(
+            f"dataset {str(dataset.path)!r}: policy.action_steps={action_steps} is longer than every demonstration "
+            f"({min(lengths)} to {max(lengths)} steps); choose at most {max(lengths)}"
+        )
 
 
 def split_episodes(count: int, validation_fraction: float) -> tuple[list[int], list[int]]:
     """Divide episode indices into training and validation.
 
     The split depends on the arguments alone, not on the training seed: arms of a comparison share it.
+
+    Raises:
+        DatasetError: nothing would be left to train on.
     """
     held_out = round(count * validation_fraction)
+    if held_out >= count:
+        raise DatasetError(
+            f"training.validation_fraction={validation_fraction} holds out all of {count} demonstrations; "
+            "nothing is left to train on"
+        )
     order = np.random.default_rng(0).permutation(count)
     return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())
 
@@ -82,6 +108,7 @@ class WindowDataset(Dataset[Batch]):
     ) -> None:
         lengths = [len(demonstrations.actions[index]) for index in episodes]
         self._features = features
+        self._names = [demonstrations.names[index] for index in episodes]
         self._actions = np.concatenate([demonstrations.actions[index] for index in episodes])
         self._proprioception = np.concatenate([demonstrations.proprioception[index] for index in episodes])
         # Per window: the first and last row of its episode here, and the shift from here to the cached rows.
@@ -89,33 +116,27 @@ class WindowDataset(Dataset[Batch]):
         self._first = np.repeat(first, lengths)
         self._last = np.repeat(first + lengths - 1, lengths)
         self._shift = np.repeat([demonstrations.starts[index] for index in episodes] - first, lengths)
+        self._episode = np.repeat(np.arange(len(lengths)), lengths)
         self._observation_offsets = np.arange(1 - observation_steps, 1)
         self._action_offsets = np.arange(action_steps)
-        self._copies = np.zeros(len(self), np.int64)
 
     def __len__(self) -> int:
         return len(self._actions)
 
-    def draw_copies(self, generator: torch.Generator) -> None:
-        """Choose, for the epoch that begins, which cached copy of the frames each window sees.
-
-        All its steps and cameras see the same copy; until the first call, and without augmentation, it is the frames as
-        recorded. Workers that outlive an epoch would not notice.
-        """
-        count = 1 + min(len(cached.shifted) for cached in self._features.values())
-        if count > 1:
-            self._copies = torch.randint(count, (len(self),), generator=generator).numpy()
-
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Gather one batch of windows."""
+    def __getitems__(self, indices: Sequence[int] | np.ndarray, copies: np.ndarray | None = None) -> Batch:
+        """Gather one batch of windows.
+
+        Args:
+            indices: which windows.
+            copies: for each, the copy of the frames it is taken from: 0 = as recorded, 1 … = shifted.
+        """
         now = np.asarray(indices)
         seen = np.maximum(now[:, None] + self._observation_offsets, self._first[now, None])
         ahead = np.minimum(now[:, None] + self._action_offsets, self._last[now, None])
         rows = seen + self._shift[now, None]
-        copies = self._copies[now]
         features = {camera: torch.from_numpy(cached.gather(rows, copies)) for camera, cached in self._features.items()}
         past = np.where(seen > self._first[now, None], seen - 1, -1)
         past_actions = np.where(past[..., None] >= 0, self._actions[past], np.float32(0))
@@ -124,3 +145,14 @@ class WindowDataset(Dataset[Batch]):
             features, torch.from_numpy(self._proprioception[seen]), torch.from_numpy(past_actions)
         )
         return Batch(observation, torch.from_numpy(self._actions[ahead]))
+
+    def describe(self, indices: Sequence[int] | np.ndarray, at_most: int = 12) -> str:
+        """Name the windows for people: `demo_3 steps 4, 17; demo_5 step 0`, and how many more there are."""
+        steps: dict[str, list[int]] = {}
+        for index in sorted(int(index) for index in indices[:at_most]):
+            steps.setdefault(self._names[self._episode[index]], []).append(index - int(self._first[index]))
+        parts = [
+            f"{name} step{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}" for name, found in steps.items()
+        ]
+        more = [f"and {len(indices) - at_most} more"] if len(indices) > at_most else []
+        return "; ".join(parts + more)

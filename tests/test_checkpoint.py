@@ -6,7 +6,15 @@ import torch
 from helpers import ENVIRONMENT
 
 from s2robot import S2Encoder
-from s2robot.checkpoint import Checkpoint, load_checkpoint, load_policy, save_checkpoint, write_durably
+from s2robot.checkpoint import (
+    Checkpoint,
+    _seal,
+    load_checkpoint,
+    load_policy,
+    require_fit,
+    save_checkpoint,
+    write_durably,
+)
 from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainConfig
 from s2robot.interfaces import CheckpointError, PolicySpec
 from s2robot.policies import make_policy
@@ -46,6 +54,14 @@ def folder(pristine, tmp_path):
 
 
 def edit(folder, change):
+    """Change `config.json` as an older version of this package, which seals it afterwards, would have written it."""
+    document = json.loads((folder / "config.json").read_text())
+    change(document)
+    document["document_sha256"] = _seal(document)
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+def tamper(folder, change):
     document = json.loads((folder / "config.json").read_text())
     change(document)
     (folder / "config.json").write_text(json.dumps(document))
@@ -100,7 +116,17 @@ def flip(path):
         (lambda f: flip(f / "policy.safetensors"), "does not match its sha256: truncated or altered"),
         (lambda f: truncate(f / "config.json"), "is not valid JSON"),
         (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "is not valid JSON"),
-        (lambda f: edit(f, lambda d: d.update(layout=99)), "not written by this version"),
+        (lambda f: edit(f, lambda d: d.update(layout=99)), "not written by this version: layout 99; valid: 1, 2"),
+        (lambda f: (f / "config.json").write_text("[]"), "not written by this version"),
+        (
+            lambda f: tamper(f, lambda d: d.update(proprioception=["speed"])),
+            "config.json' does not match its own sha256",
+        ),
+        (
+            lambda f: tamper(f, lambda d: d["environment"].update(task="Stack")),
+            "does not match its own sha256: altered",
+        ),
+        (lambda f: tamper(f, lambda d: d.pop("document_sha256")), "does not match its own sha256: altered"),
         (lambda f: edit(f, lambda d: d.pop("spec")), "is damaged: KeyError\\('spec'\\)"),
         (lambda f: edit(f, lambda d: d["config"]["policy"].update(name="gpt")), "unknown policy 'gpt'"),
         (lambda f: edit(f, lambda d: d["config"]["readout"].update(height=3)), "unknown readout setting 'height'"),
@@ -127,3 +153,40 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(folder):
     edit(folder, lambda d: d["config"]["policy"].update(hidden=[24]))
     with pytest.raises(CheckpointError, match="does not fit its own configuration"):
         load_policy(folder, CPU)
+
+
+def test_white_space_and_order_of_the_document_are_not_what_is_sealed(folder):
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(dict(reversed(document.items())), indent=7))
+    assert load_checkpoint(folder)[0].config == CONFIG
+
+
+def test_a_checkpoint_of_the_layout_before_this_one_is_still_read(folder):
+    document = json.loads((folder / "config.json").read_text())
+    del document["document_sha256"]
+    document["layout"] = 1
+    document["config"]["training"] = {"epochs": 40, "save_every": 10}
+    (folder / "config.json").write_text(json.dumps(document))
+    assert load_policy(folder, CPU)[2].config.training.epochs == 40
+
+
+def test_a_policy_that_reads_cameras_its_environment_lacks_is_refused(folder):
+    edit(folder, lambda d: d["environment"].update(cameras=["wrist", "front"]))
+    with pytest.raises(CheckpointError, match="through agentview; the environment has wrist, front, without agentview"):
+        load_policy(folder, CPU)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"task": "Stack"}, "was trained on task 'Lift', not on 'Stack'"),
+        ({"cameras": ["front"]}, "sees through agentview; the environment has front, without agentview"),
+        ({"cameras": []}, "the environment has no cameras"),
+        ({"action_width": 14}, "actions of width 4, the environment takes 14: another robot, controller or task"),
+    ],
+)
+def test_another_environment_than_the_trained_one_is_refused(folder, environment, message):
+    checkpoint, _ = load_checkpoint(folder)
+    require_fit(checkpoint, task="Lift", cameras=["agentview", "wrist"], action_width=4)
+    with pytest.raises(CheckpointError, match=message):
+        require_fit(checkpoint, **environment)

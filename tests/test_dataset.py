@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-import torch
 from helpers import PooledPixels, make_episode, write_dataset
 
 from s2robot.data import open_dataset
-from s2robot.dataset import WindowDataset, load_demonstrations, split_episodes
+from s2robot.dataset import WindowDataset, load_demonstrations, require_long_enough, split_episodes
 from s2robot.feature_cache import cache_features
 from s2robot.interfaces import DatasetError
 
@@ -89,27 +88,30 @@ def test_more_demonstrations_than_recorded_are_refused(loaded):
         load_demonstrations(loaded[0], [], 5)
 
 
-def test_every_epoch_draws_which_shifted_copy_a_window_sees(loaded, tmp_path):
-    dataset, demonstrations, _ = loaded
-    cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache", num_shifts=2, shift_pixels=7)
-    windows = WindowDataset(demonstrations, {"agentview": cached}, [1, 3], observation_steps=2, action_steps=4)
-    everything = list(range(len(windows)))
-    sources = np.stack([cached.rows, *cached.shifted])
+def test_windows_are_named_by_demonstration_and_step(loaded):
+    dataset = windows(loaded, [1, 3])
+    assert dataset.describe([42, 3, 40]) == "demo_1 step 3; demo_3 steps 0, 2"
+    assert dataset.describe(range(70), at_most=2) == "demo_1 steps 0, 1; and 68 more"
 
-    places = np.array([7 + index if index < 40 else 48 + index - 40 for index in everything])
-    shown = np.stack([np.maximum(places - 1, np.where(places < 47, 7, 48)), places], axis=1)  # rows of each window
 
-    def seen():
-        features = windows.__getitems__(everything).observation.features["agentview"].numpy()
-        same = (features == sources[:, shown]).all(axis=(2, 3))  # both steps from the same copy
-        assert same.any(axis=0).all()
-        return same.argmax(axis=0)
+def test_features_come_from_the_copy_of_the_frames_that_is_asked_for(tmp_path):
+    with open_dataset(write_dataset(tmp_path / "demos.hdf5", LENGTHS)) as dataset:
+        cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache", num_shifts=2)
+        shown = windows((dataset, load_demonstrations(dataset, []), {"agentview": cached}), [1, 3])
+    batch = shown.__getitems__([5, 5, 5], np.array([0, 1, 2]))
+    rows = batch.observation.features["agentview"][:, -1]
+    for row, source in zip(rows, (cached.rows, *cached.shifted), strict=True):
+        np.testing.assert_array_equal(row, source[LENGTHS[0] + 5])
+    assert not (rows[0] == rows[1]).all()
 
-    assert set(seen()) == {0}  # validation never draws
-    windows.draw_copies(torch.Generator().manual_seed(0))
-    first = seen()
-    assert set(first) == {0, 1, 2}
-    windows.draw_copies(torch.Generator().manual_seed(1))
-    assert (seen() != first).any()
-    windows.draw_copies(torch.Generator().manual_seed(0))
-    assert (seen() == first).all()
+
+@pytest.mark.parametrize(("count", "steps"), [(4, 40), (1, 7)])
+def test_a_chunk_may_be_as_long_as_the_longest_demonstration(loaded, count, steps):
+    require_long_enough(loaded[0], count, steps)
+    with pytest.raises(DatasetError, match=f"policy.action_steps={steps + 1} is longer than every demonstration"):
+        require_long_enough(loaded[0], count, steps + 1)
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused():
+    with pytest.raises(DatasetError, match=r"validation_fraction=0\.9 holds out all of 3 demonstrations"):
+        split_episodes(3, 0.9)

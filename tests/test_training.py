@@ -1,18 +1,19 @@
 import csv
-import multiprocessing
-import os
-import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from helpers import write_dataset
+from helpers import make_episode
+from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace
 
 from s2robot import S2Encoder
 from s2robot.checkpoint import load_checkpoint, load_policy
-from s2robot.config import BCConfig, DiffusionUNetConfig, EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig
+from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainingConfig
 from s2robot.interfaces import ConfigError, DatasetError, S2RobotError, TrainingError
-from s2robot.training import TrainingLoop, train
+from s2robot.policies.bc import BCPolicy
+from s2robot.training import train
+from s2robot.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
 
@@ -20,39 +21,18 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """A folder with a dataset and a feature cache that the tests share."""
-    folder = tmp_path_factory.mktemp("training")
-    write_dataset(folder / "demos.hdf5", (30, 30, 30, 30, 30))
-    return folder
-
-
-def make_config(workspace, output, **changes) -> TrainConfig:
-    config = TrainConfig(
-        dataset=str(workspace / "demos.hdf5"),
-        output=str(output),
-        cache_dir=str(workspace / "cache"),
-        device="cpu",
-        encoder=EncoderConfig(backbone="test_efficientnet", scales=[32, 64], weights="none"),
-        readout=ReadoutConfig(name="mean", width=8),
-        policy=BCConfig(hidden=[32]),
-        training=TrainingConfig(
-            epochs=6, batch_size=16, learning_rate=3e-3, warmup_steps=5, validation_fraction=0.2, save_every=2
-        ),
-    )
-    return replace(config, **changes)
+    return make_workspace(tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    torch.manual_seed(0)
-    return S2Encoder("test_efficientnet", scales=(32, 64), weights="none")
+    return make_encoder()
 
 
 @pytest.fixture(scope="module")
 def trained(workspace, encoder):
     one_step = BCConfig(hidden=[32], action_steps=1, execute_steps=1)  # the toy's next positions are noise
-    config = make_config(workspace, workspace / "run", policy=one_step)
-    config.training.epochs = 60
-    return train(config, encoder)
+    return train(make_config(workspace, workspace / "run", policy=one_step, training={"epochs": 60}), encoder)
 
 
 def test_training_lowers_the_loss_and_the_held_out_action_error(trained):
@@ -82,76 +62,77 @@ def test_checkpoint_records_what_it_takes_to_use_it(trained, encoder):
     assert not any("backbone" in name for name in state)  # the frozen model is named, not stored
 
 
-def run_and_die(config, epochs):
-    """Train, and be killed in the middle of a later epoch."""
-    step = TrainingLoop._train_epoch
-
-    def dying(self):
-        if self._epoch == epochs:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(self)
-
-    TrainingLoop._train_epoch = dying
-    torch.manual_seed(0)
-    train(config, S2Encoder("test_efficientnet", scales=(32, 64), weights="none"))
-
-
-@pytest.mark.parametrize("policy", ["bc", "diffusion_unet"])
-def test_killed_training_resumes_to_the_same_weights_bit_for_bit(workspace, encoder, tmp_path, policy):
-    torch.manual_seed(0)  # the weights of `encoder` are random but seeded: the child process makes the same ones
-    config = make_config(workspace, tmp_path / "killed")
-    if policy == "diffusion_unet":
-        small = DiffusionUNetConfig(down_dims=[16], groups=4, train_timesteps=5, inference_steps=5)
-        config = replace(config, policy=small, training=replace(config.training, epochs=4))
-    process = multiprocessing.get_context("spawn").Process(target=run_and_die, args=(config, 3))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "checkpoint").exists()
-    resumed = load_checkpoint(train(config, encoder))
-    straight = load_checkpoint(train(replace(config, output=str(tmp_path / "straight")), encoder))
-    assert resumed[1].keys() == straight[1].keys()
-    for name, tensor in straight[1].items():
-        assert torch.equal(resumed[1][name], tensor), name
-    assert resumed[0].loss_curve == straight[0].loss_curve
-
-
-def test_other_settings_in_the_same_folder_are_refused(workspace, encoder, tmp_path):
-    config = make_config(workspace, tmp_path)
-    config.training.epochs = 1
-    train(config, encoder)
-    with pytest.raises(TrainingError, match="other settings \\(seed differ.*resume=false"):
-        train(replace(config, seed=1), encoder)
-    train(replace(config, seed=1, resume=False), encoder)
-
-
-def test_damaged_training_state_is_one_clear_error(workspace, encoder, tmp_path):
-    (tmp_path / "training_state.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(TrainingError, match=r"training_state\.pt.*delete it or give resume=false"):
-        train(make_config(workspace, tmp_path), encoder)
-
-
 def test_seeds_differ_and_repeat(workspace, encoder, tmp_path):
     def state(seed, name):
-        config = make_config(workspace, tmp_path / name, seed=seed)
-        config.training.epochs = 1
+        config = make_config(workspace, tmp_path / name, seed=seed, training={"epochs": 1})
         return load_checkpoint(train(config, encoder))[1]["head.0.weight"]
 
     assert torch.equal(state(0, "a"), state(0, "b"))
     assert not torch.equal(state(0, "c"), state(1, "d"))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_like_float32_and_keeps_float32_weights(workspace, encoder, tmp_path, precision):
+    def run(name):
+        config = make_config(workspace, tmp_path / name, training={"epochs": 20, "precision": name})
+        checkpoint, state = load_checkpoint(train(config, encoder))
+        assert all(tensor.dtype == torch.float32 for tensor in state.values())
+        return np.array([row["train_loss"] for row in checkpoint.loss_curve])
+
+    full, half = run("fp32"), run(precision)
+    assert not np.array_equal(full, half)
+    np.testing.assert_allclose(half, full, rtol=0.05)
+
+
+def test_fp16_steps_that_overflow_are_skipped_and_scaled_down(workspace, encoder, tmp_path, monkeypatch):
+    def scaler(device, enabled):
+        return torch.amp.grad_scaler.GradScaler(device, init_scale=2.0**25, enabled=enabled)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+    config = make_config(workspace, tmp_path, training={"epochs": 20, "precision": "fp16"})
+    rows = load_checkpoint(train(config, encoder))[0].loss_curve
+    state = torch.load(tmp_path / "training_state.pt", weights_only=True)
+    assert state["scaler"]["scale"] < 2.0**25
+    assert state["schedule"]["last_epoch"] < state["step"] == 160  # skipped batches take no optimizer step
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_constant_schedule_keeps_the_learning_rate_after_the_warm_up(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"epochs": 3, "schedule": "constant"})
+    rows = load_checkpoint(train(config, encoder))[0].loss_curve
+    assert [row["learning_rate"] for row in rows] == pytest.approx([3e-3] * 3)
+
+
+def test_without_averaging_the_checkpoint_holds_the_weights_themselves(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"epochs": 1, "ema_max_decay": 0.0})
+    final = load_checkpoint(train(config, encoder))[1]
+    raw = torch.load(tmp_path / "training_state.pt", weights_only=True)["policy"]
+    assert all(torch.equal(raw[name], tensor) for name, tensor in final.items())
+
+
+def test_shifted_copies_are_another_training_and_leave_validation_alone(workspace, encoder, tmp_path):
+    def row(name, **settings):
+        training = {"epochs": 1, "learning_rate": 1e-30, "warmup_steps": 0, **settings}
+        return load_checkpoint(train(make_config(workspace, tmp_path / name, training=training), encoder))[
+            0
+        ].loss_curve[-1]
+
+    shifts = {"num_shifts": 2, "shift_pixels": 6}
+    plain, shifted, again = row("plain"), row("a", **shifts), row("b", **shifts)
+    assert shifted == again
+    assert shifted["train_loss"] != plain["train_loss"]
+    assert shifted["validation_loss"] == plain["validation_loss"]  # the weights have not moved
+
+
 def test_fewer_demonstrations_train_on_fewer(workspace, encoder, tmp_path):
-    config = make_config(workspace, tmp_path, num_demonstrations=2)
-    config.training.epochs = 1
-    config.training.validation_fraction = 0.0
+    training = {"epochs": 1, "validation_fraction": 0.0}
+    config = make_config(workspace, tmp_path, num_demonstrations=2, training=training)
     assert load_checkpoint(train(config, encoder))[0].demonstrations == 2
 
 
 def test_chosen_cameras_and_proprioception_are_the_policys_whole_input(workspace, encoder, tmp_path):
-    config = make_config(workspace, tmp_path, cameras=["wrist"], proprioception=["position"])
-    config.training.epochs = 1
-    checkpoint = load_checkpoint(train(config, encoder))[0]
+    chosen = {"cameras": ["wrist"], "proprioception": ["position"]}
+    checkpoint = load_checkpoint(train(make_config(workspace, tmp_path, training={"epochs": 1}, **chosen), encoder))[0]
     assert list(checkpoint.spec.features) == ["wrist"]
     assert checkpoint.spec.proprioception_width == 3
     assert checkpoint.environment["cameras"] == ["wrist"]
@@ -164,24 +145,114 @@ def test_chosen_cameras_and_proprioception_are_the_policys_whole_input(workspace
         ({"cameras": ["front"]}, "unknown camera 'front'.*agentview, wrist"),
         ({"proprioception": ["velocity"]}, "unknown proprioception key 'velocity'"),
         ({"num_demonstrations": 6}, "has 5 demonstrations; 6 were asked for"),
+        ({"num_demonstrations": 2, "training": {"validation_fraction": 0.9}}, "holds out all of 2 demonstrations"),
+        (
+            {"policy": BCConfig(action_steps=31, execute_steps=1)},
+            r"policy.action_steps=31 is longer than every demonstration \(30 to 30 steps\); choose at most 30",
+        ),
     ],
 )
-def test_what_the_dataset_does_not_hold_is_refused(workspace, encoder, tmp_path, changes, message):
+def test_what_the_dataset_does_not_hold_is_refused_before_encoding(workspace, encoder, tmp_path, changes, message):
+    config = make_config(workspace, tmp_path, **changes)
     with pytest.raises(DatasetError, match=message):
-        train(make_config(workspace, tmp_path, **changes), encoder)
+        train(replace(config, cache_dir=str(tmp_path / "cache")), encoder)
+    assert not (tmp_path / "cache").exists()
 
 
-def test_diverging_loss_names_the_batch(workspace, encoder, tmp_path):
-    config = make_config(workspace, tmp_path)
-    config.training.learning_rate = 1e30
-    config.training.warmup_steps = 0
-    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at epoch \d+, batch \d+"):
+def test_a_readout_that_cannot_read_the_features_is_refused_before_encoding(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, cache_dir=str(tmp_path / "cache"))
+    config.readout.name = "cls"
+    with pytest.raises(ConfigError, match="readout 'cls' needs a backbone with a CLS token"):
         train(config, encoder)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_encoding(workspace, encoder, tmp_path):
+    (tmp_path / "file").touch()
+    config = make_config(workspace, tmp_path / "file" / "run", cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(TrainingError, match="run' cannot be written: "):
+        train(config, encoder)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "valid"),
+    [
+        ("epochs", 0, "an integer of 1 or more"),
+        ("save_every_steps", 0, "an integer of 1 or more"),
+        ("learning_rate", 0.0, "a positive number"),
+        ("gradient_clip", -1.0, "a positive number"),
+        ("betas", [0.9], "two numbers in"),
+        ("ema_max_decay", 1.0, r"\[0, 1\)"),
+        ("precision", "fp8", "fp32, bf16, fp16"),
+        ("schedule", "linear", "cosine, constant"),
+        ("loggers", ["mlflow"], "a list of tensorboard, wandb"),
+        ("num_shifts", -1, "0 or more"),
+    ],
+)
+def test_impossible_training_settings_name_the_valid_ones(setting, value, valid):
+    with pytest.raises(ConfigError, match=rf"training\.{setting}=.* is not possible; valid: {valid}"):
+        TrainingConfig(**{setting: value})
 
 
 def test_unavailable_device_is_refused(workspace, tmp_path):
     with pytest.raises(S2RobotError, match="unknown device 'gpu'"):
         train(make_config(workspace, tmp_path, device="gpu"))
+
+
+# Losses that are not finite -----------------------------------------------------------------------------------
+
+
+def poisoned(monkeypatch, poison):
+    """Add `poison(windows, parameter)` to the loss: [B] booleans of windows to poison, and a parameter."""
+    target = torch.from_numpy(make_episode(30, seed=1).actions[17])  # demo_1 step 17
+    loss = BCPolicy.loss
+
+    def changed(self, batch):
+        hit = (batch.actions[:, 0] == target).all(-1)
+        return loss(self, batch) + poison(hit, next(self.parameters()))
+
+    monkeypatch.setattr(BCPolicy, "loss", changed)
+
+
+def test_nan_loss_names_the_epoch_the_batch_and_the_demonstration(workspace, encoder, tmp_path, monkeypatch):
+    poisoned(monkeypatch, lambda hit, parameter: torch.where(hit.any(), torch.nan, 0.0))
+    message = r"loss is nan at epoch 1, batch \d \(step \d\); 1 of its 16 windows have such a loss by themselves: "
+    with pytest.raises(TrainingError, match=message + r"demo_1 step 17\. Lower training.learning_rate"):
+        train(make_config(workspace, tmp_path, training={"validation_fraction": 0.0}), encoder)
+
+
+def test_gradients_that_are_not_finite_stop_training_before_they_reach_the_weights(
+    workspace, encoder, tmp_path, monkeypatch
+):
+    poisoned(monkeypatch, lambda hit, parameter: hit.any() * (parameter.sum() * 0).sqrt())  # 0, its slope infinite
+    seen = {}
+    refuse = TrainingLoop._refuse_step
+
+    def watch(self, *arguments):
+        seen.update(self.policy.state_dict())
+        refuse(self, *arguments)
+
+    monkeypatch.setattr(TrainingLoop, "_refuse_step", watch)
+    message = r"gradients are not finite at epoch 1, batch \d .*no window by itself, all 16 together: demo_"
+    with pytest.raises(TrainingError, match=message):
+        train(make_config(workspace, tmp_path, training={"validation_fraction": 0.0}), encoder)
+    assert all(torch.isfinite(tensor).all() for tensor in seen.values())
+
+
+def test_diverging_weights_are_told_from_bad_windows(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(TrainingError, match=r"(loss is (nan|inf)|gradients are not finite) at epoch \d+, batch \d+"):
+        train(config, encoder)
+
+
+def test_infinite_gradients_at_every_loss_scale_stop_half_precision(workspace, encoder, tmp_path, monkeypatch):
+    poisoned(monkeypatch, lambda hit, parameter: (parameter.sum() * 0).sqrt())
+    with pytest.raises(TrainingError, match="gradients are not finite at epoch"):
+        train(make_config(workspace, tmp_path, training={"precision": "fp16"}), encoder)
+
+
+# The policy and the backbone ----------------------------------------------------------------------------------
 
 
 def test_policy_loads_from_the_checkpoint_alone_with_the_averaged_weights(trained):
@@ -201,16 +272,38 @@ def test_backbone_is_bit_identical_after_training(workspace, tmp_path):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_shifted_copies_are_another_training_and_leave_validation_alone(workspace, encoder, tmp_path):
-    def run(name, **settings):
-        config = make_config(workspace, tmp_path / name)
-        config.training = replace(config.training, epochs=1, learning_rate=1e-30, warmup_steps=0, **settings)
-        return load_checkpoint(train(config, encoder))[0].loss_curve[-1]
+def test_a_backbone_that_changed_is_not_passed_on(workspace, encoder, tmp_path, monkeypatch):
+    finish = TrainingLoop.run
 
-    plain, shifted, again = run("plain"), run("a", num_shifts=2, shift_pixels=6), run("b", num_shifts=2, shift_pixels=6)
-    assert shifted == again
-    assert shifted["train_loss"] != plain["train_loss"]
-    assert shifted["validation_loss"] == plain["validation_loss"]  # the weights have not moved
+    def tamper(self):
+        finish(self)
+        weight = next(parameter for parameter in encoder.parameters() if parameter.dim() > 1)
+        monkeypatch.setattr(weight, "data", weight + 1)
+
+    monkeypatch.setattr(TrainingLoop, "run", tamper)
+    with pytest.raises(TrainingError, match="changed during training; it must stay frozen"):
+        train(make_config(workspace, tmp_path, training={"epochs": 1}), encoder)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_diffusion_noise_differs_from_step_to_step(workspace, encoder, tmp_path, monkeypatch):
+    drawn = []
+    randn = torch.randn_like
+    monkeypatch.setattr(torch, "randn_like", lambda *a, **k: drawn.append(randn(*a, **k)) or drawn[-1])
+    train(make_config(workspace, tmp_path, policy=SMALL_DIFFUSION, training={"epochs": 1}), encoder)
+    assert len({tuple(noise.flatten()[:4].tolist()) for noise in drawn[:7]}) == 7
+
+
+def test_a_short_demonstration_among_longer_ones_is_padded(tmp_path, encoder):
+    workspace = make_workspace(tmp_path, (30, 3, 30))
+    config = make_config(workspace, tmp_path / "run", training={"epochs": 1, "validation_fraction": 0.0})
+    assert load_checkpoint(train(config, encoder))[0].demonstrations == 3
+
+
+def test_training_seed_does_not_touch_numpy_or_the_order_of_the_dataset(workspace, encoder, tmp_path):
+    state = np.random.get_state()[1].copy()
+    train(make_config(workspace, tmp_path, training={"epochs": 1}), encoder)
+    assert np.array_equal(np.random.get_state()[1], state)
 
 
 def test_from_scratch_arm_trains_and_loads_from_its_checkpoint_alone(workspace, tmp_path):
@@ -221,8 +314,8 @@ def test_from_scratch_arm_trains_and_loads_from_its_checkpoint_alone(workspace, 
         readout=ReadoutConfig(name="resnet18", width=8),
         cameras=["agentview"],
         num_demonstrations=2,
+        training={"epochs": 1, "batch_size": 8},
     )
-    config.training = replace(config.training, epochs=1, batch_size=8)
     path = train(config)
     policy, encoder, checkpoint = load_policy(path, CPU)
     assert checkpoint.spec.features == {"agentview": encoder.feature_shape(16, 16)}

@@ -1,0 +1,111 @@
+"""Demonstrations → frozen features → policy → checkpoint: one way to train every policy, in one process or many."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from s2robot.checkpoint import Checkpoint, save_checkpoint
+from s2robot.config import TrainConfig
+from s2robot.data import open_dataset
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import TrainingError
+from s2robot.policies import make_policy
+from s2robot.training.data import Plan, TrainingData, cache_all, make_plan, prepare
+from s2robot.training.loggers import require_loggers
+from s2robot.training.loop import TrainingLoop
+from s2robot.training.optimization import require_precision
+from s2robot.training.processes import Processes, make_processes
+from s2robot.training.state import STATE_FILE, identity, require_same_run
+
+__all__ = ["Plan", "TrainingData", "TrainingLoop", "cache_all", "make_plan", "make_processes", "prepare", "train"]
+
+
+def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
+    """Demonstrations → features → policy → checkpoint.
+
+    Everything that can be refused is refused before the first frame is encoded.
+
+    Args:
+        config: the run.
+        encoder: one made already from `config.encoder`, to share between runs.
+
+    Returns:
+        The checkpoint folder, `<output>/checkpoint`.
+
+    Raises:
+        S2RobotError: settings, dataset or saved state that cannot be trained with or on, or a loss that is not finite.
+    """
+    processes = make_processes(config.device)
+    require_loggers(config.training.loggers)
+    require_precision(config.training.precision, processes.device)
+    config = replace(config, output=processes.share(config.output))  # its default has the time in it
+    try:
+        Path(config.output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"output {config.output!r} cannot be written: {error}") from error
+    if encoder is None:
+        encoder = S2Encoder(**asdict(config.encoder), device=processes.device)
+    tensors_before = encoder.tensors_hash()
+
+    with open_dataset(config.dataset) as dataset:
+        plan = make_plan(dataset, config, encoder)
+        torch.manual_seed(config.seed)
+        policy = make_policy(config.policy, config.readout, plan.spec)
+        run = identity(config, encoder.fingerprint(), plan.fingerprint)
+        if config.resume:
+            require_same_run(Path(config.output) / STATE_FILE, run)
+        with processes.main_first():  # the others then find the features ready
+            data = TrainingData(plan, cache_all(dataset, plan, config, encoder))
+    policy.fit_normalization(
+        [plan.demonstrations.actions[index] for index in plan.training_episodes],
+        [plan.demonstrations.proprioception[index] for index in plan.training_episodes],
+    )
+
+    result = _Result(config, plan, encoder, tensors_before)
+    loop = TrainingLoop(policy.to(processes.device), data, config, processes, run, result.save)
+    loop.run()
+    folder = Path(config.output) / "checkpoint"
+    if processes.main:
+        result.save(folder, loop.averaged_state(), loop.rows)
+    _finish(processes)
+    return folder
+
+
+@dataclass
+class _Result:
+    """What is stored beside the weights, the same for the final checkpoint and those before it."""
+
+    config: TrainConfig
+    plan: Plan
+    encoder: S2Encoder
+    tensors_before: str
+
+    def save(self, folder: Path, state: dict[str, torch.Tensor], rows: list[dict[str, float]]) -> None:
+        """Write a checkpoint, unless the frozen backbone is no longer what it was."""
+        if self.encoder.tensors_hash() != self.tensors_before:
+            raise TrainingError(f"backbone {self.encoder.backbone.name!r} changed during training; it must stay frozen")
+        checkpoint = Checkpoint(
+            config=self.config,
+            spec=self.plan.spec,
+            environment=self.plan.environment,
+            proprioception=self.plan.proprioception,
+            fingerprints={
+                "encoder": self.encoder.fingerprint(),
+                "backbone": self.encoder.backbone.weights_hash(),
+                "data": self.plan.fingerprint,
+            },
+            demonstrations=len(self.plan.demonstrations.actions),
+            loss_curve=rows,
+            command=" ".join(sys.argv),
+        )
+        save_checkpoint(folder, state, checkpoint)
+
+
+def _finish(processes: Processes) -> None:
+    """Let the others return when the checkpoint is there."""
+    processes.share("saved")
+    processes.close()

@@ -1,0 +1,190 @@
+"""What a run reads: chosen cameras, keys and episodes, measured sizes, and the cached features of its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from s2robot.config import PolicyConfig, TrainConfig, TrainingConfig
+from s2robot.data import DemonstrationDataset, open_dataset
+from s2robot.dataset import (
+    Demonstrations,
+    WindowDataset,
+    load_demonstrations,
+    require_long_enough,
+    split_episodes,
+)
+from s2robot.feature_cache import CachedFeatures, cache_features
+from s2robot.interfaces import Batch, Encoder, PolicySpec
+from s2robot.looks import check_look
+from s2robot.training.processes import Processes
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything known about a run before a frame is read.
+
+    Attributes:
+        demonstrations: actions and proprioception.
+        training_episodes, validation_episodes: which of them for what.
+        spec: sizes that the policy is built for.
+        proprioception: keys, in the order they are concatenated.
+        environment: keyword arguments that make the environment again.
+        env_args: the recorded environment description.
+        fingerprint: of the dataset.
+    """
+
+    demonstrations: Demonstrations
+    training_episodes: list[int]
+    validation_episodes: list[int]
+    spec: PolicySpec
+    proprioception: list[str]
+    environment: dict[str, Any]
+    env_args: dict[str, Any]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A plan with the features of its cameras."""
+
+    plan: Plan
+    features: dict[str, CachedFeatures]
+
+    @property
+    def demonstrations(self) -> Demonstrations:
+        """Actions and proprioception."""
+        return self.plan.demonstrations
+
+    def windows(self, episodes: list[int], policy: PolicyConfig) -> WindowDataset:
+        """Windows of `episodes` in the sizes `policy` asks for."""
+        return WindowDataset(
+            self.plan.demonstrations,
+            self.features,
+            episodes,
+            observation_steps=policy.observation_steps,
+            action_steps=policy.action_steps,
+        )
+
+
+def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
+    """Plan a run and encode what is not cached yet."""
+    with open_dataset(config.dataset) as dataset:
+        plan = make_plan(dataset, config, encoder)
+        return TrainingData(plan, cache_all(dataset, plan, config, encoder))
+
+
+def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encoder) -> Plan:
+    """Choose cameras, keys and episodes, and divide the episodes; reads no image.
+
+    Raises:
+        DatasetError: the dataset does not hold what the settings ask for.
+    """
+    check_look(dataset, config.render_profile)
+    cameras = dataset.select_cameras(config.cameras)
+    keys = dataset.select_proprioception(config.proprioception)
+    demonstrations = load_demonstrations(dataset, keys, config.num_demonstrations)
+    count = len(demonstrations.actions)
+    require_long_enough(dataset, count, config.policy.action_steps)
+    training, validation = split_episodes(count, config.training.validation_fraction)
+    spec = PolicySpec(
+        features={camera: encoder.feature_shape(*dataset.image_size(camera)) for camera in cameras},
+        proprioception_width=demonstrations.proprioception[0].shape[1],
+        action_width=dataset.action_width,
+    )
+    sizes = {camera: dataset.image_size(camera)[0] for camera in cameras}
+    environment = {**dataset.env_args.get("s2robot", {}), "cameras": cameras, "image_size": sizes}
+    return Plan(demonstrations, training, validation, spec, keys, environment, dataset.env_args, dataset.fingerprint())
+
+
+def cache_all(
+    dataset: DemonstrationDataset, plan: Plan, config: TrainConfig, encoder: Encoder
+) -> dict[str, CachedFeatures]:
+    """Encode what is not cached yet, for every camera of the plan."""
+    return {
+        camera: cache_features(
+            dataset,
+            encoder,
+            camera,
+            config.cache_dir,
+            num_episodes=len(plan.demonstrations.actions),
+            num_shifts=config.training.num_shifts,
+            shift_pixels=config.training.shift_pixels,
+        )
+        for camera in plan.spec.features
+    }
+
+
+class Batches:
+    """The batches of every epoch: their order follows from (seed, epoch), and every process takes its share of each.
+
+    Args:
+        windows: to draw from, each once an epoch.
+        settings: size of a batch, number of shifted copies.
+        seed: of the run.
+        processes: those that train together.
+    """
+
+    def __init__(self, windows: WindowDataset, settings: TrainingConfig, seed: int, processes: Processes) -> None:
+        self._windows = windows
+        self._size = settings.batch_size
+        self._shifts = settings.num_shifts
+        self._seed = seed
+        self._processes = processes
+
+    def __len__(self) -> int:
+        return -(-len(self._windows) // self._size)
+
+    def of_epoch(self, epoch: int, position: int = 0) -> Iterator[tuple[np.ndarray, Batch]]:
+        """From batch `position` on: the indices of all windows of a batch, and this process's share of them."""
+        rng = np.random.default_rng([self._seed, epoch])
+        order = rng.permutation(len(self._windows))
+        copies = rng.integers(self._shifts + 1, size=len(order)) if self._shifts else None
+
+        def load(indices: np.ndarray) -> Batch:
+            # Where a batch has too few windows a process takes one that counts nothing: all must take the step.
+            mine = self._mine(indices) if len(self._mine(indices)) else indices[:1]
+            return self._windows.__getitems__(mine, None if copies is None else copies[mine])
+
+        parts = [order[start : start + self._size] for start in range(position * self._size, len(order), self._size)]
+        return loaded_ahead(parts, load, self._processes.device)
+
+    def weight(self, indices: np.ndarray) -> float:
+        """The share of a batch that this process computes."""
+        return len(self._mine(indices)) / len(indices)
+
+    def _mine(self, indices: np.ndarray) -> np.ndarray:
+        return indices[self._processes.rank :: self._processes.count]
+
+
+def loaded_ahead(items: Iterable[T], load: Callable[[T], Batch], device: torch.device) -> Iterator[tuple[T, Batch]]:
+    """Each item with its batch; the next one is gathered in a thread while the caller works on this one."""
+
+    def ready(item: T) -> Batch:
+        batch = load(item)
+        return pinned(batch) if device.type == "cuda" else batch
+
+    with ThreadPoolExecutor(1, "gather batches") as thread:
+        previous = None
+        for item in items:
+            current = item, thread.submit(ready, item)
+            if previous is not None:
+                yield previous[0], previous[1].result()
+            previous = current
+        if previous is not None:
+            yield previous[0], previous[1].result()
+
+
+def pinned(batch: Batch) -> Batch:
+    """The batch in page-locked memory, from which a GPU copies without waiting."""
+    seen = batch.observation
+    features = {camera: rows.pin_memory() for camera, rows in seen.features.items()}
+    observation = type(seen)(features, seen.proprioception.pin_memory(), seen.past_actions.pin_memory())
+    return Batch(observation, batch.actions.pin_memory())

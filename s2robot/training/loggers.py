@@ -1,0 +1,123 @@
+"""Where the rows of a run go: always `log.csv`, and TensorBoard or Weights & Biases where they are asked for."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import io
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from s2robot.checkpoint import write_durably
+from s2robot.interfaces import ConfigError, TrainingError
+
+_LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # logger -> the library it needs, which names the extra
+
+
+class Logger(Protocol):
+    """Takes one row an epoch."""
+
+    def log(self, row: dict[str, float]) -> None:
+        """Show a row."""
+        ...
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        ...
+
+
+def require_loggers(names: list[str]) -> None:
+    """Refuse loggers whose library is not installed.
+
+    Raises:
+        ConfigError: holds the command that installs it.
+    """
+    for name in names:
+        if importlib.util.find_spec(_LIBRARIES[name]) is None:
+            raise ConfigError(f"training.loggers={names!r} needs {_LIBRARIES[name]!r}: pip install 's2robot[{name}]'")
+
+
+def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+    """Replace the log by all rows so far; a column is empty where a row lacks it."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_durably(path, text.getvalue().encode())
+
+
+class TensorBoard:
+    """Event files under `<output>/tensorboard`; what was logged beyond the resumed step is dropped."""
+
+    def __init__(self, output: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)
+
+    def log(self, row: dict[str, float]) -> None:
+        """One scalar for each column, over optimizer steps."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, int(row["step"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """One run of Weights & Biases for each output folder, resumed with it; `WANDB_MODE=offline` keeps it on disk.
+
+    Raises:
+        TrainingError: the service cannot be reached, or nobody is logged in.
+    """
+
+    def __init__(self, output: Path, project: str, run: dict[str, Any]) -> None:
+        import wandb
+
+        unique = json.dumps([str(output.resolve()), run], sort_keys=True)
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=output.name,
+                id=hashlib.sha256(unique.encode()).hexdigest()[:16],
+                resume="allow",
+                dir=str(output),
+                config=run,
+            )
+        except (wandb.errors.Error, OSError) as error:
+            raise TrainingError(
+                f"Weights & Biases cannot be used ({error}); `wandb login`, or WANDB_MODE=offline to upload later"
+            ) from error
+
+    def log(self, row: dict[str, float]) -> None:
+        """The row as it is, over optimizer steps."""
+        self._run.log(dict(row), step=int(row["step"]))
+
+    def close(self) -> None:
+        """Upload, or write, what is left."""
+        self._run.finish()
+
+
+def make_loggers(names: list[str], output: Path, step: int, project: str, run: dict[str, Any]) -> list[Logger]:
+    """The loggers asked for, of a run that starts or resumes after `step` steps.
+
+    Args:
+        names: any of tensorboard, wandb.
+        output: folder of the run.
+        step: optimizer steps done.
+        project: of Weights & Biases.
+        run: the settings, to show beside the curves.
+    """
+    loggers: list[Logger] = []
+    for name in names:
+        match name:
+            case "tensorboard":
+                loggers.append(TensorBoard(output, step))
+            case "wandb":
+                loggers.append(WeightsAndBiases(output, project, run))
+    return loggers

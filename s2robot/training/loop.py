@@ -1,0 +1,272 @@
+"""The one training loop, for every policy and any number of processes.
+
+What a step does follows from (seed, step) alone: which windows, in which order, with which noise. So a run that goes
+on from a saved state repeats what an uninterrupted one does, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from s2robot.config import TrainConfig
+from s2robot.interfaces import Batch, TrainingError
+from s2robot.policies import Policy
+from s2robot.training.data import Batches, TrainingData
+from s2robot.training.loggers import Logger, make_loggers, write_csv
+from s2robot.training.optimization import autocast, make_average, make_optimizer, make_schedule, seed_noise
+from s2robot.training.processes import Processes
+from s2robot.training.state import STATE_FILE, intermediate, keep_last, load_state, save_state
+from s2robot.training.units import action_parts
+from s2robot.training.validation import Validation
+
+SaveCheckpoint = Callable[[Path, dict[str, Tensor], list[dict[str, float]]], None]
+"""`save(folder, state, rows)`: write a checkpoint of these weights."""
+
+
+class _Loss(nn.Module):
+    """A policy as the module whose result is its loss, which is what data-parallel training wraps."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.policy.loss(batch)
+
+
+class TrainingLoop:
+    """AdamW under warm-up and decay, with an exponential moving average of the weights.
+
+    Args:
+        policy: on the device of `processes`.
+        data: what it is trained on.
+        config: the run.
+        processes: those that train together.
+        run: what identifies the run (see `identity`).
+        save_checkpoint: writes intermediate checkpoints.
+
+    Attributes:
+        step: batches done.
+        rows: of the log, one an epoch.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        data: TrainingData,
+        config: TrainConfig,
+        processes: Processes,
+        run: dict[str, Any],
+        save_checkpoint: SaveCheckpoint,
+    ) -> None:
+        self.policy, self.processes, self.settings = policy, processes, config.training
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+        self._seed, self._resume, self._run = config.seed, config.resume, run
+        self._output = Path(config.output)
+        self._save_checkpoint = save_checkpoint
+        self._losses: list[Tensor] = []  # of this epoch's batches: this process's share of each
+        self._windows = data.windows(data.plan.training_episodes, config.policy)
+        self._batches = Batches(self._windows, self.settings, config.seed, processes)
+        self._validation: Validation | None = None
+        if data.plan.validation_episodes:
+            held_out = data.windows(data.plan.validation_episodes, config.policy)
+            parts = action_parts(data.plan.env_args, data.plan.spec.action_width)
+            self._validation = Validation(held_out, parts, self.settings.batch_size)
+        self.steps_per_epoch = len(self._batches)
+        self.total_steps = self.settings.epochs * self.steps_per_epoch
+
+        self.optimizer = make_optimizer(policy, self.settings, processes.device)
+        self.schedule = make_schedule(self.optimizer, self.settings, self.total_steps)
+        self.average = make_average(policy, self.settings)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.settings.precision == "fp16")
+
+    def run(self) -> None:
+        """Train to the last epoch, from the last saved state if there is one.
+
+        Raises:
+            TrainingError: the loss or its gradients are not finite, or the saved state belongs to another run.
+        """
+        self._restore()
+        module = self.processes.wrap(_Loss(self.policy))
+        with ExitStack() as stack:
+            bar = stack.enter_context(self._progress_bar())
+            loggers = self._open_loggers(stack)
+            while self.step < self.total_steps:
+                epoch, position = divmod(self.step, self.steps_per_epoch)
+                for indices, batch in self._batches.of_epoch(epoch, position):
+                    self._train_step(module, indices, batch)
+                    self.step += 1
+                    bar.update()
+                    if self.step % self.steps_per_epoch == 0:
+                        self._finish_epoch(loggers)
+                    if self.step % self.settings.save_every_steps == 0 or self.step == self.total_steps:
+                        self._save()
+                    bar.set_postfix(epoch=epoch + 1, loss=f"{float(self._last_loss):.4g}", refresh=False)
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The policy's state with the moving average in place of the raw weights."""
+        with self._averaged():
+            return {name: tensor.detach().clone() for name, tensor in self.policy.state_dict().items()}
+
+    # One step -------------------------------------------------------------------------------------------------
+
+    def _train_step(self, module: nn.Module, indices: np.ndarray, batch: Batch) -> None:
+        """One optimizer step on a batch, of which this process holds `batch`."""
+        weight = self._batches.weight(indices)
+        self.policy.train()
+        self._seed_noise()
+        with autocast(self.settings.precision, self.processes.device):
+            loss = module(batch.to(self.processes.device)).float()
+        self.optimizer.zero_grad(set_to_none=True)
+        # Gradients are averaged over processes; a share of more windows counts for more.
+        self.scaler.scale(loss * (weight * self.processes.count)).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.gradient_clip or math.inf)
+        taken = bool(torch.isfinite(norm + loss.detach()))
+        if not taken:
+            self._refuse_step(loss.detach(), indices)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if taken:
+            self.schedule.step()
+            if self.processes.main:
+                self.average.step(self.policy.parameters())
+        self._last_loss = loss.detach()
+        self._losses.append(self._last_loss * weight)
+
+    def _seed_noise(self) -> None:
+        """Noise follows from (seed, step, rank)."""
+        seed_noise([self._seed, self.step, self.processes.rank], self.processes.device)
+
+    def _refuse_step(self, loss: Tensor, indices: np.ndarray) -> None:
+        """Raise, naming the windows, unless half precision overflowed: the scaler skips that step and scales less."""
+        if self.scaler.is_enabled() and torch.isfinite(loss) and self.scaler.get_scale() >= 1:
+            return
+        what = "gradients are not finite" if torch.isfinite(loss) else f"loss is {loss.item()}"
+        culprits = indices[[not torch.isfinite(self._loss_alone(index)) for index in indices]]
+        where = (
+            f"{len(culprits)} of its {len(indices)} windows have such a loss by themselves: "
+            if len(culprits)
+            else f"no window by itself, all {len(indices)} together: "
+        )
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        raise TrainingError(
+            f"{what} at epoch {epoch + 1}, batch {position} (step {self.step}); {where}"
+            f"{self._windows.describe(culprits if len(culprits) else indices)}. Lower training.learning_rate (now "
+            f"{self.settings.learning_rate}) or look at the dataset with `s2robot inspect`"
+        )
+
+    @torch.no_grad()
+    def _loss_alone(self, index: int) -> Tensor:
+        self._seed_noise()
+        with autocast(self.settings.precision, self.processes.device):
+            return self.policy.loss(self._windows[index].to(self.processes.device))
+
+    # Ends of epochs -------------------------------------------------------------------------------------------
+
+    def _finish_epoch(self, loggers: list[Logger]) -> None:
+        epoch = self.step // self.steps_per_epoch
+        last = epoch == self.settings.epochs
+        row: dict[str, float] = {
+            "epoch": epoch,
+            "step": self.step,
+            "learning_rate": float(self.schedule.get_last_lr()[0]),
+            "train_loss": float(self._epoch_losses().mean()),
+        }
+        self._losses = []
+        if not self.processes.main:
+            return
+        if self._validation is not None and (last or epoch % self.settings.validate_every == 0):
+            with self._averaged():
+                row |= self._validation(self.policy, self.processes.device)
+        self.rows.append(row)
+        write_csv(self._output / "log.csv", self.rows)
+        for logger in loggers:
+            logger.log(row)
+        if self.settings.keep_checkpoints and not last and epoch % self.settings.checkpoint_every == 0:
+            self._save_checkpoint(intermediate(self._output, epoch), self.averaged_state(), self.rows)
+            keep_last(self._output, self.settings.keep_checkpoints)
+
+    def _epoch_losses(self) -> Tensor:
+        """Losses of this epoch's batches so far, over all processes."""
+        return self.processes.sum(torch.stack(self._losses))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The policy with the moving average for weights."""
+        self.average.store(self.policy.parameters())
+        self.average.copy_to(self.policy.parameters())
+        try:
+            yield
+        finally:
+            self.average.restore(self.policy.parameters())
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            total=self.total_steps,
+            initial=self.step,
+            unit="step",
+            desc="training",
+            disable=not self.processes.main,
+        )
+
+    def _open_loggers(self, stack: ExitStack) -> list[Logger]:
+        if not self.processes.main:
+            return []
+        settings = self.settings
+        loggers = make_loggers(settings.loggers, self._output, self.step, settings.wandb_project, self._run)
+        for logger in loggers:
+            stack.callback(logger.close)
+        return loggers
+
+    # State ----------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Save everything that training goes on from; the main process does, with what the others add to it."""
+        losses = self._epoch_losses() if self._losses else torch.zeros(0)
+        if self.processes.main:
+            state = {
+                "run": self._run,
+                "step": self.step,
+                "rows": self.rows,
+                "losses": losses.cpu(),
+                "policy": self.policy.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
+            save_state(self._output / STATE_FILE, state)
+
+    def _restore(self) -> None:
+        state = load_state(self._output / STATE_FILE, self._run) if self._resume else None
+        step = state["step"] if state else 0
+        if self.processes.share(step) != step:
+            raise TrainingError(
+                f"process {self.processes.rank} does not see the training state that the main process resumes from; "
+                f"output {str(self._output)!r} must be on a disk that all machines share"
+            )
+        if state is None:
+            if self.processes.main:
+                keep_last(self._output, 0)  # those of another run
+            return
+        self.step, self.rows = step, state["rows"]
+        device = self.processes.device
+        losses = state["losses"].to(device)
+        self._losses = list(losses if self.processes.main else torch.zeros_like(losses))
+        self.policy.load_state_dict(state["policy"])
+        self.average.load_state_dict(state["average"])
+        self.average.to(device)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])

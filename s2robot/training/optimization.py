@@ -1,0 +1,70 @@
+"""Optimizer, learning-rate schedule, moving average and precision, as the settings ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.optimization import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+
+from s2robot.config import TrainingConfig
+from s2robot.interfaces import ConfigError
+from s2robot.policies import Policy
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_optimizer(policy: Policy, settings: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over the policy's parameters, in the groups that the policy makes of them."""
+    return torch.optim.AdamW(
+        policy.parameter_groups(settings.weight_decay),
+        lr=settings.learning_rate,
+        betas=(settings.betas[0], settings.betas[1]),
+        fused=device.type in ("cpu", "cuda"),  # one pass over the weights instead of ten: a third of the time on a CPU
+    )
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainingConfig, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then cosine decay to zero at `steps`, or constant."""
+    if settings.schedule == "constant":
+        return get_constant_schedule_with_warmup(optimizer, settings.warmup_steps)
+    return get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
+
+
+def make_average(policy: Policy, settings: TrainingConfig) -> EMAModel:
+    """Moving average of the policy's parameters."""
+    return EMAModel(policy.parameters(), decay=settings.ema_max_decay, use_ema_warmup=True, power=settings.ema_power)
+
+
+def require_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that the device cannot compute in.
+
+    Raises:
+        ConfigError: names the device and the precisions it can compute in.
+    """
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError(f"training.precision='bf16' is not possible on {device}; valid: fp32, fp16")
+    if precision == "fp16" and device.type not in ("cuda", "cpu"):
+        raise ConfigError(f"training.precision='fp16' is not possible on {device}; valid: fp32, bf16")
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """The context in which the loss is computed."""
+    return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+
+
+def seed_noise(words: list[int], device: torch.device) -> None:
+    """Seed what dropout and diffusion draw from on the CPU and on `device`, from any number of words.
+
+    `torch.manual_seed` also queues a call for every device not in use yet: step after step, without end.
+    """
+    seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

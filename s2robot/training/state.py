@@ -1,0 +1,100 @@
+"""The whole state of a run on disk, from which it goes on as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2robot.checkpoint import durable_file
+from s2robot.config import TrainConfig
+from s2robot.interfaces import TrainingError
+
+STATE_FILE = "training_state.pt"
+# Settings that a run may be resumed with other values of: they do not change what is computed.
+_FREE = {"dataset", "output", "device", "cache_dir", "resume"}
+_FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "loggers", "wandb_project"}
+
+
+def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: str) -> dict[str, Any]:
+    """Everything that determines a run's result."""
+    settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
+    settings["training"] = {key: value for key, value in settings["training"].items() if key not in _FREE_TRAINING}
+    return {**settings, "encoder weights": encoder_fingerprint, "data": data_fingerprint}
+
+
+def require_same_run(path: Path, run: dict[str, Any]) -> None:
+    """Refuse a saved state that cannot be read or belongs to another run; that there is none is fine.
+
+    Raises:
+        TrainingError: names the file and the settings that differ.
+    """
+    if path.exists():
+        _check(path, _read(path, mmap=True), run)
+
+
+def load_state(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
+    """The saved state, on the CPU; None where there is none.
+
+    Raises:
+        TrainingError: it cannot be read or belongs to another run.
+    """
+    if not path.exists():
+        return None
+    state = _read(path, mmap=False)
+    _check(path, state, run)
+    return state
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Replace the saved state, as a whole."""
+    with durable_file(path) as file:
+        torch.save(state, file)
+
+
+def intermediate(output: Path, epoch: int) -> Path:
+    """Where the checkpoint after `epoch` epochs lies."""
+    return output / f"epoch_{epoch:05}" / "checkpoint"
+
+
+def keep_last(output: Path, count: int) -> None:
+    """Delete intermediate checkpoints but the last `count`; what else lies beside them is kept."""
+    found = sorted(output.glob("epoch_*/checkpoint"))
+    for checkpoint in found[: max(len(found) - count, 0)]:
+        shutil.rmtree(checkpoint)
+        if not any(checkpoint.parent.iterdir()):
+            checkpoint.parent.rmdir()
+
+
+def _read(path: Path, mmap: bool) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise TrainingError(
+            f"training state {str(path)!r} cannot be read ({type(error).__name__}: truncated or foreign); delete it or "
+            "give resume=false"
+        ) from error
+    if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
+        raise TrainingError(f"training state {str(path)!r} is not one of this version; delete it or give resume=false")
+    return state
+
+
+def _check(path: Path, state: dict[str, Any], run: dict[str, Any]) -> None:
+    changed = _differences(state["run"], run)
+    if changed:
+        raise TrainingError(
+            f"{str(path.parent)!r} holds a run with other settings ({', '.join(changed)} differ); choose another "
+            "output or give resume=false"
+        )
+
+
+def _differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:
+    """Dotted names of what differs."""
+    if not isinstance(saved, dict) or not isinstance(wanted, dict):
+        return [] if saved == wanted else [prefix]
+    keys = sorted(saved.keys() | wanted.keys())
+    dotted = {key: f"{prefix}.{key}" if prefix else key for key in keys}
+    return [name for key in keys for name in _differences(saved.get(key), wanted.get(key), dotted[key])]

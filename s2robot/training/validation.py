@@ -1,0 +1,62 @@
+"""How good a policy is on held-out episodes: its loss, and how far its actions are from the demonstrated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from s2robot.dataset import WindowDataset
+from s2robot.interfaces import Batch
+from s2robot.policies import Policy
+from s2robot.training.data import loaded_ahead
+from s2robot.training.optimization import seed_noise
+from s2robot.training.units import ActionPart
+
+_ACTING_WINDOWS = 256  # acting is slow for diffusion; this many held-out windows give a steady estimate
+
+
+class Validation:
+    """Loss and action error over held-out windows.
+
+    Args:
+        windows: the held-out windows.
+        parts: what the numbers of an action mean; may be empty.
+        batch_size: windows at a time.
+    """
+
+    def __init__(self, windows: WindowDataset, parts: list[ActionPart], batch_size: int) -> None:
+        self._windows = windows
+        self._parts = parts
+        self._batch_size = batch_size
+        chosen = np.random.default_rng(0).permutation(len(windows))[:_ACTING_WINDOWS]
+        self._acting = np.sort(chosen)
+
+    @torch.inference_mode()
+    def __call__(self, policy: Policy, device: torch.device) -> dict[str, float]:
+        """Columns of the log: the loss, the mean absolute action error in environment units, and that of each part.
+
+        Errors are means over all Ta steps of the predicted chunks.
+        """
+        policy.eval()
+        seed_noise([0], device)  # the same at every validation: the curve then shows the weights alone
+        everything = np.arange(len(self._windows))
+        total = 0.0
+        for indices, batch in self._batches(everything, device):
+            total += float(policy.loss(batch.to(device))) * len(indices)
+        predicted, demonstrated = [], []
+        for indices, batch in self._batches(self._acting, device):
+            generators = [torch.Generator().manual_seed(int(index)) for index in indices]
+            predicted.append(policy.act(batch.to(device).observation, generators).float().cpu().numpy())
+            demonstrated.append(batch.actions.numpy())
+        mine, theirs = np.concatenate(predicted), np.concatenate(demonstrated)
+        return {
+            "validation_loss": total / len(everything),
+            "validation_action_error": float(np.abs(mine - theirs).mean()),
+            **{f"validation_{part.name}": part.error(mine, theirs) for part in self._parts},
+        }
+
+    def _batches(self, indices: np.ndarray, device: torch.device) -> Iterator[tuple[np.ndarray, Batch]]:
+        parts = np.split(indices, range(self._batch_size, len(indices), self._batch_size))
+        return loaded_ahead(parts, self._windows.__getitems__, device)

@@ -1,0 +1,155 @@
+import json
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace, train_in_processes
+
+from s2robot.checkpoint import load_checkpoint
+from s2robot.config import BCConfig
+from s2robot.interfaces import TrainingError
+from s2robot.training import train
+from s2robot.training.state import load_state, save_state
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return make_workspace(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return make_encoder()
+
+
+def assert_equal_checkpoints(first, second):
+    (mine, my_state), (other, other_state) = load_checkpoint(first), load_checkpoint(second)
+    assert my_state.keys() == other_state.keys()
+    for name, tensor in my_state.items():
+        assert torch.equal(other_state[name], tensor), name
+    assert mine.loss_curve == other.loss_curve
+
+
+# 200 steps, 8 a epoch: step 100 lies in the middle of the 13th
+STEPS = {"epochs": 25, "save_every_steps": 100, "validate_every": 5}
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes"),
+    [
+        (BCConfig(hidden=[32], dropout=0.1), {}),
+        (SMALL_DIFFUSION, {"num_shifts": 1}),
+        (BCConfig(hidden=[32]), {"precision": "fp16"}),
+    ],
+    ids=["bc with dropout", "diffusion_unet on shifted frames", "fp16"],
+)
+def test_200_steps_are_100_then_kill_9_then_100_bit_for_bit(workspace, encoder, tmp_path, policy, changes):
+    config = make_config(workspace, tmp_path / "killed", policy=policy, training={**STEPS, **changes})
+    assert train_in_processes(config, kill_at=137) == [-signal.SIGKILL]
+    assert not (tmp_path / "killed" / "checkpoint").exists()
+    state = torch.load(tmp_path / "killed" / "training_state.pt", weights_only=True)
+    assert (state["step"], len(state["losses"]), len(state["rows"])) == (100, 4, 12)
+    resumed = train(config, encoder)
+    straight = train(replace(config, output=str(tmp_path / "straight")), encoder)
+    assert load_checkpoint(straight)[0].loss_curve[-1]["step"] == 200
+    assert_equal_checkpoints(resumed, straight)
+    assert (tmp_path / "killed" / "log.csv").read_bytes() == (tmp_path / "straight" / "log.csv").read_bytes()
+
+
+def test_a_finished_run_started_again_does_nothing_and_ends_the_same(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"epochs": 1})
+    first = load_checkpoint(train(config, encoder))[1]
+    start = time.perf_counter()
+    again = load_checkpoint(train(config, encoder))[1]
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+    assert time.perf_counter() - start < 5
+
+
+def test_how_often_the_state_is_saved_changes_nothing(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path / "often", training={"save_every_steps": 1})
+    rare = replace(config, output=str(tmp_path / "rare"), training=replace(config.training, save_every_steps=1000))
+    assert_equal_checkpoints(train(config, encoder), train(rare, encoder))
+
+
+def test_other_settings_in_the_same_folder_are_refused_before_anything_is_encoded(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"epochs": 1})
+    train(config, encoder)
+    other = replace(config, seed=1, policy=BCConfig(hidden=[8]), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(TrainingError, match=r"other settings \(policy.hidden, seed differ\).*resume=false"):
+        train(other, encoder)
+    assert not (tmp_path / "cache").exists()
+    train(replace(other, resume=False), encoder)
+
+
+def test_settings_that_change_no_weight_may_differ_on_resuming(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"epochs": 1})
+    train(config, encoder)
+    train(replace(config, training=replace(config.training, save_every_steps=3, keep_checkpoints=0)), encoder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a state", r"training_state\.pt.*truncated or foreign\); delete it or give resume=false"),
+        ({"step": 3}, r"training_state\.pt.*is not one of this version; delete it or give resume=false"),
+        ([1], "is not one of this version"),
+    ],
+)
+def test_damaged_training_state_is_one_clear_error(workspace, encoder, tmp_path, content, message):
+    path = tmp_path / "training_state.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(TrainingError, match=message):
+        train(make_config(workspace, tmp_path), encoder)
+
+
+def test_truncated_training_state_is_one_clear_error(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"epochs": 1})
+    train(config, encoder)
+    path = tmp_path / "training_state.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(TrainingError, match="truncated or foreign"):
+        train(config, encoder)
+
+
+def test_a_save_that_fails_leaves_the_state_before_it(tmp_path):
+    path, run = tmp_path / "training_state.pt", {"seed": 0}
+    save_state(path, {"run": run, "step": 1})
+    with pytest.raises(AttributeError):
+        save_state(path, {"run": run, "step": 2, "bad": lambda: None})
+    assert load_state(path, run)["step"] == 1
+
+
+def test_a_state_of_other_data_or_other_encoder_weights_is_refused(tmp_path):
+    path = tmp_path / "training_state.pt"
+    save_state(path, {"run": {"data": "a", "encoder weights": "x", "training": {"epochs": 1}}})
+    with pytest.raises(TrainingError, match=r"\(data, training.epochs differ\)"):
+        load_state(path, {"data": "b", "encoder weights": "x", "training": {"epochs": 2}})
+
+
+def test_intermediate_checkpoints_are_whole_and_only_the_last_are_kept(workspace, encoder, tmp_path):
+    training = {"epochs": 7, "checkpoint_every": 2, "keep_checkpoints": 2}
+    final = train(make_config(workspace, tmp_path, training=training), encoder)
+    kept = sorted(path.name for path in tmp_path.glob("epoch_*"))
+    assert kept == ["epoch_00004", "epoch_00006"]
+    checkpoint, state = load_checkpoint(tmp_path / "epoch_00006" / "checkpoint")
+    assert [row["epoch"] for row in checkpoint.loss_curve] == [1, 2, 3, 4, 5, 6]
+    assert not torch.equal(state["head.0.weight"], load_checkpoint(final)[1]["head.0.weight"])
+
+
+def test_pruning_keeps_what_else_lies_beside_an_intermediate_checkpoint(workspace, encoder, tmp_path):
+    training = {"epochs": 3, "checkpoint_every": 1, "keep_checkpoints": 1}
+    (tmp_path / "epoch_00001").mkdir()
+    (tmp_path / "epoch_00001" / "results.json").write_text(json.dumps({}))
+    train(make_config(workspace, tmp_path, training=training), encoder)
+    assert (tmp_path / "epoch_00001" / "results.json").exists()
+    assert not (tmp_path / "epoch_00001" / "checkpoint").exists()
+    assert (tmp_path / "epoch_00002" / "checkpoint").exists()
+
+
+def test_keeping_none_writes_the_final_checkpoint_alone(workspace, encoder, tmp_path):
+    train(
+        make_config(workspace, tmp_path, training={"epochs": 2, "checkpoint_every": 1, "keep_checkpoints": 0}), encoder
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "log.csv", "training_state.pt"]

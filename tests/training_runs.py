@@ -1,0 +1,104 @@
+"""Training at a size for tests: a toy dataset, a toy encoder, and runs in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers import write_dataset
+
+from s2robot import S2Encoder
+from s2robot.config import BCConfig, DiffusionUNetConfig, EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig
+from s2robot.training import TrainingLoop, train
+
+SMALL_DIFFUSION = DiffusionUNetConfig(down_dims=[16], groups=4, train_timesteps=5, inference_steps=5)
+
+
+def make_workspace(folder: Path, lengths: tuple[int, ...] = (30, 30, 30, 30, 30)) -> Path:
+    """A folder with a dataset; runs in it share a feature cache."""
+    write_dataset(folder / "demos.hdf5", lengths)
+    return folder
+
+
+def make_encoder() -> S2Encoder:
+    """Random weights, the same in every process."""
+    torch.manual_seed(0)
+    return S2Encoder("test_efficientnet", scales=(32, 64), weights="none")
+
+
+def make_config(workspace: Path, output: Path, *, policy: Any = None, training: Any = None, **changes) -> TrainConfig:
+    """A run of seconds; `training` and `changes` replace single settings."""
+    settings = TrainingConfig(epochs=6, batch_size=16, learning_rate=3e-3, warmup_steps=5, validation_fraction=0.2)
+    config = TrainConfig(
+        dataset=str(workspace / "demos.hdf5"),
+        output=str(output),
+        cache_dir=str(workspace / "cache"),
+        device="cpu",
+        encoder=EncoderConfig(backbone="test_efficientnet", scales=[32, 64], weights="none"),
+        readout=ReadoutConfig(name="mean", width=8),
+        policy=policy or BCConfig(hidden=[32]),
+        training=replace(settings, **(training or {})),
+    )
+    return replace(config, **changes)
+
+
+def train_in_processes(
+    config: TrainConfig, count: int = 1, kill_at: int | None = None, report: Path | None = None
+) -> list[int | None]:
+    """Train in `count` new processes that belong together; each kills itself with SIGKILL before step `kill_at`.
+
+    They are forked from a server that has imported everything once. Returns their exit codes.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training_runs"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [(config, rank, count, port, kill_at, report) for rank in range(count)]
+    processes = [context.Process(target=_train, args=one) for one in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def _train(config: TrainConfig, rank: int, count: int, port: int, kill_at: int | None, report: Path | None) -> None:
+    if count > 1:  # what `accelerate launch --cpu` sets
+        local = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        os.environ.update({name: str(value) for name, value in {**local, **address}.items()})
+    step = TrainingLoop._train_step
+
+    def dying(self: TrainingLoop, *arguments: Any) -> None:
+        if self.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step(self, *arguments)
+
+    TrainingLoop._train_step = dying
+    encoder = make_encoder()
+    if report is not None:
+        count_frames(encoder, report / f"frames_{rank}")
+    train(config, encoder)
+
+
+def count_frames(encoder: S2Encoder, path: Path) -> None:
+    """Write to `path` how many frames the encoder is given."""
+    path.write_text("0")
+    forward: Callable[..., Any] = encoder.forward
+
+    def counting(images: torch.Tensor) -> Any:
+        path.write_text(str(int(path.read_text()) + len(images)))
+        return forward(images)
+
+    encoder.forward = counting
