@@ -1,6 +1,6 @@
 # Every verb sets the project up by itself; that takes seconds once nothing has changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint docs format clean
+.PHONY: help setup demo test test-slow test-gpu test-robomimic test-diffusion-policy test-lerobot lint docs format clean
 
 BIN := .venv/bin
 
@@ -21,7 +21,7 @@ DEMO_DEVICE ?= device=cpu encoder.engine=openvino
 PYTEST_ARGS ?=
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## create .venv, with the system packages it needs
 	@scripts/setup.sh
@@ -33,13 +33,28 @@ demo: setup ## collect demonstrations, train a policy on frozen S2 features, rol
 	  $(filter device=%,$(DEMO_DEVICE))
 
 test: setup ## run the tests that take seconds each
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not integration" $(PYTEST_ARGS)
 
 test-slow: setup ## run the tests that take minutes each
-	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not gpu and not integration" $(PYTEST_ARGS)
 
 test-gpu: setup ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+# Each in .venvs/…, with that project's own versions. ROBOMIMIC=… and so on say where a project is installed from:
+# a checkout, or anything that pip (diffusion_policy: git) can fetch.
+# Plugins of pytest are off: those of .venv may not fit the versions here.
+INTEGRATION_TEST = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh $(1)) -m pytest -s \
+  tests/test_integration_$(1).py $(PYTEST_ARGS)
+
+test-robomimic: setup ## train and roll out through robomimic's own scripts
+	$(call INTEGRATION_TEST,robomimic)
+
+test-diffusion-policy: setup ## train in diffusion_policy's own workspace
+	$(call INTEGRATION_TEST,diffusion_policy)
+
+test-lerobot: setup ## train with lerobot-train (Python 3.12)
+	$(call INTEGRATION_TEST,lerobot)
 
 lint: setup ## check style, types and layers
 	$(BIN)/ruff check .
@@ -55,5 +70,5 @@ format: setup ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 clean: ## remove .venv, build products and tool caches (keeps outputs/ and demos/)
-	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venvs build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
