@@ -161,7 +161,7 @@ def _fill(
     if missing or not entry.is_whole():
         entry.reserve(frames)
     title = f"encoding {camera}" + (f", shift {shift.copy}" if shift else "")
-    blocks = _read_blocks(dataset, camera, missing, shift)
+    blocks = read_blocks(dataset, camera, missing, shift)
     with (
         closing(_ahead(blocks)) as images_ahead,
         ThreadPoolExecutor(1, "write features") as writer,
@@ -198,7 +198,7 @@ def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
             yield item
 
 
-def _read_blocks(
+def read_blocks(
     dataset: DemonstrationDataset, camera: str, blocks: list[int], shift: Shift | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (block, uint8 [n, H, W, 3]) in order; at most one episode beyond the block is in memory."""
