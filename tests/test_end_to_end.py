@@ -52,6 +52,12 @@ def test_evaluation_leaves_results_a_plot_and_a_playable_video(checkpoint, tmp_p
     assert results["seconds"] > 0
     assert results["gmacs"] > 0
     assert results["task"] == "Lift"
+    assert (results["errors"], results["warnings"]) == (0, [])
+    assert all(episode["latency_ms"] > 0 for episode in results["episode_results"])
+    assert results["latency_ms"] == results["latency"]["median_ms"] <= results["latency"]["p95_ms"]
+    shares = [results["latency"][f"{part}_share"] for part in ("encode", "policy", "simulate")]
+    assert sum(shares) == pytest.approx(1, abs=0.01)
+    assert min(shares) > 0
     (video,) = results["videos"]
     frames = iio.imread(tmp_path / video["path"])
     assert frames.shape[0] == 1 + results["episode_results"][0]["steps"]

@@ -1,33 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+
+from s2robot.config import EvaluateConfig
 from s2robot.evaluation import EpisodeLog
-from s2robot.rollout import EpisodeResult
+from s2robot.evaluation.videos import choose_seeds, compare, write_video
+from s2robot.interfaces import ConfigError
+from s2robot.rollout import EpisodeResult, Recording, Times
 
 VIDEO = {"path": "videos/seed7_success.mp4", "seed": 7, "success": True}
 
 
+def add(log, seed, success, steps, seconds=1.0):
+    log.add(EpisodeResult(seed, success, steps, latency_ms=5.0), Times([0.1], [0.2], 0.5), seconds)
+
+
 def test_finished_episodes_are_there_after_a_restart(tmp_path):
     log = EpisodeLog(tmp_path / "episodes.jsonl", "a")
-    log.add(EpisodeResult(8, False, 150), None, 3.0)
-    log.add(EpisodeResult(7, True, 33), VIDEO, 5.0)
+    add(log, 8, False, 150, 3.0)
+    add(log, 7, True, 33, 4.0)
+    log.add(EpisodeResult(6, False, 12, error="died"), Times(), 4.5)
+    log.add_video(7, VIDEO, None, 5.0)
+    log.add_video(8, None, "seed 8 could not be filmed", 5.0)
     again = EpisodeLog(tmp_path / "episodes.jsonl", "a")
-    assert again.episodes == {7: EpisodeResult(7, True, 33), 8: EpisodeResult(8, False, 150)}
+    assert again.episodes == {
+        6: EpisodeResult(6, False, 12, error="died"),
+        7: EpisodeResult(7, True, 33),
+        8: EpisodeResult(8, False, 150),
+    }
+    assert again.episodes[7].latency_ms == 5.0
     assert again.videos == [VIDEO]
-    again.add(EpisodeResult(9, True, 30), None, 2.0)
+    assert again.warnings == {8: "seed 8 could not be filmed"}
+    assert again.filmed() == {7, 8}
+    assert again.times == Times([0.1, 0.1], [0.2, 0.2], 1.0)
+    add(again, 9, True, 30, 2.0)
     assert again.seconds == 7.0  # both sessions
 
 
 def test_line_cut_short_by_a_kill_costs_only_its_own_episode(tmp_path):
     log = EpisodeLog(tmp_path / "episodes.jsonl", "a")
     for seed in (1, 2):
-        log.add(EpisodeResult(seed, True, 30), None, 1.0)
+        add(log, seed, True, 30)
     log.path.write_text(log.path.read_text()[:-20])
     again = EpisodeLog(log.path, "a")
     assert list(again.episodes) == [1]
-    again.add(EpisodeResult(2, True, 30), None, 1.0)
+    add(again, 2, True, 30)
     assert list(EpisodeLog(log.path, "a").episodes) == [1, 2]
 
 
 def test_episodes_of_another_evaluation_are_not_counted(tmp_path):
     log = EpisodeLog(tmp_path / "episodes.jsonl", "a")
-    log.add(EpisodeResult(1, True, 30), None, 1.0)
+    add(log, 1, True, 30)
     assert EpisodeLog(log.path, "b").episodes == {}
     assert EpisodeLog(log.path, "b").seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "count", "expected"),
+    [
+        ("ssfsff", 4, [0, 1, 2, 4]),
+        ("ssfsff", 3, [0, 1, 2]),
+        ("ssfsff", 1, [0]),
+        ("ffff", 1, [0]),
+        ("ssss", 2, [0, 1]),
+        ("sfffff", 4, [0, 1, 2, 3]),
+        ("esefes", 4, [1, 3, 5]),
+        ("eee", 2, []),
+        ("sf", 0, []),
+        ("sf", 9, [0, 1]),
+    ],
+)
+def test_first_successes_and_failures_are_filmed_and_errors_are_not(outcomes, count, expected):
+    episodes = [
+        EpisodeResult(seed, kind == "s", 10, error="died" if kind == "e" else None)
+        for seed, kind in enumerate(outcomes)
+    ]
+    assert choose_seeds(episodes[::-1], count) == expected
+
+
+def test_filmed_episode_that_went_another_way_is_a_warning():
+    counted = EpisodeResult(3, True, 30, latency_ms=5.0)
+    assert compare(counted, EpisodeResult(3, True, 30, latency_ms=9.0)) is None
+    warning = compare(counted, EpisodeResult(3, False, 150))
+    assert "ended in failure after 150 steps; the counted episode ended in success after 30 steps" in warning
+    assert compare(counted, EpisodeResult(3, True, 31)) is not None
+    assert "could not be filmed: died" in compare(counted, EpisodeResult(3, False, 4, error="died"))
+
+
+def test_video_is_named_by_its_seed_and_outcome(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    assert write_video(tmp_path, Recording(7, True, frames)) == VIDEO
+    assert (tmp_path / VIDEO["path"]).stat().st_size > 0
+
+
+def test_times_give_the_median_the_tail_and_the_shares():
+    times = Times([0.001] * 19 + [0.002], [0.003] * 20, simulate=0.019)
+    summary = times.summary()
+    assert json.loads(json.dumps(summary)) == summary
+    assert (summary["calls"], summary["median_ms"]) == (20, 4.0)
+    assert 4.0 < summary["p95_ms"] < 5.0
+    assert (summary["encode_share"], summary["policy_share"], summary["simulate_share"]) == (0.21, 0.6, 0.19)
+    assert times.drain().encode[-1] == 0.002
+    assert times == Times()
+    assert times.summary() is None
+
+
+@pytest.mark.parametrize(
+    "setting", [{"execute_steps": 0}, {"temporal_ensemble": -0.1}, {"videos": -1}, {"step_timeout": 0}]
+)
+def test_impossible_settings_are_refused(setting):
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        EvaluateConfig(checkpoint="x", **setting)

@@ -89,14 +89,19 @@ def test_different_fingerprints_are_named_in_the_caveats(write, kind, message):
 
 def test_few_training_seeds_saturation_and_errors_are_caveats(write):
     write(np.ones(50, bool))
-    document = make_results(np.ones(50, bool))
-    document["episode_results"][0]["error"] = "simulator diverged"
-    folder = write(np.ones(50, bool), scales=[224, 448], episode_results=document["episode_results"])
+    solved = np.arange(50) > 0
+    rows = make_results(solved)["episode_results"]
+    rows[0]["error"] = "simulator diverged"
+    folder = write(solved, scales=[224, 448], episode_results=rows, episodes=49)
     (contrast,) = compare(folder, SCALES).contrasts
     text = " ".join(contrast.caveats)
     assert "One training seed" in text
     assert "saturated" in text
-    assert "counted as recorded: 1." in text
+    assert "error of the simulator are left out: 1." in text
+    assert contrast.states == 49
+    assert contrast.rates == (1.0, 1.0)
+    limits = wording.limits(compare(folder, SCALES), load_arms([folder]))
+    assert any("Left out everywhere: 1 episode in which the simulator failed" in limit for limit in limits)
 
 
 def test_three_training_seeds_on_the_same_states_leave_no_caveat(write):

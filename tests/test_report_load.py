@@ -8,6 +8,7 @@ import pytest
 from report_results import make_results, write_results, write_video
 
 from s2robot.interfaces import ReportError
+from s2robot.report import plot_run
 from s2robot.report.load import load_arms, load_cell, load_plan
 from s2robot.report.results import Setting, setting_label
 from s2robot.statistics import hierarchical_bootstrap, wilson_interval
@@ -74,6 +75,15 @@ def test_optional_fields_may_be_missing_and_unknown_ones_are_ignored(tmp_path):
     assert cell.commands == []
 
 
+def test_episodes_that_ended_in_an_error_are_left_out_and_counted(tmp_path):
+    document = make_results([True, False, False])
+    document["episode_results"][2]["error"] = "died"
+    document |= {"episodes": 2, "successes": 1}
+    cell = load_cell(write_results(tmp_path, document))
+    assert (cell.errors, cell.episode_count, cell.rate) == (1, 2, 0.5)
+    assert plot_run(document, tmp_path / "results.png").stat().st_size > 0
+
+
 def test_videos_that_are_gone_are_left_out(tmp_path):
     kept = write_video(tmp_path, 100_000, success=False)
     gone = {"path": "videos/gone.mp4", "seed": 100_001, "success": True}
@@ -91,6 +101,7 @@ def test_videos_that_are_gone_are_left_out(tmp_path):
         ({"gmacs": math.nan}, "gmacs must be of type float, got nan"),
         ({"training_seed": True}, "training_seed must be of type int, got True"),
         ({"episode_results": []}, "episode_results is empty"),
+        ({"episode_results": [{"seed": 1, "error": "x"}]}, "every episode ended in an error of the simulator"),
         ({"episode_results": [3]}, "expected a JSON object, got int"),
         ({"episode_results": [{"seed": 1, "success": "yes"}]}, "success must be of type bool, got 'yes'"),
         ({"episode_results": [{"seed": 1, "success": True}] * 2}, "holds a seed twice"),

@@ -6,7 +6,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from s2robot.interfaces import RolloutError
-from s2robot.rollout import EpisodeResult, rollout
+from s2robot.rollout import EpisodeResult, RunningEpisode, Times, rollout
 
 TA, HORIZON = 4, 9
 
@@ -51,7 +51,10 @@ class Countdown(gymnasium.Env):
 
 
 class Vector(SyncVectorEnv):
-    def __init__(self, num_envs):
+    """Also plays a simulator that fails in the second step of some seeds, as often as `crashes` says."""
+
+    def __init__(self, num_envs, crashes=None):
+        self.crashes = dict(crashes or {})
         super().__init__([Countdown] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
         self.reset()  # unlike processes with shared memory, this class cannot reset a part of new environments
         for env in self.envs:
@@ -59,7 +62,15 @@ class Vector(SyncVectorEnv):
 
     def step(self, actions):
         self._autoreset_envs[:] = False  # decided episodes idle, as they do in processes
-        return super().step(actions)
+        *outcome, infos = super().step(actions)
+        for index, env in enumerate(self.envs):
+            seed = env.unwrapped.resets[-1]
+            if self.crashes.get(seed, 0) and env.unwrapped.steps > TA:
+                self.crashes[seed] -= 1
+                infos.setdefault("error", np.full(self.num_envs, None, dtype=object))[index] = f"seed {seed} exploded"
+                env.unwrapped.over = True
+                infos["is_success"][index] = True  # what a failed environment says must not count
+        return *outcome, infos
 
     def _add_info(self, vector_infos, env_info, env_num):
         env_info = dict(env_info)
@@ -73,21 +84,32 @@ class Vector(SyncVectorEnv):
 class NoisyActor:
     """Lowers by a noisy unit step; the noise comes from the episode's own generator."""
 
-    no_actions = np.zeros((2, 1), np.float32)
-
-    def __init__(self):
+    def __init__(self, factor=1.0):
+        self.factor = factor
         self.rows = []
         self.past = []
+        self.unseen = []
+        self.times = Times()
 
-    def act(self, observation, past_actions, generators):
-        self.rows.append(len(generators))
-        self.past.append(past_actions)
-        assert len(observation["height"]) == len(generators)
-        return np.stack([0.8 + 0.2 * torch.rand(TA, 1, generator=g).numpy() for g in generators])
+    def prepare(self, envs):
+        pass
+
+    def start(self, seed, frames=None):
+        return RunningEpisode(seed, np.zeros((2, 1), np.float32), frames=frames)
+
+    def act(self, observation, episodes):
+        self.rows.append(len(episodes))
+        self.past.append(np.stack([episode.past_actions for episode in episodes]))
+        self.unseen.append([episode.unseen for episode in episodes])
+        assert len(observation["height"]) == len(episodes)
+        for episode in episodes:
+            episode.unseen = 0
+        noise = [torch.rand(TA, 1, generator=episode.generator).numpy() for episode in episodes]
+        return self.factor * np.stack([0.8 + 0.2 * sample for sample in noise])
 
 
-def run(num_envs, seeds=range(10), film=(), actor=None):
-    envs = Vector(num_envs)
+def run(num_envs, seeds=range(10), film=(), actor=None, crashes=None):
+    envs = Vector(num_envs, crashes)
     outcomes = list(rollout(actor or NoisyActor(), envs, list(seeds), film))
     return outcomes, envs
 
@@ -99,11 +121,12 @@ def test_every_seed_runs_exactly_once():
     assert sorted(resets) == list(range(10))
 
 
+def by_seed(outcomes):
+    return sorted((result for result, _ in outcomes), key=lambda result: result.seed)
+
+
 @pytest.mark.parametrize("num_envs", [1, 2, 4, 10])
 def test_outcomes_do_not_depend_on_how_many_environments_run_side_by_side(num_envs):
-    def by_seed(outcomes):
-        return sorted((result for result, _ in outcomes), key=lambda result: result.seed)
-
     assert by_seed(run(num_envs)[0]) == by_seed(run(3)[0])
 
 
@@ -151,3 +174,42 @@ def test_policy_sees_the_actions_it_executed_last():
     for seen in actor.past[1:]:
         chunk = 0.8 + 0.2 * torch.rand(TA, 1, generator=generator).numpy()
         np.testing.assert_array_equal(seen[0], chunk[-2:])
+
+
+def test_policy_is_told_how_many_observations_are_new_to_it():
+    actor = NoisyActor()
+    run(1, [1, 3], actor=actor)
+    steps = [count for (count,) in actor.unseen]
+    assert steps[0] == 1
+    assert steps.count(1) >= 2  # each episode begins with one frame
+    assert set(steps) == {1, TA}
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_episode_whose_simulator_fails_once_is_run_again_to_the_same_outcome(num_envs):
+    failing, _ = run(num_envs, crashes={2: 1, 5: 1})
+    flawless, _ = run(num_envs)
+    assert by_seed(failing) == by_seed(flawless)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_episode_that_fails_again_is_an_error_and_costs_the_others_nothing(num_envs):
+    outcomes, envs = run(num_envs, crashes={2: 9})
+    results = {result.seed: result for result, _ in outcomes}
+    assert len(outcomes) == len(results) == 10
+    assert results.pop(2) == EpisodeResult(2, False, TA, error="seed 2 exploded")
+    assert envs.crashes == {2: 7}  # tried twice
+    flawless = {result.seed: result for result, _ in run(num_envs)[0]}
+    del flawless[2]
+    assert results == flawless
+
+
+def test_policy_that_gives_nan_is_an_error_and_not_a_failed_episode():
+    with pytest.raises(RolloutError, match="NaN or infinite actions at step 0 of seed 0"):
+        run(1, actor=NoisyActor(factor=np.nan))
+
+
+def test_time_of_the_simulator_is_recorded():
+    actor = NoisyActor()
+    run(2, actor=actor)
+    assert actor.times.simulate > 0

@@ -99,7 +99,11 @@ def encode(words: list[str]) -> Output:
 
 
 def evaluate(words: list[str]) -> Output:
-    """Roll a checkpoint out over held-out seeds."""
+    """Roll a checkpoint out over held-out seeds.
+
+    Raises:
+        S2RobotError: among others, the simulator failed in some episodes; the results of the rest are printed first.
+    """
     from s2robot.evaluation import evaluate as evaluate_checkpoint
     from s2robot.report import plot_run
     from s2robot_envs import default_num_envs, make_vector_env
@@ -115,8 +119,17 @@ def evaluate(words: list[str]) -> Output:
         f"{config.first_seed} to {config.first_seed + config.episodes - 1}, in {results['seconds']:.0f} s\n"
         f"results, plot and videos: {output}"
     )
+    text = "\n".join([text, *(f"warning: {warning}" for warning in results["warnings"])])
     long = ("episode_results", "loss_curve")
-    return Output(text, {key: value for key, value in results.items() if key not in long} | {"output": str(output)})
+    data = {key: value for key, value in results.items() if key not in long} | {"output": str(output)}
+    failed = [episode for episode in results["episode_results"] if episode["error"] is not None]
+    if failed:
+        raise NotReadyError(
+            Output(text, data),
+            f"{len(failed)} of {config.episodes} episodes could not be run and are not counted: the simulator failed "
+            f"twice with seed {', '.join(str(episode['seed']) for episode in failed)}; the first: {failed[0]['error']}",
+        )
+    return Output(text, data)
 
 
 def benchmark(words: list[str]) -> Output:

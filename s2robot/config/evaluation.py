@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -21,7 +23,13 @@ class EvaluateConfig:
     first_seed: int = EVALUATION_SEED
     num_envs: int | None = None  # null = one for each core, fewer where memory is short
     horizon: int | None = None  # null = the task's own
-    videos: int = 4
+    render_profile: str | None = None  # null = as in training; another needs allow_mismatch
+    variant: dict[str, Any] | None = None  # null = as in training, {} = the task itself; another needs allow_mismatch
+    allow_mismatch: bool = False  # look through other pictures than the policy learned from
+    execute_steps: int | None = None  # of each predicted chunk; null = as trained
+    temporal_ensemble: float | None = None  # m: average overlapping chunks with weights exp(-m·i), oldest first
+    videos: int = 4  # of the first successes and the first failures
+    step_timeout: float = 300.0  # seconds after which a simulator counts as hung
     output: str | None = None  # null = the checkpoint's parent folder
     device: str = "auto"
     engine: str | None = None  # what runs the backbone; null = as in training (features differ by rounding only)
@@ -30,3 +38,8 @@ class EvaluateConfig:
         require(self.episodes >= 1, "episodes", self.episodes, "1 or more")
         require(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
         require(self.num_envs is None or self.num_envs >= 1, "num_envs", self.num_envs, "1 or more, or null")
+        steps, m = self.execute_steps, self.temporal_ensemble
+        require(steps is None or steps >= 1, "execute_steps", steps, "1 or more, or null")
+        require(m is None or (m >= 0 and math.isfinite(m)), "temporal_ensemble", m, "0 or more, or null")
+        require(self.videos >= 0, "videos", self.videos, "0 or more")
+        require(self.step_timeout > 0, "step_timeout", self.step_timeout, "more than 0 seconds")

@@ -160,7 +160,7 @@ def _caveats(baseline: Arm, treatment: Arm, rates: tuple[float, float], states: 
     if min(rates) >= 0.95 or max(rates) <= 0.05:
         yield "The task is saturated: at success this close to the limit it hardly tells arms apart."
     if errors := sum(cell.errors for arm in (baseline, treatment) for cell in arm.cells):
-        yield f"Episodes that ended in an error of the simulator or policy, counted as recorded: {errors}."
+        yield f"Episodes that ended in an error of the simulator are left out: {errors}."
 
 
 def _matches(arm: Arm, selector: dict[str, Any]) -> bool:

@@ -183,6 +183,11 @@ def _episodes(reader: _Reader) -> tuple[NDArray[np.int64], NDArray[np.bool_], ND
     rows = reader.objects("episode_results")
     if not rows:
         raise ReportError(f"{reader.path}: episode_results is empty")
+    errors = len(rows)
+    rows = [row for row in rows if row.document.get("error") is None]
+    errors -= len(rows)
+    if not rows:
+        raise ReportError(f"{reader.path}: every episode ended in an error of the simulator")
     rows.sort(key=lambda row: row.get("seed", int))
     seeds = np.array([row.get("seed", int) for row in rows], dtype=np.int64)
     successes = np.array([row.get("success", bool) for row in rows], dtype=bool)
@@ -193,7 +198,7 @@ def _episodes(reader: _Reader) -> tuple[NDArray[np.int64], NDArray[np.bool_], ND
         counted = f"{successes.sum()} of {len(rows)}"
         raise ReportError(f"{reader.path}: states {stated[0]} of {stated[1]} successes, episode_results has {counted}")
     steps = np.array([row.get("steps", int, 0) for row in rows], dtype=np.int64)
-    return seeds, successes, steps, sum(row.document.get("error") is not None for row in rows)
+    return seeds, successes, steps, errors
 
 
 def _videos(reader: _Reader) -> list[Video]:

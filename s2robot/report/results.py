@@ -75,7 +75,7 @@ class Cell:
         seeds: evaluation seeds, ascending, int64 [E]; equal seeds are equal initial states.
         successes: bool [E].
         steps: environment steps of each episode, int64 [E].
-        errors: episodes that ended in an error; they count as recorded.
+        errors: episodes that ended in an error of the simulator; they are left out of all other numbers.
         loss_curve: rows of the training log.
         videos: the filmed episodes whose file exists.
         commands: the commands that trained and evaluated the policy.

@@ -41,7 +41,7 @@ def _draw_run(results: dict[str, Any]) -> Figure:
         title = f"{results['task']} · {results['policy']} · {results['backbone']} {scales_label(results['scales'])}"
         figure.suptitle(shorten(title, 100), x=0.01, ha="left", fontsize=12)
         _draw_losses(left, results.get("loss_curve") or [])
-        _draw_solved(right, results["episode_results"])
+        _draw_solved(right, [row for row in results["episode_results"] if row.get("error") is None])
     except (KeyError, TypeError) as error:
         raise ReportError(f"these results cannot be drawn: {error!r} is missing or malformed") from error
     return figure

@@ -124,6 +124,8 @@ def limits(comparisons: Comparisons, arms: Sequence[Arm]) -> list[str]:
         notes.append(
             "More data sets than tasks: some arms were trained on different demonstrations; each comparison says so."
         )
+    if errors := sum(cell.errors for arm in arms for cell in arm.cells):
+        notes.append(f"Left out everywhere: {plural(errors, 'episode')} in which the simulator failed, twice each.")
     if comparisons.contrasts:
         notes.append("“No difference shown” is not “no difference”: the interval says how large one may still be.")
     notes.extend(f"Not compared: {reason}." for reason in comparisons.missing)

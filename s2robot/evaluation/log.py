@@ -1,0 +1,85 @@
+"""Finished episodes on disk, so that an evaluation that was killed goes on with the seeds that are left."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from s2robot.checkpoint import write_durably
+from s2robot.rollout import EpisodeResult, Times
+
+
+class EpisodeLog:
+    """What an evaluation has finished, one JSON line each after a first line that identifies it.
+
+    Lines of another evaluation (other checkpoint, environment or way to act) are discarded.
+
+    Args:
+        path: the file.
+        identity: of the evaluation: everything that an episode depends on, its seed apart.
+
+    Attributes:
+        episodes: seed -> outcome.
+        videos: as in `results.json`, by ascending seed.
+        warnings: what was found wrong while filming; a seed that could not be filmed has one.
+        times: of all sessions.
+        seconds: of all sessions.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path = path
+        self.episodes: dict[int, EpisodeResult] = {}
+        self.videos: list[dict[str, Any]] = []
+        self.warnings: dict[int, str] = {}
+        self.times = Times()
+        self.seconds = 0.0
+        first, *rest = self._lines() or [None]
+        if first != {"evaluation": identity}:
+            write_durably(path, json.dumps({"evaluation": identity}).encode() + b"\n")
+            rest = []
+        for line in rest:
+            self._keep(line)
+        self._earlier = self.seconds
+
+    def add(self, episode: EpisodeResult, times: Times, seconds: float) -> None:
+        """Record a finished episode and the times since the last one, `seconds` after this process began, durably."""
+        self._write({"episode": asdict(episode), "times": asdict(times), "seconds": self._earlier + seconds})
+
+    def add_video(self, seed: int, video: dict[str, Any] | None, warning: str | None, seconds: float) -> None:
+        """Record that a seed was filmed, or why it could not be, durably."""
+        self._write({"seed": seed, "video": video, "warning": warning, "seconds": self._earlier + seconds})
+
+    def filmed(self) -> set[int]:
+        """Seeds of which there is a video, or a warning instead."""
+        return {video["seed"] for video in self.videos} | set(self.warnings)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._keep(line)
+        with self.path.open("a") as file:
+            file.write("\n" + json.dumps(line) + "\n")  # the first newline ends a line cut short by a kill
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self) -> list[Any]:
+        lines = []
+        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:  # the line being written when the process was killed
+                continue
+        return lines
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        self.seconds = line["seconds"]
+        if "episode" in line:
+            episode = EpisodeResult(**line["episode"])
+            self.episodes[episode.seed] = episode
+            self.times.add(Times(**line["times"]))
+            return
+        if line["video"] is not None:
+            self.videos = sorted([*self.videos, line["video"]], key=lambda entry: entry["seed"])
+        if line["warning"] is not None:
+            self.warnings[line["seed"]] = line["warning"]

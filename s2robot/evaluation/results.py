@@ -1,0 +1,88 @@
+"""The document that `results.json` holds: one evaluated cell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from s2robot.checkpoint import Checkpoint, package_versions
+from s2robot.config import EncoderConfig, EvaluateConfig
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import RolloutError
+from s2robot.rollout import EpisodeResult
+from s2robot.statistics import wilson_interval
+
+RESULTS_SCHEMA = 1
+
+
+def make_results(
+    config: EvaluateConfig,
+    checkpoint: Checkpoint,
+    environment: dict[str, Any],
+    encoder: S2Encoder,
+    episodes: Sequence[EpisodeResult],
+) -> dict[str, Any]:
+    """Everything but the times and the videos.
+
+    `successes`, `episodes`, `success_rate` and `interval` are those of the episodes that ran. `episode_results` also
+    holds those that ended in an error of the simulator; `errors` counts them.
+
+    Raises:
+        RolloutError: not one episode ran.
+    """
+    ran = [episode for episode in episodes if episode.error is None]
+    if not ran:
+        raise RolloutError(f"the simulator failed in all {len(episodes)} episodes; the first: {episodes[0].error}")
+    successes = sum(episode.success for episode in ran)
+    cost = encoder.cost()
+    trained = checkpoint.config
+    return {
+        "schema": RESULTS_SCHEMA,
+        "task": environment["task"],
+        "policy": trained.policy.name,
+        "backbone": trained.encoder.backbone,
+        "variant": _variant(trained.encoder, config),
+        "scales": list(trained.encoder.scales),
+        "readout": trained.readout.name,
+        "training_seed": trained.seed,
+        "demonstrations": checkpoint.demonstrations,
+        "gmacs": cost.gmacs,
+        "parameters": cost.parameters,
+        "feature_width": next(iter(checkpoint.spec.features.values())).channels,
+        "success_rate": successes / len(ran),
+        "successes": successes,
+        "episodes": len(ran),
+        "errors": len(episodes) - len(ran),
+        "interval": list(wilson_interval(successes, len(ran))),
+        "confidence": 0.95,
+        "execute_steps": config.execute_steps or trained.policy.execute_steps,
+        "temporal_ensemble": config.temporal_ensemble,
+        "episode_results": [asdict(episode) for episode in episodes],
+        "loss_curve": checkpoint.loss_curve,
+        "environment": environment,
+        "fingerprints": {**checkpoint.fingerprints, "environment": hash_json(environment)},
+        "versions": package_versions(),
+        "command": " ".join(sys.argv),
+        "training_command": checkpoint.command,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def hash_json(document: Any) -> str:
+    """Sha256 of a JSON document, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _variant(encoder: EncoderConfig, config: EvaluateConfig) -> str:
+    """Name what sets this apart from the default encoder of its backbone and scales, and from acting as trained."""
+    default = EncoderConfig()
+    names = ("tile", "antialias", "pool_to", "cover", "keep_aspect", "upsampled", "duplicate")
+    changed = [(name, getattr(encoder, name)) for name in names if getattr(encoder, name) != getattr(default, name)]
+    acting = ("execute_steps", "temporal_ensemble")
+    changed += [(name, getattr(config, name)) for name in acting if getattr(config, name) is not None]
+    return ", ".join(name if value is True else f"{name}={value}" for name, value in changed)

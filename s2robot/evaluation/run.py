@@ -1,0 +1,151 @@
+"""Evaluate a checkpoint: run the seeds that are left, film a few again, write `results.json`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+from tqdm import tqdm
+
+from s2robot.checkpoint import Checkpoint, load_policy, write_durably
+from s2robot.config import EvaluateConfig
+from s2robot.evaluation.log import EpisodeLog
+from s2robot.evaluation.results import RESULTS_SCHEMA, hash_json, make_results
+from s2robot.evaluation.videos import choose_seeds, compare, write_video
+from s2robot.interfaces import CheckpointError, RolloutError, resolve_device
+from s2robot.looks import evaluation_environment
+from s2robot.rollout import Actor, EpisodeResult, Recording, rollout
+
+__all__ = ["RESULTS_SCHEMA", "MakeVectorEnv", "evaluate"]
+
+_HOPELESS = 10
+"""So many episodes that ended in an error before any ran mean that none will."""
+
+MakeVectorEnv = Callable[..., VectorEnv]
+"""`make_vector_env(task=…, num_envs=…, observation_steps=…, action_steps=…, on_failure="replace", timeout=…,
+**environment)`, auto-reset disabled; a failed environment is replaced and named in `info["error"]`."""
+
+Run = Callable[..., Iterator[tuple[EpisodeResult, Recording | None]]]
+
+
+def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: int) -> dict[str, Any]:
+    """Roll a checkpoint out over held-out seeds; write `results.json` and videos; return the results.
+
+    Finished episodes are appended to `episodes.jsonl` as they end; an episode depends on its seed alone, so the
+    results of an evaluation that was killed and started again are those of an uninterrupted one. Videos are made
+    afterwards, by running the chosen seeds again.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or records no environment.
+        RolloutError: the environment does not fit the policy, or not one episode could be run.
+    """
+    start = time.perf_counter()
+    device = resolve_device(config.device)
+    policy, encoder, checkpoint = load_policy(config.checkpoint, device, config.engine)
+    if "task" not in checkpoint.environment:
+        raise CheckpointError(f"checkpoint {config.checkpoint!r} records no environment: its dataset had no task")
+    environment, mismatch = evaluation_environment(
+        checkpoint.environment,
+        render_profile=config.render_profile,
+        variant=config.variant,
+        allow_mismatch=config.allow_mismatch,
+    )
+    if config.horizon is not None:
+        environment["horizon"] = config.horizon
+    output = Path(config.output or Path(config.checkpoint).parent)
+    output.mkdir(parents=True, exist_ok=True)
+    log = EpisodeLog(output / "episodes.jsonl", _identity(config, environment))
+    actor = Actor(policy, encoder, checkpoint, device, config.execute_steps, config.temporal_ensemble)
+
+    run = _make_run(config, actor, checkpoint, environment, make_vector_env, num_envs)
+    seeds = range(config.first_seed, config.first_seed + config.episodes)
+    _run_episodes(log, actor, [seed for seed in seeds if seed not in log.episodes], len(seeds), run, start)
+    episodes = [log.episodes[seed] for seed in seeds]
+    try:
+        results = make_results(config, checkpoint, environment, encoder, episodes)
+    except RolloutError:
+        log.path.unlink()
+        raise
+    _film(log, output, [seed for seed in choose_seeds(episodes, config.videos) if seed not in log.filmed()], run, start)
+    latency = log.times.summary()
+    results |= {
+        "mismatch": mismatch,
+        "seconds": round(log.seconds, 1),
+        "latency_ms": latency and latency["median_ms"],
+        "latency": latency,
+        "videos": log.videos,
+        "warnings": list(log.warnings.values()),
+    }
+    write_durably(output / "results.json", json.dumps(results, indent=1).encode())
+    log.path.unlink(missing_ok=True)
+    return results
+
+
+def _make_run(
+    config: EvaluateConfig,
+    actor: Actor,
+    checkpoint: Checkpoint,
+    environment: dict[str, Any],
+    make_vector_env: MakeVectorEnv,
+    num_envs: int,
+) -> Run:
+    """`run(seeds, film=False)`: make the environments, run the seeds, close the environments."""
+
+    def run(seeds: Sequence[int], film: bool = False) -> Iterator[tuple[EpisodeResult, Recording | None]]:
+        if not seeds:
+            return
+        envs = make_vector_env(
+            num_envs=min(num_envs, len(seeds)),
+            observation_steps=checkpoint.config.policy.observation_steps,
+            action_steps=actor.execute_steps,
+            on_failure="replace",
+            timeout=config.step_timeout,
+            **environment,
+        )
+        try:
+            yield from rollout(actor, envs, seeds, film=seeds if film else ())
+        finally:
+            envs.close()
+
+    return run
+
+
+def _run_episodes(log: EpisodeLog, actor: Actor, left: Sequence[int], total: int, run: Run, start: float) -> None:
+    """Run the seeds that are left and log each episode as it ends."""
+    with tqdm(total=total, initial=total - len(left), unit="episode", desc="rollouts") as bar:
+        for result, _ in run(left):
+            log.add(result, actor.times.drain(), time.perf_counter() - start)
+            ran = [episode for episode in log.episodes.values() if episode.error is None]
+            errors = len(log.episodes) - len(ran)
+            if result.error is not None:
+                bar.write(f"seed {result.seed} is not counted, its simulator failed twice: {result.error}")
+            if errors >= _HOPELESS and not ran:
+                log.path.unlink()
+                raise RolloutError(f"the simulator failed in each of the first {errors} episodes: {result.error}")
+            bar.set_postfix(
+                success=f"{sum(e.success for e in ran)}/{len(ran)}", **({"errors": errors} if errors else {})
+            )
+            bar.update()
+
+
+def _film(log: EpisodeLog, output: Path, seeds: Sequence[int], run: Run, start: float) -> None:
+    """Run the seeds once more with a camera, and check that they end as they did."""
+    for result, recording in tqdm(
+        run(seeds, film=True), total=len(seeds), unit="video", desc="videos", disable=not seeds
+    ):
+        video = write_video(output, recording) if recording is not None else None
+        warning = compare(log.episodes[result.seed], result)
+        if warning is not None:
+            tqdm.write(f"warning: {warning}")
+        log.add_video(result.seed, video, warning, time.perf_counter() - start)
+
+
+def _identity(config: EvaluateConfig, environment: dict[str, Any]) -> str:
+    """Everything that the logged episodes depend on."""
+    recorded = (Path(config.checkpoint) / "config.json").read_text()
+    acting = (config.device, config.engine, config.execute_steps, config.temporal_ensemble)
+    return hash_json([recorded, environment, config.first_seed, acting])

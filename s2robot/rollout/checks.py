@@ -1,0 +1,92 @@
+"""Do the environments offer what the policy was trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gymnasium import Space
+
+from s2robot.checkpoint import Checkpoint
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import RolloutError, unknown_name
+
+
+def check_spaces(
+    checkpoint: Checkpoint, encoder: S2Encoder, execute_steps: int, observations: Mapping[str, Space], actions: Space
+) -> None:
+    """Compare one environment's spaces with what the checkpoint records.
+
+    Args:
+        checkpoint: of the policy.
+        encoder: of the policy.
+        execute_steps: actions of one step of the environment.
+        observations: key -> space, with the leading To axis.
+        actions: the space of one chunk, [execute_steps, A].
+
+    Raises:
+        RolloutError: actions of another shape; a camera or proprioception key is missing; images of another size.
+    """
+    expected = (execute_steps, checkpoint.spec.action_width)
+    if actions.shape != expected:
+        raise RolloutError(
+            f"the environment takes action chunks of shape {actions.shape}, the policy gives {expected} (steps, width)"
+        )
+    steps = checkpoint.config.policy.observation_steps
+    for camera in checkpoint.spec.features:
+        _check_camera(checkpoint, encoder, camera, steps, observations)
+    width = 0
+    for key in checkpoint.proprioception:
+        shape = _entry(observations, key, key, "proprioception", "")
+        width += _product(shape[1:])
+    if width != checkpoint.spec.proprioception_width:
+        raise RolloutError(
+            f"proprioception {checkpoint.proprioception} has {width} numbers in the environment, the policy was "
+            f"trained on {checkpoint.spec.proprioception_width}"
+        )
+
+
+def _check_camera(
+    checkpoint: Checkpoint, encoder: S2Encoder, camera: str, steps: int, observations: Mapping[str, Space]
+) -> None:
+    shape = _entry(observations, f"{camera}_image", camera, "camera", "_image")
+    if len(shape) != 4 or shape[0] != steps or shape[3] != 3:
+        raise RolloutError(f"camera {camera!r} gives images {shape}; the policy needs ({steps}, height, width, 3)")
+    height, width = shape[1:3]
+    trained = recorded_size(checkpoint.environment, camera)
+    if trained is not None and (height, width) != (trained, trained):
+        raise RolloutError(
+            f"camera {camera!r} gives images of {height} x {width} pixels, the policy was trained on {trained} x "
+            f"{trained}: features of resized images differ; make the environment with image_size={trained}"
+        )
+    features = encoder.feature_shape(height, width)
+    if features != checkpoint.spec.features[camera]:
+        raise RolloutError(
+            f"images of {height} x {width} pixels from camera {camera!r} give features of {features}, the policy was "
+            f"trained on {checkpoint.spec.features[camera]}: make the environment with the size it was trained on"
+        )
+
+
+def recorded_size(environment: Mapping[str, Any], camera: str) -> int | None:
+    """Pixels per side of the images the policy was trained on, as the demonstrations' environment records it."""
+    size = environment.get("image_size")
+    if isinstance(size, Mapping):
+        size = size.get(camera)
+    return max(size, default=None) if isinstance(size, list | tuple) else size
+
+
+def _entry(observations: Mapping[str, Space], key: str, name: str, kind: str, ending: str) -> tuple[int, ...]:
+    if key not in observations:
+        choices = [other.removesuffix(ending) for other in observations if not ending or other.endswith(ending)]
+        raise RolloutError(f"the policy needs a {kind} that the environment lacks: {unknown_name(kind, name, choices)}")
+    shape = observations[key].shape
+    if shape is None:
+        raise RolloutError(f"observation {key!r} has no fixed shape")
+    return shape
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for side in shape:
+        product *= side
+    return product
