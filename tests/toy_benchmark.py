@@ -164,7 +164,7 @@ def toy_config(output: Path, **changes: Any) -> BenchmarkConfig:
         encoder=EncoderConfig(weights="none"),
         readout=ReadoutConfig(name="mean", width=8),
         policy=BCConfig(hidden=[16], action_steps=4, execute_steps=4),
-        training=TrainingConfig(epochs=4, batch_size=16, learning_rate=3e-3, warmup_steps=2, save_every=2),
+        training=TrainingConfig(epochs=4, batch_size=16, learning_rate=3e-3, warmup_steps=2, save_every_steps=4),
     )
     return replace(config, **changes)
 

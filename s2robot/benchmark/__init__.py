@@ -4,7 +4,8 @@ grid.py      arms × tasks × training seeds      controls.py    what a multi-sc
 plan.py      the contrasts, before anything runs stages.py      demonstrations, training, rollouts: made once
 runner.py    every cell, then the report         engines.py     here or on Ray
 results.py   one row per episode                 sequential.py  optional: batches until decided
-dry_run.py   cells, cost, time, disk, power      calibration.py the base arm alone, on calibration seeds
+dry_run.py   cells, cost, time, disk, power      films.py        initial states to film
+calibration.py  the base arm alone, on calibration seeds
 """
 
 from s2robot.benchmark.calibration import calibrate

@@ -36,7 +36,7 @@ def calibrate(
     Returns:
         Per task, the block to put under `calibration`.
     """
-    config = replace(config, cells=None, videos=0)
+    config = replace(config, cells=None)
     config.first_seed = CALIBRATION_SEED  # beyond what a benchmark accepts, which is the point
     stages = Stages(config, collect, make_vector_env, num_envs)
     return [_block(config, task, stages) for task in config.task_list]

@@ -47,7 +47,7 @@ def write_error(output: Path, cell: Cell, error: str) -> None:
     write_durably(folder / _ERROR_FILE, json.dumps(document, indent=1).encode())
 
 
-def write_results(output: Path, cell: Cell, parts: list[Path], seconds: dict[str, float]) -> None:
+def write_results(output: Path, cell: Cell, parts: list[Path], films: list[Path], seconds: dict[str, float]) -> None:
     """Join the ranges of evaluation seeds of one cell into its `results.json`, with the names that the grid gives.
 
     Videos are linked into the cell's folder, which thereby can be copied without the store.
@@ -56,13 +56,15 @@ def write_results(output: Path, cell: Cell, parts: list[Path], seconds: dict[str
         output: the benchmark's folder.
         cell: whose results.
         parts: folders of finished ranges, by ascending seed.
+        films: folders of filmed episodes.
         seconds: time spent now in each stage [s]; added to what is recorded.
     """
     documents = [json.loads((part / RESULTS_FILE).read_text()) for part in parts]
     folder = cell_folder(output, cell)
     folder.mkdir(parents=True, exist_ok=True)
     episodes = [episode for document in documents for episode in document["episode_results"]]
-    successes = sum(episode["success"] for episode in episodes)
+    ran = [episode for episode in episodes if episode.get("error") is None]
+    successes = sum(episode["success"] for episode in ran)
     earlier = (read_results(output, cell) or {}).get("stage_seconds", {})
     merged = {
         **documents[0],
@@ -72,14 +74,19 @@ def write_results(output: Path, cell: Cell, parts: list[Path], seconds: dict[str
         "readout": cell.arm.readout.label,
         "variant": cell.arm.variant,
         "successes": successes,
-        "episodes": len(episodes),
-        "success_rate": successes / len(episodes),
-        "interval": list(wilson_interval(successes, len(episodes))),
+        "episodes": len(ran),
+        "errors": len(episodes) - len(ran),
+        "success_rate": successes / len(ran),
+        "interval": list(wilson_interval(successes, len(ran))),
         "episode_results": episodes,
         "seconds": round(sum(document["seconds"] for document in documents), 1),
-        "videos": list(_link_videos(folder, parts, documents)),
+        "videos": list(_link_videos(folder, films)),
         "ranges": [
-            {"episodes": document["episodes"], "latency_ms": document["latency_ms"], "versions": document["versions"]}
+            {
+                "episodes": len(document["episode_results"]),
+                "latency_ms": document["latency_ms"],
+                "versions": document["versions"],
+            }
             for document in documents
         ],
         "stage_seconds": {key: round(earlier.get(key, 0.0) + seconds.get(key, 0.0), 3) for key in _STAGES},
@@ -140,10 +147,10 @@ def _rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _link_videos(folder: Path, parts: list[Path], documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for part, document in zip(parts, documents, strict=True):
-        for entry in document["videos"]:
-            source, target = part / entry["path"], folder / entry["path"]
+def _link_videos(folder: Path, films: list[Path]) -> Iterator[dict[str, Any]]:
+    for film in films:
+        for entry in json.loads((film / RESULTS_FILE).read_text())["videos"]:
+            source, target = film / entry["path"], folder / entry["path"]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             try:

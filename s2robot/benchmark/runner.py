@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.engines import run_jobs
+from s2robot.benchmark.films import choose_films
 from s2robot.benchmark.grid import Cell, make_cells
 from s2robot.benchmark.plan import store_plan, write_plan
 from s2robot.benchmark.results import (
@@ -31,10 +32,11 @@ from s2robot.report import write_report
 
 @dataclass(frozen=True)
 class CellJob:
-    """Give `cell` its first `episodes` episodes."""
+    """Give `cell` its first `episodes` episodes, and film some of their seeds."""
 
     cell: Cell
     episodes: int
+    films: tuple[int, ...] = ()
 
 
 @dataclass
@@ -51,15 +53,20 @@ class Runner:
     def run(self, job: CellJob) -> str | None:
         """Run one cell and write its results; return the error, if any, and record it."""
         self.stages.start_clock()
-
-        def run_stages() -> None:
-            parts = self.stages.rollouts(job.cell, job.episodes)
-            write_results(self.output, job.cell, parts, self.stages.seconds)
-
-        error = _guarded(run_stages)
+        error = _guarded(lambda: self._write(job))
         if error:
             write_error(self.output, job.cell, error)
         return error
+
+    def film(self, job: CellJob) -> str | None:
+        """Film some episodes of a cell that has its results; return the error, if any."""
+        self.stages.start_clock()
+        return _guarded(lambda: self._write(job))
+
+    def _write(self, job: CellJob) -> None:
+        parts = self.stages.rollouts(job.cell, job.episodes)
+        films = self.stages.film(job.cell, job.films)
+        write_results(self.output, job.cell, parts, films, self.stages.seconds)
 
 
 def run_benchmark(
@@ -91,6 +98,7 @@ def run_benchmark(
     _run_rounds(config, runner, races, chosen)
     if len(chosen) < len(cells):
         return None
+    _film(config, runner, document["contrasts"], cells)
     return finish(config, cells, document, races)
 
 
@@ -171,6 +179,20 @@ def _run_round(config: BenchmarkConfig, runner: Runner, jobs: list[CellJob], tot
             state = f"failed: {error.strip().splitlines()[-1]}" if error else "done"
             tqdm.write(f"{job.cell.name}: {state}")
     return failed
+
+
+def _film(config: BenchmarkConfig, runner: Runner, contrasts: list[dict[str, Any]], cells: list[Cell]) -> None:
+    """Film the initial states that divide the arms of each contrast; what cannot be filmed costs no result."""
+    by_name = {cell.name: cell for cell in cells}
+    jobs = []
+    for name, seeds in choose_films(config, runner.output, contrasts, cells).items():
+        document = read_results(runner.output, by_name[name]) or {}
+        missing = set(seeds) - {video["seed"] for video in document["videos"]}
+        if missing:
+            jobs.append(CellJob(by_name[name], len(document["episode_results"]), tuple(sorted(missing))))
+    for job, error in run_jobs(config, runner.film, jobs):
+        if error:
+            print(f"{job.cell.name} could not be filmed: {error.strip().splitlines()[-1]}")
 
 
 def _guarded(work: Any) -> str | None:

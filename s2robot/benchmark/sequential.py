@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from s2robot.benchmark.films import selects
 from s2robot.benchmark.grid import Cell
 from s2robot.benchmark.results import read_results
 from s2robot.config import BenchmarkConfig, require
@@ -30,7 +31,7 @@ def make_races(config: BenchmarkConfig, contrasts: list[dict[str, Any]], cells: 
         require(name in names, "sequential.contrasts", name, f"names of planned contrasts: {'; '.join(names)}")
         contrast = contrasts[names.index(name)]
         baseline, treatment = (
-            [cell for cell in cells if _matches(cell, contrast[side])] for side in ("baseline", "treatment")
+            [cell for cell in cells if selects(contrast[side], cell)] for side in ("baseline", "treatment")
         )
         arms = [{cell.arm.key + cell.task.label for cell in side} for side in (baseline, treatment)]
         one_pair = all(len(side) == 1 for side in arms)
@@ -60,23 +61,19 @@ def next_episodes(config: BenchmarkConfig, output: Path, races: list[Race], cell
 
 def is_decided(config: BenchmarkConfig, output: Path, races: list[Race], race: Race) -> bool:
     """Whether the anytime p-value of a deciding contrast is below its share of alpha (Bonferroni over contrasts)."""
-    outcomes = [_outcomes(output, cells) for cells in race[1:]]
-    states = min(side.shape[1] for side in outcomes)
-    if not states:
+    baseline, treatment = race[1:]
+    outcomes = _outcomes(output, [*baseline, *treatment])
+    if not outcomes.size:
         return False
-    comparison = anytime_comparison(outcomes[0][:, :states], outcomes[1][:, :states])
+    comparison = anytime_comparison(outcomes[: len(baseline)], outcomes[len(baseline) :])
     return comparison.pvalue <= config.sequential.alpha / len(races)
 
 
 def _outcomes(output: Path, cells: list[Cell]) -> np.ndarray:
-    """Outcomes [training seeds, states] in the order of evaluation seeds, as far as all cells have them."""
-    rows = [(read_results(output, cell) or {}).get("episode_results", []) for cell in cells]
-    common = min(len(row) for row in rows)
-    return np.array([[episode["success"] for episode in row[:common]] for row in rows], dtype=float).reshape(
-        len(rows), common
-    )
-
-
-def _matches(cell: Cell, selector: dict[str, Any]) -> bool:
-    known = {"task": cell.task.label, "demonstrations": cell.task.demonstrations, **cell.arm.selector}
-    return all(known[key] == value for key, value in selector.items())
+    """Outcomes [training seeds, states] by ascending evaluation seed, of the states that all cells ran."""
+    tables = []
+    for cell in cells:
+        rows = (read_results(output, cell) or {}).get("episode_results", [])
+        tables.append({row["seed"]: row["success"] for row in rows if row.get("error") is None})
+    shared = sorted(set.intersection(*(set(table) for table in tables)))
+    return np.array([[table[seed] for seed in shared] for table in tables], dtype=float)

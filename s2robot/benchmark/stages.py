@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -105,11 +105,21 @@ class Stages:
             for start, stop in missing:
                 part = folder / f"{start}-{stop - 1}"
                 with self._clock("rollouts"):
-                    evaluate(
-                        self._evaluate_config(cell, checkpoint, part, start, stop), self.make_vector_env, self.num_envs
-                    )
+                    self._evaluate(cell, checkpoint, part, range(start, stop))
                 found.append(((start, stop), part))
         return [part for _, part in sorted(found)]
+
+    def film(self, cell: Cell, seeds: Sequence[int]) -> list[Path]:
+        """Folders with the video of these initial states, and of those filmed for others."""
+        folder = self.store / "rollouts" / rollouts_key(cell)[:16]
+        with self._stage("rollouts", folder):
+            for seed in seeds:
+                film = folder / f"film{seed}"
+                if not (film / "results.json").exists():
+                    checkpoint = self.checkpoint(cell)
+                    with self._clock("rollouts"):
+                        self._evaluate(cell, checkpoint, film, range(seed, seed + 1), videos=1)
+            return sorted(path.parent for path in folder.glob("film*/results.json"))
 
     def _train_config(self, cell: Cell, dataset: Path, folder: Path) -> TrainConfig:
         arm = cell.arm
@@ -127,16 +137,17 @@ class Stages:
             training=arm.policy.training,
         )
 
-    def _evaluate_config(self, cell: Cell, checkpoint: Path, part: Path, start: int, stop: int) -> EvaluateConfig:
-        return EvaluateConfig(
+    def _evaluate(self, cell: Cell, checkpoint: Path, output: Path, seeds: range, videos: int = 0) -> None:
+        config = EvaluateConfig(
             checkpoint=str(checkpoint),
-            episodes=stop - start,
-            first_seed=start,
+            episodes=len(seeds),
+            first_seed=seeds.start,
             horizon=cell.task.horizon,
-            videos=max(0, min(stop, self.config.first_seed + self.config.videos) - start),
-            output=str(part),
+            videos=videos,
+            output=str(output),
             device=self.config.device,
         )
+        evaluate(config, self.make_vector_env, self.num_envs)
 
     def _shared_encoder(self, config: EncoderConfig) -> S2Encoder:
         """The encoder; neighbours in the grid share one, and there are never two in memory."""

@@ -99,6 +99,7 @@ class BenchmarkConfig:
         contrasts: comparisons planned before anything runs: mappings with `name`, `baseline` and `treatment`, each a
             mapping of settings that an arm must have; empty = those that follow from grid and controls.
         cells: numbers of the cells to run, as `dry_run=true` prints them; null = all, and the report.
+        videos: initial states filmed for each contrast, in both arms: those that divide them.
         amend: why the plan stored in `output` is changed; without a reason a changed plan is refused.
         calibrate: run the base arm alone on calibration seeds, and print the blocks to freeze in `tasks`.
         engine: `local`, or `ray` with `ray_cpus` and `ray_gpus` per cell (gpus: null = 1 unless device=cpu).
@@ -122,7 +123,7 @@ class BenchmarkConfig:
     cameras: list[str] | None = None
     episodes: int = 50
     first_seed: int = EVALUATION_SEED
-    videos: int = 4
+    videos: int = 2
     num_envs: int | None = None
     device: str = "auto"
     dry_run: bool = False

@@ -1,0 +1,52 @@
+"""Which initial states to film: for each contrast those that divide its two arms, in both arms."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from s2robot.benchmark.grid import Cell
+from s2robot.benchmark.results import read_results
+from s2robot.config import BenchmarkConfig
+
+
+def choose_films(
+    config: BenchmarkConfig, output: Path, contrasts: list[dict[str, Any]], cells: list[Cell]
+) -> dict[str, list[int]]:
+    """Cell name → evaluation seeds to film, `config.videos` for each contrast, of the first training seed.
+
+    First the states that only one of the arms solved, in turn, then those that both failed.
+    """
+    first = [cell for cell in cells if cell.training_seed == config.training_seeds[0]]
+    films: dict[str, set[int]] = {}
+    for contrast in contrasts:
+        sides = [[cell for cell in first if selects(contrast[side], cell)] for side in ("baseline", "treatment")]
+        for baseline, treatment in itertools.product(*sides):
+            if baseline.task != treatment.task or baseline is treatment:
+                continue
+            seeds = _telling(_outcomes(output, baseline), _outcomes(output, treatment), config.videos)
+            for cell in (baseline, treatment):
+                films.setdefault(cell.name, set()).update(seeds)
+    return {name: sorted(seeds) for name, seeds in films.items() if seeds}
+
+
+def selects(selector: dict[str, Any], cell: Cell) -> bool:
+    """Whether a cell has all the settings of one side of a contrast."""
+    known = {"task": cell.task.label, "demonstrations": cell.task.demonstrations, **cell.arm.selector}
+    return all(known[key] == value for key, value in selector.items())
+
+
+def _outcomes(output: Path, cell: Cell) -> dict[int, bool]:
+    rows = (read_results(output, cell) or {}).get("episode_results", [])
+    return {row["seed"]: row["success"] for row in rows if row.get("error") is None}
+
+
+def _telling(baseline: dict[int, bool], treatment: dict[int, bool], count: int) -> list[int]:
+    shared = sorted(baseline.keys() & treatment.keys())
+    only_treated = [seed for seed in shared if treatment[seed] and not baseline[seed]]
+    only_base = [seed for seed in shared if baseline[seed] and not treatment[seed]]
+    neither = [seed for seed in shared if not baseline[seed] and not treatment[seed]]
+    turns = itertools.zip_longest(only_treated, only_base)
+    divided = [seed for pair in turns for seed in pair if seed is not None]
+    return (divided + neither)[:count]

@@ -1,0 +1,103 @@
+"""A benchmark killed anywhere ends, once resumed, in the results of an uninterrupted one."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_benchmark import run_toys, toy_config
+
+from s2robot.interfaces import ConfigError, S2RobotError
+
+parquet = pytest.importorskip("pyarrow.parquet", reason="results.parquet needs pyarrow")
+
+
+def rows(output: Path) -> list[dict]:
+    """The rows of `results.parquet` without the latency, which is a measurement of the machine."""
+    return parquet.read_table(output / "results.parquet").drop_columns(["latency_ms"]).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    script = Path(__file__).with_name("toy_faults.py")
+    done = subprocess.run([sys.executable, script, folder], check=True, stdout=subprocess.PIPE, text=True)
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_five_kills_at_random_moments_change_no_row(runs):
+    folder, ends = runs
+    assert ends["killed"] == [-signal.SIGKILL] * 5, ends
+    assert (ends["straight"], ends["resumed"]) == (0, 0), ends
+    straight, resumed = rows(folder / "straight"), rows(folder / "killed")
+    assert len(straight) == 4 * 6  # cells × episodes
+    assert {row["success"] for row in straight} == {True, False}
+    assert resumed == straight, ends
+
+
+def test_every_episode_is_counted_once(runs):
+    keys = [(row["cell"], row["initial_state"]) for row in rows(runs[0] / "killed")]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_finished_benchmark_is_not_run_again(runs, capsys):
+    output = runs[0] / "straight"
+    stamps = {path: path.stat().st_mtime_ns for path in output.glob("rollouts/*/*/results.json")}
+    run_toys(toy_config(output))
+    assert capsys.readouterr().out.count("done before, 6 episodes") == 4
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_another_benchmark_finds_what_the_store_holds(runs, tmp_path):
+    store = runs[0] / "straight"
+    stamps = {path: path.stat().st_mtime_ns for path in store.glob("training/*/checkpoint/config.json")}
+    assert len(stamps) == 4
+    run_toys(toy_config(tmp_path, store=str(store), scale_sets=[[32]], training_seeds=[0], episodes=8))
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps  # nothing was trained again
+    assert sorted(path.name for path in store.glob("rollouts/*/*-100007")) == ["100006-100007"]  # only what was missing
+    (cell,) = (tmp_path / "cells").iterdir()
+    straight = json.loads((store / "cells" / cell.name / "results.json").read_text())
+    extended = json.loads((cell / "results.json").read_text())
+    assert extended["episode_results"][:6] == straight["episode_results"]
+    assert extended["episodes"] == 8
+    assert all((cell / video["path"]).is_file() for video in extended["videos"])
+
+
+def test_a_failing_cell_is_recorded_and_the_rest_go_on(tmp_path):
+    config = toy_config(tmp_path, backbones=["test_efficientnet", "nonsense"], scale_sets=[[32]], training_seeds=[0])
+    run_toys(config)
+    document = json.loads((tmp_path / "benchmark.json").read_text())
+    (failed,) = document["failed"]
+    assert "unknown backbone 'nonsense'" in failed["error"]
+    assert len(rows(tmp_path)) == 6
+    assert "nonsense" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_all_cells_failing_is_an_error(tmp_path):
+    with pytest.raises(S2RobotError, match="every cell of the benchmark failed; the first: unknown backbone 'none'"):
+        run_toys(toy_config(tmp_path, backbones=["none"], scale_sets=[[32]], training_seeds=[0]))
+
+
+def test_a_changed_plan_is_refused_without_a_reason_and_recorded_with_one(runs, tmp_path):
+    store = str(runs[0] / "straight")
+    few = {"store": store, "scale_sets": [[32]], "training_seeds": [0]}
+    run_toys(toy_config(tmp_path, episodes=3, **few))
+    with pytest.raises(ConfigError, match="holds a plan of .* that differs in episodes; .*amend="):
+        run_toys(toy_config(tmp_path, episodes=6, **few))
+    run_toys(toy_config(tmp_path, episodes=6, amend="the machine is free tonight", **few))
+    (amendment,) = json.loads((tmp_path / "benchmark.json").read_text())["amendments"]
+    assert amendment["reason"] == "the machine is free tonight"
+    assert amendment["before"]["episodes"] == 3
+    assert "the machine is free tonight" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_cells_can_be_run_by_number_and_joined_afterwards(runs, tmp_path):
+    for number in range(4):
+        assert run_toys(toy_config(tmp_path, store=str(runs[0] / "straight"), cells=number)) is None
+    assert not (tmp_path / "results.parquet").exists()
+    run_toys(toy_config(tmp_path, store=str(runs[0] / "straight")))
+    assert rows(tmp_path) == rows(runs[0] / "straight")
+    with pytest.raises(ConfigError, match=r"cells=9 is not possible; valid: numbers of 0 … 3"):
+        run_toys(toy_config(tmp_path, cells=9))
