@@ -1,8 +1,12 @@
 """Speed of the environments, single and vectorised, full and fast, against robosuite's own GymWrapper.
 
-Run: python benchmarks/environments.py [--task Lift] [--size 224] [--steps 100]
-Prints a Markdown table; a minute or two. Every row is measured in a process of its own, one after the other, with
-two cameras. A step is one action (1/20 s of simulated time); a frame is one rendered image.
+Run: python benchmarks/environments.py [--task Lift] [--size 224] [--seconds 3] [--rounds 3]
+Prints a Markdown table of medians over the rounds, with smallest and largest values; about four minutes on two cores.
+
+In each round every row is measured once, in a process of its own, with two cameras, so that whatever else the machine
+does, and whatever it did first, falls on all rows alike. A measurement is as many steps as fit into the given time,
+after the first seconds, in which libraries load and compile. A step is one action (1/20 s of simulated time), a frame
+one rendered image.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from s2robot_envs import TASKS, make_env, make_vector_env
 from s2robot_envs.vector import default_num_envs
 
 WARM_UP = 3  # steps before the clock starts: the first frame starts OpenGL, the first step loads compiled code
+LONG = 100_000  # steps; no episode ends while it is measured
 
 
 @dataclass(frozen=True)
@@ -30,17 +36,29 @@ class Speed:
     frames: float
 
 
-def time_steps(step: Callable[[], object], repeats: int) -> float:
-    """Seconds of `repeats` steps after the warm-up."""
+def time_steps(step: Callable[[], object], seconds: float) -> float:
+    """Calls per second, over at least `seconds` and 5 calls after the warm-up."""
     for _ in range(WARM_UP):
         step()
-    start = time.perf_counter()
-    for _ in range(repeats):
+    start, calls = time.perf_counter(), 0
+    while calls < 5 or time.perf_counter() - start < seconds:
         step()
-    return time.perf_counter() - start
+        calls += 1
+    return calls / (time.perf_counter() - start)
 
 
-def gym_wrapper(task: str, size: int, steps: int) -> Speed:
+def time_resets(reset: Callable[[int], object]) -> float:
+    """Seconds of the faster of two resets, after a first one."""
+    reset(0)
+    times = []
+    for seed in (1, 2):
+        start = time.perf_counter()
+        reset(seed)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def gym_wrapper(task: str, size: int, seconds: float) -> Speed:
     """The GymWrapper of robosuite with its defaults: hard resets, its own renderer."""
     import robosuite
     from robosuite.wrappers import GymWrapper
@@ -56,52 +74,53 @@ def gym_wrapper(task: str, size: int, steps: int) -> Speed:
             camera_names=cameras,
             camera_heights=size,
             camera_widths=size,
+            horizon=LONG,
         ),
         keys=[f"{camera}_image" for camera in cameras],
     )
-    env.reset()
-    start = time.perf_counter()
-    env.reset()
-    reset = time.perf_counter() - start
+    reset = time_resets(lambda seed: env.reset(seed=seed))
     rng = np.random.default_rng(0)
-    seconds = time_steps(lambda: env.step(rng.uniform(-1, 1, env.action_space.shape)), steps)
-    return Speed(reset, steps / seconds, 2 * steps / seconds)
+    rate = time_steps(lambda: env.step(rng.uniform(-1, 1, env.action_space.shape)), seconds)
+    # Two frames of the size asked for, or the rate would be that of something else.
+    assert env._get_observations()[f"{cameras[1]}_image"].shape == (size, size, 3)
+    return Speed(reset, rate, 2 * rate)
 
 
-def single(task: str, size: int, steps: int, profile: str) -> Speed:
+def single(task: str, size: int, seconds: float, profile: str) -> Speed:
     """One environment in this process."""
-    horizon = steps + WARM_UP
-    env = make_env(task, cameras=TASKS[task].cameras[:2], image_size=size, render_profile=profile, horizon=horizon)
-    env.reset(seed=0)
-    start = time.perf_counter()
-    env.reset(seed=1)
-    reset = time.perf_counter() - start
+    env = make_env(task, cameras=TASKS[task].cameras[:2], image_size=size, render_profile=profile, horizon=LONG)
+    reset = time_resets(lambda seed: env.reset(seed=seed))
     rng = np.random.default_rng(0)
-    seconds = time_steps(lambda: env.step(rng.uniform(-1, 1, env.action_space.shape)), steps)
+    rate = time_steps(lambda: env.step(rng.uniform(-1, 1, env.action_space.shape)), seconds)
     env.close()
-    return Speed(reset, steps / seconds, 2 * steps / seconds)
+    return Speed(reset, rate, 2 * rate)
 
 
-def vectorised(task: str, size: int, steps: int, profile: str, num_envs: int, action_steps: int) -> Speed:
-    """One process per environment; every environment makes `steps` steps, in chunks of `action_steps`."""
-    chunks = -(-steps // action_steps)
+def vectorised(task: str, size: int, seconds: float, profile: str, num_envs: int, action_steps: int) -> Speed:
+    """One process per environment, each executing chunks of `action_steps` actions."""
     envs = make_vector_env(
         task,
         num_envs,
         cameras=TASKS[task].cameras[:2],
         image_size=size,
         render_profile=profile,
-        horizon=(chunks + WARM_UP) * action_steps,
+        horizon=LONG,
         action_steps=action_steps,
     )
-    envs.reset(seed=list(range(num_envs)))
-    start = time.perf_counter()
-    envs.reset(seed=list(range(num_envs, 2 * num_envs)))
-    reset = time.perf_counter() - start
+    seeds = np.arange(num_envs)
+    reset = time_resets(lambda seed: envs.reset(seed=(seeds + seed * num_envs).tolist()))
     rng = np.random.default_rng(0)
-    seconds = time_steps(lambda: envs.step(rng.uniform(-1, 1, envs.action_space.shape)), chunks)
+    executed = []
+
+    def step() -> None:
+        info = envs.step(rng.uniform(-1, 1, envs.action_space.shape))[-1]
+        executed.append(info["steps"].sum())
+
+    rate = time_steps(step, seconds)
     envs.close()
-    return Speed(reset, num_envs * chunks * action_steps / seconds, num_envs * 2 * chunks / seconds)
+    if set(executed) != {num_envs * action_steps}:  # an idle environment would count as an infinitely fast one
+        raise RuntimeError(f"some environment was idle: {executed}")
+    return Speed(reset, num_envs * action_steps * rate, num_envs * 2 * rate)
 
 
 def in_own_process(measure: Callable[..., Speed], *arguments: object) -> Speed:
@@ -125,27 +144,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="Lift", choices=sorted(TASKS))
     parser.add_argument("--size", type=int, default=224, help="pixels per side of both cameras")
-    parser.add_argument("--steps", type=int, default=100, help="measured steps per environment")
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured time of each row and round")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    common = options.task, options.size, options.steps
+    common = options.task, options.size, options.seconds
     num_envs = default_num_envs()
-    rows = [
-        ("robosuite GymWrapper", gym_wrapper, ()),
-        ("ours, full", single, ("full",)),
-        ("ours, fast", single, ("fast",)),
-        (f"ours, full, {num_envs} processes", vectorised, ("full", num_envs, 1)),
-        (f"ours, fast, {num_envs} processes", vectorised, ("fast", num_envs, 1)),
-        (f"ours, fast, {num_envs} processes, chunks of 8 actions", vectorised, ("fast", num_envs, 8)),
-    ]
-    print(f"{options.task}, two cameras at {options.size} pixels, {num_envs} cores\n")
-    print("| environment | reset [s] | steps/s | frames/s | steps/s against GymWrapper |")
+    rows = {
+        "robosuite GymWrapper": (gym_wrapper, ()),
+        "ours, full": (single, ("full",)),
+        "ours, fast": (single, ("fast",)),
+        f"ours, full, {num_envs} processes": (vectorised, ("full", num_envs, 1)),
+        f"ours, fast, {num_envs} processes": (vectorised, ("fast", num_envs, 1)),
+        f"ours, fast, {num_envs} processes, chunks of 8 actions": (vectorised, ("fast", num_envs, 8)),
+    }
+    speeds: dict[str, list[Speed]] = {name: [] for name in rows}
+    for round_ in tqdm(range(options.rounds), "rounds"):
+        # Each round in another order: no row is always the first, or always after the same one.
+        names = list(rows)[round_ % len(rows) :] + list(rows)[: round_ % len(rows)]
+        for name in tqdm(names, leave=False):
+            measure, arguments = rows[name]
+            speeds[name].append(in_own_process(measure, *common, *arguments))
+    print(
+        f"{options.task}, two cameras at {options.size} pixels, {num_envs} cores, {options.rounds} rounds of ", end=""
+    )
+    print(f"{options.seconds:g} s: median (smallest to largest)\n")
+    print("| environment | reset [s] | steps/s | frames/s | steps/s against GymWrapper, same round |")
     print("|---|---|---|---|---|")
-    baseline = None
-    for name, measure, arguments in rows:
-        speed = in_own_process(measure, *common, *arguments)
-        baseline = baseline or speed.steps
-        ratio = f"{speed.steps / baseline:.1f}x"
-        print(f"| {name} | {speed.reset:.3f} | {speed.steps:.1f} | {speed.frames:.1f} | {ratio} |", flush=True)
+    baseline = [speed.steps for speed in speeds["robosuite GymWrapper"]]
+    for name, rounds in speeds.items():
+        columns = [
+            spread([speed.reset for speed in rounds], 3),
+            spread([speed.steps for speed in rounds], 1),
+            spread([speed.frames for speed in rounds], 1),
+            spread([speed.steps / base for speed, base in zip(rounds, baseline, strict=True)], 1, "x"),
+        ]
+        print(f"| {name} | {' | '.join(columns)} |")
+
+
+def spread(values: list[float], digits: int, unit: str = "") -> str:
+    """Median, and the range over the rounds."""
+    return f"{np.median(values):.{digits}f}{unit} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 if __name__ == "__main__":
