@@ -113,9 +113,8 @@ def test_without_averaging_the_checkpoint_holds_the_weights_themselves(workspace
 def test_shifted_copies_are_another_training_and_leave_validation_alone(workspace, encoder, tmp_path):
     def row(name, **settings):
         training = {"epochs": 1, "learning_rate": 1e-30, "warmup_steps": 0, **settings}
-        return load_checkpoint(train(make_config(workspace, tmp_path / name, training=training), encoder))[
-            0
-        ].loss_curve[-1]
+        checkpoint, _ = load_checkpoint(train(make_config(workspace, tmp_path / name, training=training), encoder))
+        return checkpoint.loss_curve[-1]
 
     shifts = {"num_shifts": 2, "shift_pixels": 6}
     plain, shifted, again = row("plain"), row("a", **shifts), row("b", **shifts)
