@@ -1,0 +1,54 @@
+"""Settings of the verbs that take a policy out of this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from s2robot.config.checks import require
+
+FORMATS = ("onnx", "torch_export")
+PARTS = ("policy", "encoder")
+
+
+@dataclass
+class ExportConfig:
+    """`s2robot export`: encoder and policy as one graph in a file, with a JSON file beside it that explains it."""
+
+    checkpoint: str = MISSING
+    out: str = MISSING
+    format: str = "onnx"
+    part: str = "policy"  # or encoder: features instead of actions
+    batch: int = 1
+    image_size: list[int] | None = None  # height, width in pixels; null = the size recorded with the demonstrations
+
+    def __post_init__(self) -> None:
+        require(self.format in FORMATS, "format", self.format, ", ".join(FORMATS))
+        require(self.part in PARTS, "part", self.part, ", ".join(PARTS))
+        require(self.batch >= 1, "batch", self.batch, "1 or more")
+        size = self.image_size
+        require(size is None or (len(size) == 2 and min(size) >= 16), "image_size", size, "[height, width], 16 or more")
+
+
+@dataclass
+class ServeConfig:
+    """`s2robot serve`: a checkpoint behind a websocket; the token comes from a file or from $S2ROBOT_TOKEN."""
+
+    checkpoint: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 8765  # 0 = any free one
+    token_file: str | None = None
+    device: str = "auto"
+    engine: str | None = None  # what runs the backbone; null = as in training (features differ by rounding only)
+    max_clients: int = 16
+    max_megabytes: int = 64  # of one message
+    timeout: float = 20.0  # seconds for handshakes, pings, and for sending an answer
+    idle_seconds: float = 300.0  # a client that sends no complete message for so long is disconnected
+
+    def __post_init__(self) -> None:
+        require(0 <= self.port < 2**16, "port", self.port, "0 to 65535")
+        for name in ("max_clients", "max_megabytes"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("timeout", "idle_seconds"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0 seconds")

@@ -1,0 +1,238 @@
+"""What the server computes: several clients' observations → action chunks.
+
+An episode keeps what rollouts keep: the last To steps (as packed float16 features), the last actions, and a generator.
+As in rollouts, requests share calls of encoder and policy on a GPU only: on a CPU larger batches are hardly faster, and
+round differently, but what one client gets must not depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2robot.checkpoint import Checkpoint
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import Observation, S2RobotError
+from s2robot.policies import Policy
+
+_LARGEST_SIDE = 4096  # pixels; beyond any camera, and small enough to resize
+
+
+class RequestError(S2RobotError):
+    """A client asked for something that makes no sense; the message says what."""
+
+
+@dataclass
+class Frame:
+    """One step: camera -> uint8 [H, W, 3], and proprioception float32 [d]."""
+
+    images: dict[str, np.ndarray]
+    proprioception: np.ndarray
+
+
+@dataclass
+class Episode:
+    """One client's episode.
+
+    Attributes:
+        generator: source of noise for policies that sample.
+        past_actions: float32 [To, A], executed last.
+        features: per known step camera -> float16 row [numel], oldest first, at most To.
+        proprioception: per known step float32 [d].
+    """
+
+    generator: torch.Generator
+    past_actions: np.ndarray
+    features: list[dict[str, Tensor]] = field(default_factory=list)
+    proprioception: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class Request:
+    """The steps that an episode has gone on by, and the actions [n, A] executed meanwhile."""
+
+    episode: Episode
+    frames: list[Frame]
+    executed: np.ndarray
+
+
+class EpisodeRunner:
+    """A checkpoint that acts for several episodes at once.
+
+    Args:
+        policy, encoder, checkpoint: as `load_policy` returns them.
+        device: where they are.
+    """
+
+    def __init__(self, policy: Policy, encoder: S2Encoder, checkpoint: Checkpoint, device: torch.device) -> None:
+        self._policy, self._encoder, self._device = policy, encoder, device
+        self._exact = device.type == "cpu"
+        self._spec = checkpoint.spec
+        self._keys = checkpoint.proprioception
+        config = checkpoint.config.policy
+        self.steps, self.execute_steps = config.observation_steps, config.execute_steps
+        self.info = {
+            "policy": config.name,
+            "cameras": list(self._spec.features),
+            "image_size": checkpoint.environment.get("image_size"),
+            "proprioception": list(self._keys),
+            "proprioception_width": self._spec.proprioception_width,
+            "observation_steps": self.steps,
+            "execute_steps": self.execute_steps,
+            "action_width": self._spec.action_width,
+            "encoder": encoder.fingerprint(),
+        }
+
+    def reset(self, message: dict[str, Any]) -> tuple[Episode, list[Frame]]:
+        """Begin an episode, or go on with one that another connection began.
+
+        Returns:
+            The episode, and the steps whose features it does not have yet.
+
+        Raises:
+            RequestError: a field is missing or has another type or size than it must.
+        """
+        seed, decisions = _integer(message, "seed", 2**63), _integer(message, "decisions", 2**31, 0)
+        past = np.zeros((self.steps, self._spec.action_width), np.float32)
+        if "past_actions" in message:
+            past = self._actions(message["past_actions"], "past_actions")
+            if len(past) != self.steps:
+                raise RequestError(f"past_actions holds {len(past)} steps; expected {self.steps}")
+        frames = [self._frame(entry) for entry in _list(message, "observations", self.steps)]
+        # The noise drawn before is not drawn again: it comes from another seed, which follows from the two numbers.
+        noise = seed if not decisions else int(np.random.SeedSequence([seed, decisions]).generate_state(1)[0])
+        return Episode(torch.Generator().manual_seed(noise), past), frames
+
+    def request(self, episode: Episode, waiting: list[Frame], message: dict[str, Any]) -> Request:
+        """Check a client's steps; `waiting` are steps that came before them, without features so far.
+
+        Raises:
+            RequestError: as `reset`, or a number of observations that does not fit the actions executed.
+        """
+        executed = self._actions(message.get("executed"), "executed")
+        steps = _integer(message, "steps", 2**31, len(executed))
+        known = len(episode.features) + len(waiting)
+        expected = min(self.steps, steps) if known else 1
+        frames = [self._frame(entry) for entry in _list(message, "observations", self.steps)]
+        if len(frames) != expected or len(executed) != min(self.steps, steps):
+            raise RequestError(
+                f"{len(frames)} observations and {len(executed)} actions came for {steps} executed actions; expected "
+                f"{expected} observations (one after each action, the first after reset; at most the last "
+                f"{self.steps}) and {min(self.steps, steps)} actions"
+            )
+        return Request(episode, [*waiting, *frames], executed)
+
+    @torch.inference_mode()
+    def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """Actions float32 [execute_steps, A] per request; takes the steps into the episodes."""
+        encoded = self._encode([frame for request in requests for frame in request.frames])
+        rows = iter(encoded)
+        for request in requests:
+            episode = request.episode
+            features = [*episode.features, *(next(rows) for _ in request.frames)]
+            seen = [*episode.proprioception, *(frame.proprioception for frame in request.frames)]
+            # An episode's first steps look back at its first one, as the training windows do.
+            missing = self.steps - len(features)
+            episode.features = ([features[0]] * missing + features)[-self.steps :]
+            episode.proprioception = ([seen[0]] * missing + seen)[-self.steps :]
+            episode.past_actions = np.concatenate([episode.past_actions, request.executed])[-self.steps :]
+        episodes = [request.episode for request in requests]
+        groups = [[episode] for episode in episodes] if self._exact else [episodes]
+        return [actions for group in groups for actions in self._decide(group)]
+
+    def _decide(self, episodes: Sequence[Episode]) -> np.ndarray:
+        """Actions [n, execute_steps, A] of n episodes that know what they need."""
+        observation = Observation(
+            {
+                camera: torch.stack([torch.stack([row[camera] for row in episode.features]) for episode in episodes])
+                for camera in self._spec.features
+            },
+            torch.from_numpy(np.stack([np.stack(episode.proprioception) for episode in episodes])),
+            torch.from_numpy(np.stack([episode.past_actions for episode in episodes])),
+        ).to(self._device)
+        actions = self._policy.act(observation, [episode.generator for episode in episodes])
+        return actions[:, : self.execute_steps].float().cpu().numpy()
+
+    def _encode(self, frames: Sequence[Frame]) -> list[dict[str, Tensor]]:
+        """Packed features of every frame."""
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for index, frame in enumerate(frames):
+            groups[index if self._exact else tuple(image.shape for image in frame.images.values())].append(index)
+        rows: dict[int, dict[str, Tensor]] = {}
+        for members in groups.values():
+            images = {
+                camera: torch.from_numpy(np.stack([frames[index].images[camera] for index in members]))
+                for camera in self._spec.features
+            }
+            packed = {  # rounded to float16 as the cache is
+                camera: self._spec.features[camera].flatten(features).half()
+                for camera, features in self._encoder.encode_cameras(images).items()
+            }
+            for place, index in enumerate(members):
+                rows[index] = {camera: packed[camera][place] for camera in packed}
+        return [rows[index] for index in range(len(frames))]
+
+    def _frame(self, entry: Any) -> Frame:
+        cameras = {camera: f"{camera}_image" for camera in self._spec.features}
+        expected = {*cameras.values(), *self._keys}
+        if not isinstance(entry, dict) or set(entry) != expected:
+            got = sorted(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
+            raise RequestError(f"an observation holds {got}; expected {sorted(expected)}")
+        images = {camera: self._image(camera, entry[key]) for camera, key in cameras.items()}
+        parts = [_numbers(entry[key], key).reshape(-1) for key in self._keys]
+        proprioception = np.concatenate([np.zeros(0, np.float32), *parts])
+        if len(proprioception) != self._spec.proprioception_width:
+            raise RequestError(
+                f"the proprioception ({', '.join(self._keys)}) has {len(proprioception)} numbers; "
+                f"expected {self._spec.proprioception_width}"
+            )
+        return Frame(images, proprioception)
+
+    def _image(self, camera: str, image: Any) -> np.ndarray:
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise RequestError(f"{camera}_image is {got}; expected uint8 [H, W, 3]")
+        height, width = image.shape[:2]
+        if not (16 <= height <= _LARGEST_SIDE and 16 <= width <= _LARGEST_SIDE):
+            raise RequestError(f"{camera}_image is {height}x{width} pixels; expected sides of 16 to {_LARGEST_SIDE}")
+        if self._encoder.feature_shape(height, width) != self._spec.features[camera]:
+            raise RequestError(
+                f"{camera}_image is {height}x{width} pixels: another shape than the policy was trained on"
+            )
+        return image
+
+    def _actions(self, value: Any, name: str) -> np.ndarray:
+        actions = _numbers(value, name)
+        if actions.ndim != 2 or actions.shape[1] != self._spec.action_width:
+            raise RequestError(f"{name} has shape {actions.shape}; expected [n, {self._spec.action_width}]")
+        return actions
+
+
+def _integer(message: dict[str, Any], name: str, bound: int, default: int | None = None) -> int:
+    value = message.get(name, default)
+    if type(value) is not int or not 0 <= value < bound:
+        raise RequestError(f"{name}={value!r} is no whole number of 0 or more")
+    return value
+
+
+def _list(message: dict[str, Any], name: str, most: int) -> list[Any]:
+    value = message.get(name, [])
+    if not isinstance(value, list) or len(value) > most:
+        raise RequestError(f"{name} must be a list of at most {most} entries")
+    return value
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+        raise RequestError(f"{name} must be an array of finite numbers")
+    with np.errstate(over="ignore"):
+        numbers = value.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise RequestError(f"{name} has numbers beyond float32")
+    return numbers

@@ -1,0 +1,201 @@
+"""Serves a checkpoint to robots on other computers: websocket and msgpack, see `client.RemotePolicy`."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import http
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from s2robot.config.deployment import ServeConfig
+from s2robot.deployment.episodes import EpisodeRunner, Request, RequestError
+from s2robot.extras import missing
+from s2robot.interfaces import ConfigError
+
+try:
+    from websockets.asyncio.server import Server, ServerConnection, serve
+    from websockets.exceptions import ConnectionClosed
+    from websockets.http11 import Request as HttpRequest
+    from websockets.http11 import Response
+
+    from s2robot.deployment.client import PROTOCOL, MessageError, pack, unpack
+except ModuleNotFoundError as error:
+    raise missing("websockets or msgpack", "server", error) from error
+
+_log = logging.getLogger(__name__)
+
+
+class PolicyServer:
+    """Clients on one side, an `EpisodeRunner` on the other; requests that wait are computed together.
+
+    Args:
+        runner: computes actions, in a thread of its own, so that connections are answered meanwhile.
+        config: address and limits.
+        token: what clients have to present; None lets every local process in.
+
+    Raises:
+        ConfigError: no token for an address that other computers can reach.
+    """
+
+    def __init__(self, runner: EpisodeRunner, config: ServeConfig, token: str | None = None) -> None:
+        if not token and not is_loopback(config.host):
+            raise ConfigError(
+                f"host={config.host!r} can be reached from other computers, which needs a token; set S2ROBOT_TOKEN "
+                "or token_file=FILE, or serve on host=127.0.0.1 and let clients in through an SSH tunnel"
+            )
+        self._runner, self._config, self._token = runner, config, token
+        self._queue: asyncio.Queue[tuple[Request, asyncio.Future[tuple[np.ndarray, float]]]] = asyncio.Queue()
+        self._clients = 0
+
+    async def run(self, ready: Callable[[int], None] = lambda port: None, stop: asyncio.Event | None = None) -> None:
+        """Serve until `stop` is set; `ready` is told the port once clients can connect.
+
+        Raises:
+            ConfigError: the address is in use or not one of this computer.
+        """
+        config = self._config
+        with ThreadPoolExecutor(1, "policy") as thread:
+            worker = asyncio.create_task(self._compute(thread))
+            try:
+                server = await serve(
+                    self._converse,
+                    config.host,
+                    config.port,
+                    process_request=self._authorize,
+                    origins=[None],  # a browser names a page's origin: pages must not reach a local server
+                    max_size=config.max_megabytes * 2**20,
+                    max_queue=1,
+                    compression=None,  # pictures gain nothing, and small bytes cannot grow large
+                    open_timeout=config.timeout,
+                    ping_interval=config.timeout,
+                    ping_timeout=config.timeout,
+                    close_timeout=1,
+                )
+            except OSError as error:
+                worker.cancel()
+                raise ConfigError(f"cannot serve on host={config.host!r} port={config.port}: {error}") from error
+            try:
+                await self._until(server, worker, ready, stop or asyncio.Event())
+            finally:
+                server.close()
+                worker.cancel()
+                await server.wait_closed()
+
+    async def _until(
+        self, server: Server, worker: asyncio.Task[None], ready: Callable[[int], None], stop: asyncio.Event
+    ) -> None:
+        ready(next(iter(server.sockets)).getsockname()[1])
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, worker], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if worker.done():
+            worker.result()  # raises what ended it
+
+    def _authorize(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+        if self._token:
+            given = request.headers.get_all("Authorization")
+            expected = f"Bearer {self._token}".encode()
+            if len(given) != 1 or not hmac.compare_digest(given[0].encode(errors="replace"), expected):
+                return connection.respond(http.HTTPStatus.UNAUTHORIZED, "wrong or missing token\n")
+        if self._clients >= self._config.max_clients:
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
+        return None
+
+    async def _converse(self, connection: ServerConnection) -> None:
+        """One client from hello to goodbye; whatever happens here ends this connection at most."""
+        self._clients += 1
+        try:
+            await self._send(connection, {"type": "hello", "protocol": PROTOCOL, **self._runner.info})
+            client = _Client(self._runner, self._submit)
+            while True:
+                async with asyncio.timeout(self._config.idle_seconds):
+                    data = await connection.recv()
+                await self._send(connection, await client.answer(data))
+        except ConnectionClosed:
+            pass
+        except TimeoutError:
+            await connection.close(1001, "no complete message, or no room for an answer, in time")
+        finally:
+            self._clients -= 1
+
+    async def _send(self, connection: ServerConnection, message: dict[str, Any]) -> None:
+        async with asyncio.timeout(self._config.timeout):
+            await connection.send(pack(message))
+
+    async def _submit(self, request: Request) -> tuple[np.ndarray, float]:
+        """Actions for one request, and the seconds that were spent on computing them."""
+        future: asyncio.Future[tuple[np.ndarray, float]] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((request, future))  # one per client at most: a client waits for its answer
+        return await future
+
+    async def _compute(self, thread: ThreadPoolExecutor) -> None:
+        """Take whatever waits, compute it in one batch, answer, and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            waiting = [await self._queue.get()]
+            while not self._queue.empty():
+                waiting.append(self._queue.get_nowait())
+            waiting = [(request, future) for request, future in waiting if not future.done()]  # who left is skipped
+            start = time.perf_counter()
+            try:
+                results = await loop.run_in_executor(thread, self._runner.act, [request for request, _ in waiting])
+            except Exception as error:  # requests were checked: this is a fault of ours, and must not stop the server
+                _log.exception("the policy failed")
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_exception(RequestError(f"the policy failed: {error}"))
+                continue
+            seconds = time.perf_counter() - start
+            for (_, future), actions in zip(waiting, results, strict=True):
+                if not future.done():
+                    future.set_result((actions, seconds))
+
+
+class _Client:
+    """What the server keeps of one client: its episode, and steps that await their features."""
+
+    def __init__(self, runner: EpisodeRunner, submit: Callable[[Request], Any]) -> None:
+        self._runner, self._submit = runner, submit
+        self._episode: Any = None
+        self._waiting: list[Any] = []
+
+    async def answer(self, data: bytes | str) -> dict[str, Any]:
+        """The answer to one message; an `error` that says why where there is no better one."""
+        try:
+            message = unpack(data)
+            match message["type"]:
+                case "reset":
+                    self._episode, self._waiting = self._runner.reset(message)
+                    return {"type": "ready"}
+                case "act" if self._episode is None:
+                    raise RequestError("act before reset")
+                case "act":
+                    request = self._runner.request(self._episode, self._waiting, message)
+                    actions, seconds = await self._submit(request)
+                    self._waiting = []
+                    return {"type": "actions", "actions": actions, "seconds": seconds}
+                case other:
+                    raise RequestError(f"unknown message type {other[:40]!r}; choices: reset, act")
+        except (MessageError, RequestError) as error:
+            return {"type": "error", "message": str(error)[:1000]}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes of this computer can reach a server on `host`.
+
+    Raises:
+        ConfigError: the name does not resolve.
+    """
+    try:
+        addresses = {entry[4][0] for entry in socket.getaddrinfo(host or None, None)}
+    except OSError as error:
+        raise ConfigError(f"host={host!r} is no address: {error}") from error
+    return bool(host) and all(ipaddress.ip_address(str(address)).is_loopback for address in addresses)

@@ -1,0 +1,440 @@
+"""The inference server over real sockets, on the loopback interface only."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("websockets", reason="run by make test-export")
+msgpack = pytest.importorskip("msgpack", reason="run by make test-export")
+
+# ruff: noqa: E402
+from deployment_toys import make_observation, write_checkpoint
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from s2robot.checkpoint import load_policy
+from s2robot.config import DiffusionUNetConfig
+from s2robot.config.deployment import ServeConfig
+from s2robot.deployment import client as client_module
+from s2robot.deployment.client import MessageError, RefusedError, RemotePolicy, UnreachableError, pack, unpack
+from s2robot.deployment.episodes import EpisodeRunner
+from s2robot.deployment.server import PolicyServer, is_loopback
+from s2robot.interfaces import ConfigError, Observation
+
+DIFFUSION = DiffusionUNetConfig(
+    action_steps=4, execute_steps=2, down_dims=[16], step_embedding=16, train_timesteps=5, inference_steps=5
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {"bc": write_checkpoint(folder / "bc"), "diffusion_unet": write_checkpoint(folder / "diffusion", DIFFUSION)}
+
+
+@pytest.fixture(scope="module")
+def runners(checkpoints):
+    return {name: EpisodeRunner(*load_policy(path, CPU), CPU) for name, path in checkpoints.items()}
+
+
+class Running:
+    """A server in a thread of its own."""
+
+    def __init__(self, runner, token=None, port=0, **limits):
+        self.config = ServeConfig(checkpoint="toy", port=port, **limits)
+        self.server = PolicyServer(runner, self.config, token)
+        self.port, self.failure = None, None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
+        assert self._started.wait(20)
+        if self.failure:
+            raise self.failure
+
+    async def _run(self):
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            await self.server.run(self._ready, self._stop)
+        except Exception as error:
+            self.failure = error
+            self._started.set()
+
+    def _ready(self, port):
+        self.port = port
+        self._started.set()
+
+    @property
+    def url(self):
+        return f"ws://127.0.0.1:{self.port}"
+
+    def stop(self):
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@contextlib.contextmanager
+def running(runner, token=None, **limits):
+    server = Running(runner, token, **limits)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def walk(policy, seed, steps=7):
+    """The actions that a policy chooses over an episode of fixed observations."""
+    policy.reset(seed)
+    return np.stack([policy.step(make_observation(100 * seed + step)) for step in range(steps)])
+
+
+def raw(server, **settings):
+    return connect(server.url, compression=None, max_size=2**26, proxy=None, **settings)
+
+
+def expected_actions(checkpoint, seed, steps=7):
+    """The same episode computed without a server, from the definition: windows of To steps, chunks of execute_steps."""
+    policy, encoder, recorded = load_policy(checkpoint, CPU)
+    config, shapes = recorded.config.policy, recorded.spec.features
+    generator = torch.Generator().manual_seed(seed)
+    seen, executed = [], []
+    while len(executed) < steps:
+        seen = [make_observation(100 * seed + step) for step in range(len(executed) + 1)]
+        window = [seen[max(0, len(seen) - config.observation_steps + i)] for i in range(config.observation_steps)]
+        rows = {
+            camera: torch.stack(
+                [shape.flatten(encoder(torch.from_numpy(step[f"{camera}_image"])[None]))[0].half() for step in window]
+            )[None]
+            for camera, shape in shapes.items()
+        }
+        proprioception = np.stack([np.concatenate([step["position"], step["gripper"]]) for step in window])
+        past = np.zeros((config.observation_steps, 4), np.float32)
+        past = np.concatenate([past, np.array(executed, np.float32).reshape(-1, 4)])[-config.observation_steps :]
+        observation = Observation(rows, torch.from_numpy(proprioception).float()[None], torch.from_numpy(past)[None])
+        executed += list(policy.act(observation, [generator])[0, : config.execute_steps].numpy())
+    return np.stack(executed[:steps])
+
+
+@pytest.mark.parametrize("name", ["bc", "diffusion_unet"])
+def test_remote_actions_are_those_of_the_policy(checkpoints, runners, name):
+    with running(runners[name]) as server, RemotePolicy(server.url) as policy:
+        assert policy.info["policy"] == name
+        for seed in (3, 4):
+            np.testing.assert_allclose(walk(policy, seed), expected_actions(checkpoints[name], seed), rtol=0, atol=1e-6)
+
+
+def test_two_clients_at_once_get_what_each_would_get_alone(runners):
+    with running(runners["diffusion_unet"]) as server:
+        with RemotePolicy(server.url) as policy:
+            alone = {seed: walk(policy, seed) for seed in (1, 2)}
+        together = {}
+
+        def run(seed):
+            with RemotePolicy(server.url) as policy:
+                together[seed] = walk(policy, seed)
+
+        threads = [threading.Thread(target=run, args=(seed,)) for seed in (1, 2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    for seed in (1, 2):
+        np.testing.assert_array_equal(together[seed], alone[seed])
+    assert not np.array_equal(alone[1], alone[2])
+
+
+def test_requests_that_wait_together_give_the_same_actions_batched(checkpoints, runners):
+    single = runners["bc"]
+    batched = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
+    batched._exact = False  # as on a GPU
+
+    def requests(runner):
+        made = []
+        for seed, size in ((0, 64), (1, 64), (2, 96)):
+            episode, waiting = runner.reset({"seed": seed})
+            message = {"observations": [make_observation(seed, size)], "executed": np.zeros((0, 4)), "steps": 0}
+            made.append(runner.request(episode, waiting, message))
+        return made
+
+    for one, other in zip(single.act(requests(single)), batched.act(requests(batched)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def malformed():
+    """A thousand messages of all kinds of nonsense, with the seed that made them."""
+    rng = np.random.default_rng(0)
+    good = pack({"type": "act", "observations": [make_observation(0)], "executed": np.zeros((0, 4)), "steps": 0})
+    objects = [
+        None,
+        [],
+        {},
+        {"type": 3},
+        {"type": "shutdown"},
+        {"type": "reset"},
+        {"type": "reset", "seed": -1},
+        {"type": "reset", "seed": 0, "past_actions": np.zeros((9, 4))},
+        {"type": "reset", "seed": 0, "observations": [1, 2, 3, 4]},
+        {"type": "act"},
+        {"type": "act", "observations": [], "executed": np.zeros((0, 4))},
+        {"type": "act", "observations": [{}], "executed": np.zeros((0, 4))},
+        {"type": "act", "observations": [make_observation(0)], "executed": np.full((0, 9), np.nan)},
+        {"type": "act", "observations": [make_observation(0)], "executed": np.full((1, 4), np.inf), "steps": 1},
+        {"type": "act", "observations": [make_observation(0, 8)], "executed": np.zeros((0, 4)), "steps": 0},
+        {"type": "act", "observations": [make_observation(0)], "executed": np.zeros((0, 4)), "steps": 2**40},
+        {"type": "act", "observations": [make_observation(0)] * 2, "executed": np.zeros((0, 4)), "steps": 0},
+    ]
+    arrays = [
+        msgpack.ExtType(1, b""),
+        msgpack.ExtType(1, b"\xff"),
+        msgpack.ExtType(7, b"abc"),
+        msgpack.ExtType(1, bytes([7]) + msgpack.packb(["|O8", [1]]) + b"12345678"),
+        msgpack.ExtType(1, bytes([7]) + msgpack.packb(["<f4", [-1]]) + b"1234"),
+        msgpack.ExtType(1, bytes([13]) + msgpack.packb(["|u1", [2**40, 2**40]])[:13]),
+    ]
+    deep = b"\x91" * 5000 + b"\xc0"
+    fixed = [msgpack.packb(entry, default=client_module._pack_array) for entry in objects]
+    fixed += [msgpack.packb({"type": "act", "observations": array}) for array in arrays]
+    fixed += [b"", b"\xc1", deep, b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xffabc", good[:-1], good + good]
+    for index in range(1000):
+        if index < len(fixed):
+            yield fixed[index]
+        elif index % 3 == 0:
+            yield rng.bytes(int(rng.integers(1, 200)))
+        elif index % 3 == 1:
+            yield good[: int(rng.integers(1, len(good)))]
+        else:
+            broken = bytearray(good)
+            for place in rng.integers(0, 60, 4):  # in the header, so that it is not just another picture
+                broken[place] = int(rng.integers(0, 256))
+            yield bytes(broken)
+
+
+def test_a_thousand_malformed_messages_are_answered_and_disturb_nobody(runners):
+    with running(runners["bc"]) as server, RemotePolicy(server.url) as policy:
+        before = walk(policy, 1)
+        with raw(server) as connection:
+            unpack(connection.recv(timeout=10))
+            errors = 0
+            for message in malformed():
+                connection.send(message)
+                answer = unpack(connection.recv(timeout=10))
+                errors += answer["type"] == "error"
+                assert answer["type"] in ("error", "ready", "actions")
+            connection.send("text")
+            assert unpack(connection.recv(timeout=10)) == {
+                "type": "error",
+                "message": "text where bytes were expected",
+            }
+        assert errors > 900  # some damage leaves a message that is one
+        np.testing.assert_array_equal(walk(policy, 1), before)
+
+
+def test_errors_say_what_was_expected(runners):
+    def ask(connection, message):
+        connection.send(pack(message))
+        return unpack(connection.recv(timeout=10))["message"]
+
+    observation = make_observation(0)
+    act = {"type": "act", "observations": [observation], "executed": np.zeros((0, 4)), "steps": 0}
+    with running(runners["bc"]) as server, raw(server) as connection:
+        unpack(connection.recv(timeout=10))
+        assert ask(connection, act) == "act before reset"
+        assert "unknown message type 'stop'; choices: reset, act" in ask(connection, {"type": "stop"})
+        connection.send(pack({"type": "reset", "seed": 0}))
+        assert unpack(connection.recv(timeout=10)) == {"type": "ready"}
+        without = {key: value for key, value in observation.items() if key != "wrist_image"}
+        assert "expected ['agentview_image', 'gripper', 'position', 'wrist_image']" in ask(
+            connection, {**act, "observations": [without]}
+        )
+        flat = {**observation, "wrist_image": np.zeros((64, 64), np.uint8)}
+        assert "uint8 (64, 64); expected uint8 [H, W, 3]" in ask(connection, {**act, "observations": [flat]})
+        short = {**observation, "gripper": np.zeros(1)}
+        assert "has 4 numbers; expected 5" in ask(connection, {**act, "observations": [short]})
+        nan = {**observation, "gripper": np.full(2, np.nan)}
+        assert "gripper must be an array of finite numbers" in ask(connection, {**act, "observations": [nan]})
+        assert "expected 1 observations" in ask(connection, {**act, "observations": []})
+
+
+def test_a_client_that_dies_in_the_middle_of_a_message_harms_nobody(runners):
+    with running(runners["bc"]) as server, RemotePolicy(server.url) as policy:
+        before = walk(policy, 1)
+        for cut in (1, 5, 30):
+            connection = raw(server).__enter__()
+            unpack(connection.recv(timeout=10))
+            payload = pack({"type": "act", "observations": [make_observation(0)]})
+            frame = b"\x82\xff" + len(payload).to_bytes(8, "big") + b"\0\0\0\0" + payload
+            connection.socket.sendall(frame[:cut])
+            connection.socket.shutdown(socket.SHUT_RDWR)  # no goodbye
+            connection.socket.close()
+        np.testing.assert_array_equal(walk(policy, 1), before)
+
+
+def test_an_oversized_message_ends_its_own_connection_only(runners):
+    with running(runners["bc"], max_megabytes=1) as server, RemotePolicy(server.url) as policy:
+        with raw(server) as connection:
+            unpack(connection.recv(timeout=10))
+            connection.send(bytes(2**20 + 1))
+            with pytest.raises(ConnectionClosed) as closed:
+                connection.recv(timeout=10)
+            assert closed.value.rcvd.code == 1009
+        assert len(walk(policy, 1)) == 7
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "right"}])
+def test_wrong_or_missing_token_is_refused(runners, headers):
+    with running(runners["bc"], token="right") as server:
+        with pytest.raises(InvalidStatus) as refused, raw(server, additional_headers=headers):
+            pass
+        assert refused.value.response.status_code == 401
+        with RemotePolicy(server.url, token="right") as policy:
+            assert len(walk(policy, 0)) == 7
+
+
+def test_client_reports_a_refused_token_at_once(runners):
+    with running(runners["bc"], token="right") as server:
+        start = time.monotonic()
+        with pytest.raises(RefusedError, match="refuses the token"):
+            RemotePolicy(server.url, token="wrong", patience=30)
+        assert time.monotonic() - start < 10
+
+
+def test_web_pages_cannot_reach_the_server(runners):
+    with running(runners["bc"]) as server:
+        with pytest.raises(InvalidStatus) as refused, raw(server, origin="http://evil.example"):
+            pass
+        assert refused.value.response.status_code == 403
+
+
+def test_an_address_that_others_can_reach_needs_a_token(runners):
+    for host in ("0.0.0.0", "::"):
+        with pytest.raises(ConfigError, match="needs a token"):
+            PolicyServer(runners["bc"], ServeConfig(checkpoint="toy", host=host))
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("localhost")
+    assert not is_loopback("0.0.0.0")
+    PolicyServer(runners["bc"], ServeConfig(checkpoint="toy", host="0.0.0.0"), token="secret")
+
+
+def test_clients_beyond_the_limit_are_refused(runners):
+    with running(runners["bc"], max_clients=1) as server, RemotePolicy(server.url):
+        with pytest.raises(InvalidStatus) as refused, raw(server):
+            pass
+        assert refused.value.response.status_code == 503
+
+
+def test_a_slow_client_is_dropped_and_does_not_slow_the_others(runners):
+    with running(runners["bc"], idle_seconds=1.0) as server, raw(server) as slow:
+        unpack(slow.recv(timeout=10))
+        slow.socket.sendall(b"\x82\xff" + (10**6).to_bytes(8, "big") + b"\0\0\0\0" + bytes(100))  # and never the rest
+        with RemotePolicy(server.url) as policy:
+            assert len(walk(policy, 1)) == 7
+        with pytest.raises(ConnectionClosed) as closed:
+            slow.recv(timeout=10)
+        assert closed.value.rcvd.code == 1001
+
+
+def test_a_client_that_takes_no_answers_is_dropped(runners):
+    class Deaf:
+        closed = None
+
+        async def send(self, data):
+            await asyncio.Event().wait()  # as when its buffers are full
+
+        async def close(self, code, reason):
+            self.closed = code
+
+    server, deaf = PolicyServer(runners["bc"], ServeConfig(checkpoint="toy", timeout=0.05)), Deaf()
+    asyncio.run(asyncio.wait_for(server._converse(deaf), 10))
+    assert deaf.closed == 1001
+    assert server._clients == 0
+
+
+def test_the_episode_goes_on_after_a_restart_of_the_server(checkpoints, runners):
+    server = Running(runners["bc"])
+    policy = RemotePolicy(server.url, patience=20)
+    try:
+        policy.reset(5)
+        actions = [policy.step(make_observation(500 + step)) for step in range(3)]
+        server.stop()
+        restart = threading.Timer(0.5, lambda: servers.append(Running(runners["bc"], port=server.port)))
+        servers = []
+        restart.start()
+        actions += [policy.step(make_observation(500 + step)) for step in range(3, 7)]
+        restart.join()
+        # A deterministic policy cannot tell: history and past actions came along.
+        np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 5), rtol=0, atol=1e-6)
+    finally:
+        policy.close()
+        for other in servers:
+            other.stop()
+
+
+def test_client_gives_up_after_its_patience():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        start = time.monotonic()
+        with pytest.raises(UnreachableError, match="did not answer for 1"):
+            RemotePolicy(f"ws://127.0.0.1:{unused.getsockname()[1]}", patience=1.0)
+        assert time.monotonic() - start < 5
+
+
+def test_a_failure_of_the_policy_is_answered_and_survived(checkpoints):
+    runner = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
+    act, failures = runner.act, [True]
+    runner.act = lambda requests: act(requests) if not failures or not failures.pop() else 1 / 0
+    with running(runner) as server, RemotePolicy(server.url) as policy:
+        with pytest.raises(RefusedError, match="the policy failed: division by zero"):
+            policy.step(make_observation(0))
+        assert len(walk(policy, 1)) == 7
+
+
+def test_an_address_in_use_is_one_clear_error(runners):
+    with running(runners["bc"]) as server, pytest.raises(ConfigError, match="cannot serve on host='127.0.0.1' port="):
+        Running(runners["bc"], port=server.port)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "bool", "int32", "int64", "float32", "float64", ">f4"])
+def test_arrays_survive_the_wire(kind):
+    array = np.random.default_rng(0).integers(0, 2, (3, 0, 2)).astype(kind)
+    more = np.arange(24).reshape(2, 3, 4).astype(kind).transpose(2, 0, 1)
+    message = unpack(pack({"type": "x", "empty": array, "more": more, "scalar": np.float32(2), "none": np.array(3.0)}))
+    np.testing.assert_array_equal(message["empty"], array)
+    np.testing.assert_array_equal(message["more"], more)
+    assert message["scalar"] == 2
+    assert message["none"].shape == ()
+
+
+@pytest.mark.parametrize("value", [object(), np.array([object()]), np.array(["text"]), np.zeros(2, complex)])
+def test_what_cannot_be_sent_safely_is_refused(value):
+    with pytest.raises(MessageError, match="cannot send"):
+        pack({"type": "x", "value": value})
+
+
+def test_the_client_is_one_file_that_needs_neither_torch_nor_this_package(tmp_path, runners):
+    shutil.copy(Path(client_module.__file__), tmp_path / "client.py")
+    script = (
+        "import sys, numpy as np; sys.path.insert(0, sys.argv[1]); import client\n"
+        "with client.RemotePolicy(sys.argv[2]) as policy:\n"
+        "    image = np.zeros((64, 64, 3), np.uint8)\n"
+        "    seen = dict(agentview_image=image, wrist_image=image, position=np.zeros(3), gripper=np.zeros(2))\n"
+        "    print(policy.step(seen).shape)\n"
+        "assert not {'torch', 's2robot', 'gymnasium'} & set(sys.modules)\n"
+    )
+    with running(runners["bc"]) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path), server.url], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(4,)"
