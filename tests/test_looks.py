@@ -1,0 +1,72 @@
+"""Training and evaluation see the same pictures, unless someone asks for others."""
+
+import json
+
+import h5py
+import pytest
+from helpers import make_episode
+
+from s2robot.config import BCConfig, TrainConfig
+from s2robot.data import RobomimicWriter, open_dataset
+from s2robot.interfaces import ConfigError, DatasetError
+from s2robot.looks import check_look, evaluation_environment, look_of
+from s2robot.training import prepare
+
+FAST = {"task": "Lift", "render_profile": "fast", "variant": {"distractors": 3}}
+
+
+@pytest.fixture
+def path(tmp_path):
+    with RobomimicWriter(tmp_path / "demos.hdf5", {"env_name": "Lift", "type": 1, "s2robot": FAST}) as writer:
+        for seed in range(3):
+            episode = make_episode(5, seed)
+            episode.attributes["look"] = look_of(FAST)
+            writer.add(episode)
+    return tmp_path / "demos.hdf5"
+
+
+@pytest.mark.parametrize("asked", [None, "fast"])
+def test_pictures_of_one_look_are_accepted(path, asked):
+    with open_dataset(path) as dataset:
+        check_look(dataset, asked)
+
+
+@pytest.mark.parametrize(
+    "other", [{"render_profile": "full", "variant": {"distractors": 3}}, {"render_profile": "fast", "variant": {}}]
+)
+def test_a_dataset_of_mixed_looks_is_refused(path, other):
+    with h5py.File(path, "r+") as file:
+        file["data/demo_1"].attrs["look"] = json.dumps(other)
+    with pytest.raises(DatasetError, match=r"demos.hdf5', demo_1: its pictures are .*pictures of several looks"):
+        prepare(TrainConfig(dataset=str(path), output="", policy=BCConfig()), None)
+
+
+def test_training_refuses_another_profile_than_asked_for(path):
+    config = TrainConfig(dataset=str(path), output="", policy=BCConfig(), render_profile="full")
+    with pytest.raises(
+        DatasetError, match=r"rendered in the profile 'fast', not in 'full'; make it with `s2robot render"
+    ):
+        prepare(config, None)
+
+
+def test_evaluation_takes_place_where_the_demonstrations_did():
+    assert evaluation_environment(FAST) == (FAST, {})
+    assert evaluation_environment(FAST, render_profile="fast", variant={"distractors": 3}) == (FAST, {})
+    without = {"task": "Lift", "render_profile": "fast"}
+    assert evaluation_environment(without, variant={}) == (without, {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"render_profile": "full"}, r"render_profile='full', but it learned from 'fast'"),
+        ({"variant": {}}, r"variant=\{\}, but it learned from \{'distractors': 3\}"),
+    ],
+)
+def test_another_look_is_refused_unless_it_is_asked_for_and_then_recorded(asked, message):
+    with pytest.raises(ConfigError, match=message + "; if that is the question, give allow_mismatch=true"):
+        evaluation_environment(FAST, **asked)
+    environment, mismatch = evaluation_environment(FAST, **asked, allow_mismatch=True)
+    name, value = next(iter(asked.items()))
+    assert environment == {**FAST, name: value}
+    assert mismatch == {name: {"trained_on": FAST[name], "evaluated_on": value}}
