@@ -4,13 +4,14 @@
 #   scripts/setup_integration.sh robomimic           ROBOMIMIC=…         what pip installs: a URL or a checkout
 #   scripts/setup_integration.sh diffusion_policy    DIFFUSION_POLICY=…  a Git URL or a checkout
 #   scripts/setup_integration.sh lerobot             LEROBOT=…           what pip installs; PYTHON312=… its interpreter
+#   scripts/setup_integration.sh metaworld           Meta-World 3.0
 #
-# The first two see the packages of .venv, with their own pins before them, which saves 7 GB each; LeRobot needs
+# All but LeRobot see the packages of .venv, with their own pins before them, which saves 7 GB each; it needs
 # another Python, torch and numpy than the simulator, so it gets all of its own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly name="${1:?give robomimic, diffusion_policy or lerobot}"
+readonly name="${1:?give robomimic, diffusion_policy, lerobot or metaworld}"
 readonly venv=.venvs/$name
 readonly python=$venv/bin/python
 readonly stamp=$venv/setup-stamp
@@ -65,6 +66,12 @@ install_lerobot() {
   pip_install "$lerobot" --editable . --editable plugins/lerobot_policy_s2robot pytest hypothesis
 }
 
+# The range of the extra `metaworld`.
+install_metaworld() {
+  create_overlay
+  pip_install 'metaworld>=3.0,<3.1'
+}
+
 [ -x .venv/bin/python ] || fail "run \`make setup\` first"
 wanted="$(cat pyproject.toml scripts/setup_integration.sh | sha256sum) $PWD $robomimic $diffusion_policy $lerobot"
 if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
@@ -73,7 +80,8 @@ if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     robomimic) install_robomimic ;;
     diffusion_policy) install_diffusion_policy ;;
     lerobot) install_lerobot ;;
-    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot" ;;
+    metaworld) install_metaworld ;;
+    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld" ;;
   esac
   echo "$wanted" >"$stamp"
 fi
