@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from s2robot.config import BCConfig, DiffusionUNetConfig, PolicyConfig, ReadoutConfig
+from s2robot.config import (
+    BCConfig,
+    BCRNNConfig,
+    BCTransformerConfig,
+    DiffusionTransformerConfig,
+    DiffusionUNetConfig,
+    FlowMatchingConfig,
+    PolicyConfig,
+    ReadoutConfig,
+)
 from s2robot.interfaces import Batch, FeatureShape, Observation, PolicySpec
 from s2robot.policies import Policy, make_policy
 
@@ -15,8 +24,19 @@ RANGE = torch.tensor([0.1, 1.0, 5.0])
 SMALL: dict[str, PolicyConfig] = {
     "bc": BCConfig(hidden=[64], action_steps=8, execute_steps=4),
     "bc-gmm": BCConfig(hidden=[64], action_steps=8, execute_steps=4, head="gmm", modes=3, min_std=0.02),
+    "bc_rnn": BCRNNConfig(observation_steps=4, hidden=64, modes=2, min_std=0.02),
+    "bc_transformer": BCTransformerConfig(
+        observation_steps=4, action_steps=8, execute_steps=4, width=32, layers=2, dropout=0.0
+    ),
+    "diffusion_transformer": DiffusionTransformerConfig(
+        action_steps=8, width=64, layers=2, attention_dropout=0.0, train_timesteps=20, inference_steps=20
+    ),
     "diffusion_unet": DiffusionUNetConfig(
-        down_dims=[32, 64], step_embedding=32, train_timesteps=20, inference_steps=20, groups=8
+        action_steps=8, down_dims=[32, 64], step_embedding=32, train_timesteps=20, inference_steps=20
+    ),
+    "flow_matching": FlowMatchingConfig(action_steps=8, down_dims=[32, 64], step_embedding=32),
+    "flow_matching-transformer": FlowMatchingConfig(
+        network="transformer", action_steps=8, width=64, layers=2, attention_dropout=0.0
     ),
 }
 
@@ -40,6 +60,14 @@ def build(name: str) -> tuple[Policy, Batch]:
     batch = make_batch(12, config.observation_steps, config.action_steps)
     policy.actions.fit([batch.actions.flatten(0, 1).numpy()])
     return policy, batch
+
+
+def repeated(batch: Batch, rows: int, times: int) -> Batch:
+    """The first `rows` of a batch, `times` over: more draws of noise for each."""
+    seen = batch.observation
+    features = {camera: values[:rows].repeat(times, 1, 1) for camera, values in seen.features.items()}
+    proprioception, past = (part[:rows].repeat(times, 1, 1) for part in (seen.proprioception, seen.past_actions))
+    return Batch(Observation(features, proprioception, past), batch.actions[:rows].repeat(times, 1, 1))
 
 
 def generators(count: int, first: int = 0) -> list[torch.Generator]:

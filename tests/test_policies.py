@@ -1,19 +1,23 @@
 import functools
-from dataclasses import replace
 
 import pytest
 import torch
-from policy_toys import READOUT, SMALL, SPEC, build, generators, mean_error, train
+from policy_toys import READOUT, SMALL, SPEC, build, generators, mean_error, repeated, train
 
-from s2robot.config import POLICIES, BCConfig, DiffusionUNetConfig
+from s2robot.config import POLICIES, BCConfig
 from s2robot.interfaces import ConfigError, Observation
 from s2robot.policies import make_policy
 from s2robot.policies.networks import ConditionalUnet1D, SinusoidalEmbedding
 
-BY_HEART = {  # training steps and the error allowed afterwards
-    "bc": (300, 0.05),
-    "bc-gmm": (300, 0.08),
-    "diffusion_unet": (600, 0.15),
+BY_HEART = {  # training steps, learning rate, and the error allowed afterwards (untrained: 0.4 to 0.8)
+    "bc": (300, 3e-3, 0.05),
+    "bc-gmm": (300, 3e-3, 0.08),
+    "bc_rnn": (300, 4e-3, 0.12),
+    "bc_transformer": (150, 3e-3, 0.08),
+    "diffusion_transformer": (250, 2e-3, 0.25),
+    "diffusion_unet": (250, 3e-3, 0.2),
+    "flow_matching": (250, 3e-3, 0.2),
+    "flow_matching-transformer": (250, 3e-3, 0.2),
 }
 
 
@@ -28,15 +32,17 @@ def memorised():
     @functools.cache
     def make(name):
         policy, batch = build(name)
-        return train(policy, batch, BY_HEART[name][0]), batch
+        batch = repeated(batch, 4, 4)
+        return train(policy, batch, *BY_HEART[name][:2]), batch
 
     return make
 
 
 @pytest.mark.parametrize("name", list(SMALL))
 def test_policy_learns_a_small_batch_by_heart(memorised, name):
-    untrained, batch = build(name)
-    assert mean_error(memorised(name)[0], batch) < BY_HEART[name][1] < mean_error(untrained.eval(), batch)
+    policy, batch = memorised(name)
+    tolerance = BY_HEART[name][2]
+    assert mean_error(policy, batch) < tolerance < 0.8 * mean_error(build(name)[0].eval(), batch)
 
 
 @pytest.mark.parametrize("name", list(SMALL))
@@ -88,13 +94,6 @@ def test_state_dict_restores_the_policy_with_its_normalisation(name):
     )
 
 
-def test_ddim_with_few_steps_acts_like_ddpm_on_a_memorised_batch(memorised):
-    policy, batch = memorised("diffusion_unet")
-    fast = make_policy(replace(SMALL["diffusion_unet"], sampler="ddim", inference_steps=10), READOUT, SPEC).eval()
-    fast.load_state_dict(policy.state_dict())
-    assert mean_error(fast, batch) < 0.25  # untrained: 0.83
-
-
 def test_unet_has_the_published_size():
     # Diffusion Policy's image UNet, 2 observation steps of 2 cameras x 64 + 9 numbers, has about 2.5e8 parameters
     unet = ConditionalUnet1D(10, 274, down_dims=[512, 1024, 2048], kernel_size=5, groups=8, step_embedding=128)
@@ -111,19 +110,3 @@ def test_sinusoidal_embedding_tells_times_apart():
 def test_unknown_policy_names_the_choices():
     with pytest.raises(ConfigError, match="unknown policy 'bcc'; did you mean 'bc'"):
         make_policy(BCConfig(name="bcc"), READOUT, SPEC)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"execute_steps": 20}, r"policy.execute_steps=20 is not possible; valid: 1 … action_steps=16"),
-        ({"action_steps": 18}, r"policy.action_steps=18 is not possible; valid: a multiple of 4"),
-        ({"down_dims": [30]}, "multiples of groups=8"),
-        ({"sampler": "euler"}, "valid: ddpm, ddim"),
-        ({"inference_steps": 101}, "valid: 1 … train_timesteps=100"),
-        ({"observation_steps": 0}, "valid: 1 or more"),
-    ],
-)
-def test_impossible_policy_settings_name_the_valid_ones(values, message):
-    with pytest.raises(ConfigError, match=message):
-        DiffusionUNetConfig(**values)

@@ -19,7 +19,16 @@ from s2robot.config.checks import build, require
 from s2robot.config.demonstrations import CollectConfig, ConvertConfig, RenderConfig
 from s2robot.config.encoder import READOUTS, EncoderConfig, ReadoutConfig
 from s2robot.config.evaluation import EVALUATION_SEED, EvaluateConfig
-from s2robot.config.policies import POLICIES, BCConfig, DiffusionUNetConfig, PolicyConfig
+from s2robot.config.policies import (
+    POLICIES,
+    BCConfig,
+    BCRNNConfig,
+    BCTransformerConfig,
+    DiffusionTransformerConfig,
+    DiffusionUNetConfig,
+    FlowMatchingConfig,
+    PolicyConfig,
+)
 from s2robot.config.training import TrainConfig, TrainingConfig
 from s2robot.interfaces import ConfigError, unknown_name
 
@@ -30,12 +39,16 @@ __all__ = [
     "POLICIES",
     "READOUTS",
     "BCConfig",
+    "BCRNNConfig",
+    "BCTransformerConfig",
     "BenchmarkConfig",
     "CollectConfig",
     "ConvertConfig",
+    "DiffusionTransformerConfig",
     "DiffusionUNetConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "FlowMatchingConfig",
     "PolicyConfig",
     "ReadoutConfig",
     "RenderConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,10 @@ class Policy(nn.Module):
         """Take the statistics of the training episodes, float32 [T, A] and [T, d] each."""
         self.actions.fit(actions)
         self.observation.proprioception.fit(proprioception)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters for the optimizer, each group with its weight decay; `weight_decay` is the training's own."""
+        return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
 
     def loss(self, batch: Batch) -> Tensor:
         """Training loss, a scalar."""

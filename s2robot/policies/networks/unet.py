@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from s2robot.policies.networks.basic import SinusoidalEmbedding
+
+if TYPE_CHECKING:
+    from s2robot.config.policies import UNetSettings
 
 
 def _conv_block(channels_in: int, channels_out: int, kernel_size: int, groups: int) -> nn.Sequential:
@@ -94,3 +97,15 @@ class ConditionalUnet1D(nn.Module):
             x = torch.cat([x, skips.pop()], dim=1)
             x = double(second(first(x, condition), condition))
         return self.head(x).transpose(1, 2)
+
+
+def make_unet(settings: UNetSettings, action_width: int, condition_width: int) -> ConditionalUnet1D:
+    """The U-Net that `settings` describes, over flattened observations of `condition_width` numbers."""
+    return ConditionalUnet1D(
+        action_width,
+        condition_width,
+        down_dims=settings.down_dims,
+        kernel_size=settings.kernel_size,
+        groups=settings.groups,
+        step_embedding=settings.step_embedding,
+    )

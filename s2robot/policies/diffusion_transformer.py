@@ -1,0 +1,46 @@
+"""Diffusion Policy, transformer form: a decoder denoises an action chunk (arXiv 2303.04137)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s2robot.config import DiffusionTransformerConfig, ReadoutConfig
+from s2robot.interfaces import Batch, Observation, PolicySpec
+from s2robot.policies.base import Policy
+from s2robot.policies.networks import Diffusion, make_denoising_transformer
+
+
+class DiffusionTransformerPolicy(Policy):
+    """Predicts the noise in a chunk; acts by denoising from Gaussian noise."""
+
+    def __init__(self, config: DiffusionTransformerConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
+        super().__init__(readout, spec)
+        self._weight_decay = config.transformer_weight_decay
+        self._diffusion = Diffusion(config, (config.action_steps, spec.action_width))
+        self.transformer = make_denoising_transformer(config, spec.action_width, self.observation.width)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """The transformer has a weight decay of its own, on its matrices only."""
+        decayed = self.transformer.decayed()
+        own = {id(parameter) for parameter in self.transformer.parameters()}
+        matrices = {id(parameter) for parameter in decayed}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in own]
+        undecayed = [parameter for parameter in self.transformer.parameters() if id(parameter) not in matrices]
+        return [
+            {"params": rest, "weight_decay": weight_decay},
+            {"params": decayed, "weight_decay": self._weight_decay},
+            {"params": undecayed, "weight_decay": 0.0},
+        ]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the predicted noise at uniformly drawn diffusion steps."""
+        return self._diffusion.loss(self.transformer, self.actions(batch.actions), self.observation(batch.observation))
+
+    @torch.inference_mode()
+    def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
+        """Sample action chunks [B, Ta, A] in environment units, row i from `generators[i]`."""
+        return self.actions.inverse(self._diffusion.sample(self.transformer, self.observation(observation), generators))

@@ -1,0 +1,64 @@
+"""Flow matching: a network learns the velocity from noise to an action chunk (arXiv 2210.02747, 2209.03003)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s2robot.config import FlowMatchingConfig, ReadoutConfig
+from s2robot.interfaces import Batch, Observation, PolicySpec
+from s2robot.policies.base import Policy
+from s2robot.policies.networks import make_denoising_transformer, make_unet
+
+_TIME_SCALE = 100  # the networks' embedding of time was made for the steps 0 … 99 of diffusion
+
+
+class FlowMatchingPolicy(Policy):
+    """Moves noise to actions along straight lines, with the networks of Diffusion Policy.
+
+    The chunk at time τ in [0, 1] is τ·actions + (1 - τ)·noise, and the network predicts actions - noise, its velocity.
+    Acting follows the velocity from noise at τ = 0 by Euler steps. Objective, distribution of τ and 10 steps are π0's
+    (arXiv 2410.24164, §IV and App. B).
+    """
+
+    network: nn.Module
+
+    def __init__(self, config: FlowMatchingConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
+        super().__init__(readout, spec)
+        self._chunk = (config.action_steps, spec.action_width)
+        self._inference_steps = config.inference_steps
+        self._time_sampling = config.time_sampling
+        if config.network == "unet":
+            self.network = make_unet(config, spec.action_width, self.observation.width * config.observation_steps)
+        else:
+            self.network = make_denoising_transformer(config, spec.action_width, self.observation.width)
+
+    def _draw_time(self, count: int, device: torch.device) -> Tensor:
+        """[count] in [0, 1]: uniform, or π0's beta distribution, 0.999 · (1 - Beta(1.5, 1)): often near the noise."""
+        uniform = torch.rand(count, device=device)
+        if self._time_sampling == "uniform":
+            return uniform
+        return 0.999 * (1 - uniform ** (1 / 1.5))  # u^(1/a) has the distribution Beta(a, 1)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the predicted velocity at random times."""
+        actions = self.actions(batch.actions)
+        noise = torch.randn_like(actions)
+        time = self._draw_time(len(actions), actions.device)
+        between = torch.lerp(noise, actions, time[:, None, None])
+        velocity = self.network(between, _TIME_SCALE * time, self.observation(batch.observation))
+        return F.mse_loss(velocity, actions - noise)
+
+    @torch.inference_mode()
+    def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
+        """Sample action chunks [B, Ta, A] in environment units, row i from `generators[i]`."""
+        condition = self.observation(observation)
+        sample = torch.stack([torch.randn(self._chunk, generator=generator) for generator in generators])
+        sample = sample.to(condition.device)
+        for step in range(self._inference_steps):
+            time = torch.full((len(sample),), step / self._inference_steps, device=condition.device)
+            sample = sample + self.network(sample, _TIME_SCALE * time, condition) / self._inference_steps
+        return self.actions.inverse(sample)

@@ -1,0 +1,91 @@
+"""The denoising network of Diffusion Policy's transformer form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from s2robot.policies.networks.basic import SinusoidalEmbedding
+
+if TYPE_CHECKING:
+    from s2robot.config.policies import DiffusionTransformerConfig, FlowMatchingConfig
+
+
+class DenoisingTransformer(nn.Module):
+    """A transformer decoder over the actions of a chunk that attends to the observations (arXiv 2303.04137, §3.1).
+
+    Maps a noisy chunk [B, Ta, A], a time [B] and observations [B, To, width] to [B, Ta, A]. An action sees itself and
+    the earlier ones; time and observations are read by cross-attention. All observations lie before the chunk, so
+    none is hidden from any action.
+    """
+
+    causal: Tensor
+
+    def __init__(
+        self,
+        action_width: int,
+        condition_width: int,
+        chunk_steps: int,
+        observation_steps: int,
+        *,
+        layers: int,
+        heads: int,
+        width: int,
+        embedding_dropout: float,
+        attention_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.time = SinusoidalEmbedding(width)
+        self.embed_condition = nn.Linear(condition_width, width)
+        self.condition_position = nn.Parameter(torch.zeros(1 + observation_steps, width))
+        self.condition = nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
+        self.embed_action = nn.Linear(action_width, width)
+        self.action_position = nn.Parameter(torch.zeros(chunk_steps, width))
+        self.dropout = nn.Dropout(embedding_dropout)
+        layer = nn.TransformerDecoderLayer(
+            width, heads, 4 * width, attention_dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.decoder = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
+        self.head = nn.Linear(width, action_width)
+        mask = torch.ones(chunk_steps, chunk_steps, dtype=torch.bool).triu(1)  # True where attention is forbidden
+        self.register_buffer("causal", mask, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Normal(0, 0.02) for all matrices and positions, zero for all biases, as published."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, actions: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """[B, Ta, A], [B], [B, To, width] -> [B, Ta, A]."""
+        memory = torch.cat([self.time(time)[:, None], self.embed_condition(condition)], dim=1)
+        memory = self.condition(self.dropout(memory + self.condition_position))
+        x = self.dropout(self.embed_action(actions) + self.action_position)
+        return self.head(self.decoder(x, memory, tgt_mask=self.causal))
+
+    def decayed(self) -> list[nn.Parameter]:
+        """The matrices, to which the published training applies weight decay; not positions, biases and norms."""
+        positions = (self.condition_position, self.action_position)
+        return [p for p in self.parameters() if p.ndim == 2 and all(p is not position for position in positions)]
+
+
+def make_denoising_transformer(
+    config: DiffusionTransformerConfig | FlowMatchingConfig, action_width: int, condition_width: int
+) -> DenoisingTransformer:
+    """The transformer that `config` describes, over observations of `condition_width` numbers a step."""
+    return DenoisingTransformer(
+        action_width,
+        condition_width,
+        config.action_steps,
+        config.observation_steps,
+        layers=config.layers,
+        heads=config.heads,
+        width=config.width,
+        embedding_dropout=config.embedding_dropout,
+        attention_dropout=config.attention_dropout,
+    )

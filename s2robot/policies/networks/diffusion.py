@@ -1,0 +1,63 @@
+"""Denoising diffusion over action chunks: the objective, and the samplers of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from s2robot.config.policies import DiffusionSettings
+
+
+class Diffusion:
+    """Trains a network to predict the noise in a chunk, and samples chunks by denoising (arXiv 2303.04137).
+
+    The network maps a noisy chunk [B, Ta, A], a step [B] and a condition to the noise [B, Ta, A]. The predicted clean
+    chunk is clipped to [-1, 1] at every sampling step, with every sampler.
+    """
+
+    def __init__(self, settings: DiffusionSettings, chunk: tuple[int, int]) -> None:
+        self._chunk = chunk
+        self._train_timesteps = settings.train_timesteps
+        self._inference_steps = settings.inference_steps
+        schedule: dict[str, Any] = {
+            "num_train_timesteps": settings.train_timesteps,
+            "beta_schedule": "squaredcos_cap_v2",
+            "prediction_type": "epsilon",
+            # Few sampling steps must start at pure noise, the last step of training (arXiv 2305.08891, §3.3).
+            "timestep_spacing": "trailing",
+        }
+        self._noiser: Any = DDPMScheduler(**schedule)  # diffusers builds its members dynamically
+        self._sampler: Any = _make_sampler(settings.sampler, schedule)
+
+    def loss(self, network: nn.Module, actions: Tensor, condition: Tensor) -> Tensor:
+        """Mean squared error of the predicted noise at uniformly drawn diffusion steps; `actions` normalised."""
+        noise = torch.randn_like(actions)
+        steps = torch.randint(self._train_timesteps, (len(actions),), device=actions.device)
+        return F.mse_loss(network(self._noiser.add_noise(actions, noise, steps), steps, condition), noise)
+
+    def sample(self, network: nn.Module, condition: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Normalised chunks [B, Ta, A], row i from `generators[i]`."""
+        sample = torch.stack([torch.randn(self._chunk, generator=generator) for generator in generators])
+        sample = sample.to(condition.device)
+        self._sampler.set_timesteps(self._inference_steps)
+        for step in self._sampler.timesteps:
+            noise = network(sample, step.expand(len(sample)).to(condition.device), condition)
+            sample = self._sampler.step(noise, step, sample, generator=list(generators)).prev_sample
+        return sample
+
+
+def _make_sampler(name: str, schedule: dict[str, Any]) -> Any:
+    match name:
+        case "ddpm":
+            return DDPMScheduler(**schedule, clip_sample=True)
+        case "ddim":
+            return DDIMScheduler(**schedule, clip_sample=True)
+        case _:
+            # With `sample_max_value` at 1 its dynamic threshold is the constant 1, which is `clip_sample`.
+            return DPMSolverMultistepScheduler(**schedule, thresholding=True, sample_max_value=1.0)

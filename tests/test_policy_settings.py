@@ -1,0 +1,47 @@
+import pytest
+
+from s2robot.config import (
+    BCConfig,
+    BCRNNConfig,
+    BCTransformerConfig,
+    DiffusionTransformerConfig,
+    DiffusionUNetConfig,
+    FlowMatchingConfig,
+)
+from s2robot.interfaces import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (BCConfig, {"head": "gnn"}, "policy.head='gnn' is not possible; valid: deterministic, gmm"),
+        (BCConfig, {"modes": 0}, "policy.modes=0 is not possible; valid: 1 or more"),
+        (BCConfig, {"min_std": 0.0}, "valid: a positive number"),
+        (BCConfig, {"dropout": 1.0}, r"policy.dropout=1.0 is not possible; valid: \[0, 1\)"),
+        (BCConfig, {"hidden": [64, 0]}, "valid: widths of 1 or more"),
+        (BCRNNConfig, {"layers": 0}, "policy.layers=0 is not possible; valid: an integer of 1 or more"),
+        (BCTransformerConfig, {"width": 190}, "policy.width=190 is not possible; valid: a multiple of heads=4"),
+        (BCTransformerConfig, {"execute_steps": 17}, r"valid: 1 … action_steps=16"),
+        (DiffusionUNetConfig, {"execute_steps": 20}, r"policy.execute_steps=20 is not possible; valid: 1 … action"),
+        (DiffusionUNetConfig, {"action_steps": 18}, r"policy.action_steps=18 is not possible; valid: a multiple of 4"),
+        (DiffusionUNetConfig, {"down_dims": [30]}, "multiples of groups=8"),
+        (DiffusionUNetConfig, {"down_dims": []}, "one width or more"),
+        (DiffusionUNetConfig, {"sampler": "euler"}, "valid: ddpm, ddim, dpm_solver"),
+        (DiffusionUNetConfig, {"inference_steps": 101}, "valid: 1 … train_timesteps=100"),
+        (DiffusionUNetConfig, {"observation_steps": 0}, "valid: 1 or more"),
+        (DiffusionTransformerConfig, {"attention_dropout": -0.1}, r"policy.attention_dropout=-0.1 is not possible"),
+        (DiffusionTransformerConfig, {"sampler": "plms"}, "valid: ddpm, ddim, dpm_solver"),
+        (DiffusionTransformerConfig, {"heads": 3}, "policy.width=256 is not possible; valid: a multiple of heads=3"),
+        (FlowMatchingConfig, {"network": "mlp"}, "policy.network='mlp' is not possible; valid: unet, transformer"),
+        (FlowMatchingConfig, {"time_sampling": "normal"}, "valid: beta, uniform"),
+        (FlowMatchingConfig, {"inference_steps": 0}, "policy.inference_steps=0 is not possible"),
+        (FlowMatchingConfig, {"action_steps": 10}, "valid: a multiple of 4"),
+    ],
+)
+def test_impossible_policy_settings_name_the_valid_ones(config, values, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**values)
+
+
+def test_flow_matching_by_transformer_takes_chunks_of_any_length():
+    assert FlowMatchingConfig(network="transformer", action_steps=10, execute_steps=8).action_steps == 10
