@@ -7,9 +7,19 @@ import pytest
 from report_results import make_results, write_results
 
 from s2robot.report import wording
+from s2robot.report.aggregates import aggregate
 from s2robot.report.contrasts import compare_all
-from s2robot.report.load import Plan, PlannedContrast, load_arms, load_plan
-from s2robot.statistics import Interval, fisher_exact, holm, mcnemar_exact, paired_bootstrap
+from s2robot.report.load import load_arms
+from s2robot.report.plan import Plan, PlannedContrast, load_plan
+from s2robot.statistics import (
+    Interval,
+    anytime_comparison,
+    fisher_exact,
+    holm,
+    interquartile_mean,
+    mcnemar_exact,
+    paired_bootstrap,
+)
 
 SCALES = PlannedContrast("more scales", {"scales": (224,)}, {"scales": (224, 448)})
 
@@ -185,3 +195,47 @@ def test_a_plan_file_is_read_with_its_failed_cells_and_notes(tmp_path):
 )
 def test_numbers_are_written_as_people_read_them(text, expected):
     assert text == expected
+
+
+def test_sequential_stopping_takes_the_anytime_test_and_says_so(write):
+    base, treated = outcomes(0.4), outcomes(0.75, seed=1)
+    write(base)
+    folder = write(treated, scales=[224, 448])
+    stopping = {"contrasts": ["more scales"], "decided": ["more scales"], "batch": 10, "alpha": 0.05, "budget": 200}
+    sides = {"baseline": {"scales": [224]}, "treatment": {"scales": [224, 448]}}
+    document = {"contrasts": [{"name": "more scales", **sides}], "sequential": stopping}
+    (folder / "benchmark.json").write_text(json.dumps(document))
+    plan = load_plan([folder])
+    (contrast,) = compare_all(load_arms([folder]), plan).contrasts
+    anytime = anytime_comparison(base, treated)
+    assert contrast.sequential
+    assert (contrast.exact_pvalue, contrast.difference.interval) == (anytime.pvalue, anytime.interval)
+    assert contrast.pvalue > mcnemar_exact(base, treated).pvalue
+    assert any("Rollouts were added until" in caveat for caveat in contrast.caveats)
+    assert plan.budgets[0].startswith("Sequential stopping: rollouts were added 10 at a time")
+
+
+def test_episodes_in_error_are_named_and_compared_nowhere(write):
+    rows = make_results([True, False, True])["episode_results"]
+    rows[1]["error"] = "the simulator hung"
+    folder = write([True, True, True])
+    changes = {"scales": [224, 448], "episode_results": rows, "successes": 2, "episodes": 2}
+    write_results(folder / "broken", make_results([True, False, True]) | changes)
+    arms = load_arms([folder])
+    (contrast,) = compare_all(arms, Plan(contrasts=(SCALES,))).contrasts
+    assert (contrast.states, contrast.left_out) == (2, 1)
+    ((where, error),) = wording.failed_episodes(arms)
+    assert "initial state 100001" in where
+    assert error == "the simulator hung"
+
+
+def test_the_interquartile_mean_is_shown_over_all_tasks(write):
+    rates = {"Lift": (0.2, 0.5, 0.6), "Can": (0.5, 0.6, 1.0)}
+    for task, values in rates.items():
+        for seed, rate in enumerate(values):
+            folder = write([True] * int(20 * rate) + [False] * int(20 - 20 * rate), task=task, training_seed=seed)
+    write([True] * 20, task="Lift", scales=[448])  # not run on both tasks: no part of the summary
+    (found,) = aggregate(load_arms([folder]))
+    assert (found.tasks, found.runs) == (2, 6)
+    assert found.iqm == pytest.approx(interquartile_mean([*rates["Lift"], *rates["Can"]])) == pytest.approx(0.55)
+    assert found.interval.low <= found.iqm <= found.interval.high

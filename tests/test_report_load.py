@@ -9,7 +9,8 @@ from report_results import make_results, write_results, write_video
 
 from s2robot.interfaces import ReportError
 from s2robot.report import plot_run
-from s2robot.report.load import load_arms, load_cell, load_plan
+from s2robot.report.load import load_arms, load_cell
+from s2robot.report.plan import load_plan
 from s2robot.report.results import Setting, setting_label
 from s2robot.statistics import hierarchical_bootstrap, wilson_interval
 
@@ -96,8 +97,8 @@ def test_videos_that_are_gone_are_left_out(tmp_path):
     [
         ({"schema": 7}, "schema is 7, this version reads 1"),
         ({"task": None}, "task must be of type str, got None"),
-        ({"scales": [224, "x"]}, r"scales must be a list of integers, got \[224, 'x'\]"),
-        ({"scales": []}, "scales must be a list of integers"),
+        ({"scales": [224, "x"]}, r"scales must be a list of numbers or pairs of numbers, got \[224, 'x'\]"),
+        ({"scales": []}, "scales must be a list of numbers"),
         ({"gmacs": math.nan}, "gmacs must be of type float, got nan"),
         ({"training_seed": True}, "training_seed must be of type int, got True"),
         ({"episode_results": []}, "episode_results is empty"),

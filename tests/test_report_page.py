@@ -10,9 +10,11 @@ from html.parser import HTMLParser
 import pytest
 from report_results import make_results, write_benchmark, write_results
 
-from s2robot.report import page, write_report
+from s2robot.report import videos, write_report
 from s2robot.report.contrasts import compare_all
-from s2robot.report.load import Plan, load_arms
+from s2robot.report.load import load_arms
+from s2robot.report.plan import Plan
+from s2robot.report.videos import choose_videos
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
@@ -154,11 +156,14 @@ def test_every_anchor_of_the_navigation_exists(report):
 
 def test_failures_are_shown_side_by_side_at_the_same_seed(report):
     titles = re.findall(
-        r"<h3>(Lift, evaluation seed \d+)</h3>\s*<div class=\"videos\">(.*?)</div>", report.read_text(), re.DOTALL
+        r"<h3>(Lift: scales [^<]*, evaluation seed \d+)</h3>\s*<div class=\"videos\">(.*?)</div>",
+        report.read_text(),
+        re.DOTALL,
     )
     assert titles
     for _, row in titles:
-        assert row.count("<video") == 4  # two backbones × two scale sets
+        assert row.count("<video") == 2  # the two arms of the contrast
+        assert re.findall(r"</strong> (baseline|treatment):", row) == ["baseline", "treatment"]
         assert "✗ failed" in row
 
 
@@ -188,7 +193,8 @@ def test_content_of_result_files_cannot_become_markup(tmp_path):
 def test_videos_beyond_the_limit_are_counted_not_embedded(report, monkeypatch):
     arms = load_arms([report.parent.parent])
     failures = sum(not video.success for arm in arms for video in arm.cells[0].videos)
-    rows, left_out = page.choose_videos(arms, compare_all(arms, Plan()))
-    assert sum(not solved for row in rows for _, _, solved in row.videos) + left_out == failures > 0
-    monkeypatch.setattr(page, "MAX_VIDEO_BYTES", 0)
-    assert page.choose_videos(arms, compare_all(arms, Plan())) == ([], failures)
+    rows, left_out = choose_videos(arms, compare_all(arms, Plan()))
+    assert any(not solved for row in rows for _, _, solved in row.videos)
+    assert left_out < failures
+    monkeypatch.setattr(videos, "MAX_VIDEO_BYTES", 0)
+    assert choose_videos(arms, compare_all(arms, Plan())) == ([], failures)

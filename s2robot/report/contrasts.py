@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from s2robot.report.load import Plan, PlannedContrast
+from s2robot.report.plan import Plan, PlannedContrast
 from s2robot.report.results import SELECTORS, Arm, setting_label, varying
 from s2robot.statistics import (
     Difference,
+    anytime_comparison,
     fisher_exact,
     holm,
     newcombe_interval,
@@ -43,6 +44,7 @@ class Contrast:
         discordant: states solved by (baseline, treatment) alone, averaged over training seeds; None where unpaired.
         improvement: probability that a training run of the treatment beats one of the baseline; several seeds only.
         caveats: what limits the comparison, one sentence each.
+        sequential: rollouts were added until this comparison was decided: interval and p are anytime-valid ones.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Contrast:
     discordant: tuple[float, float] | None
     improvement: float | None
     caveats: tuple[str, ...]
+    sequential: bool = False
     adjusted: float = 1.0
 
     @property
@@ -91,7 +94,7 @@ def compare_all(arms: Sequence[Arm], plan: Plan) -> Comparisons:
         told_apart = varying([baseline for baseline, _ in pairs], _unnamed(planned))
         for baseline, treatment in pairs:
             suffix = f" ({setting_label(baseline.setting, told_apart)})" if told_apart else ""
-            contrasts.append(compare(planned.name + suffix, baseline, treatment))
+            contrasts.append(compare(planned.name + suffix, baseline, treatment, planned.name in plan.sequential))
     if not plan.contrasts:
         pairs = _neighbours(arms)
         if len(pairs) > MAX_EXPLORATORY:
@@ -106,13 +109,26 @@ def compare_all(arms: Sequence[Arm], plan: Plan) -> Comparisons:
     )
 
 
-def compare(name: str, baseline: Arm, treatment: Arm) -> Contrast:
-    """Compare two arms on the initial states that all their training seeds share; unpaired where there is none."""
+def compare(name: str, baseline: Arm, treatment: Arm, sequential: bool = False) -> Contrast:
+    """Compare two arms on the initial states that all their training seeds share; unpaired where there is none.
+
+    Args:
+        name: of the comparison.
+        baseline: the arm compared with.
+        treatment: the arm of interest.
+        sequential: whether the number of states followed from the outcomes; then the anytime-valid test and interval
+            take the place of the exact test and of the bootstrap's interval.
+    """
     shared = np.intersect1d(baseline.shared_seeds(), treatment.shared_seeds())
     everything = np.unique(np.concatenate([cell.seeds for arm in (baseline, treatment) for cell in arm.cells]))
     if len(shared):
         base, treated = baseline.outcomes(shared), treatment.outcomes(shared)
-        difference, exact = paired_bootstrap(base, treated), sign_flip_test(base, treated)
+        difference = paired_bootstrap(base, treated)
+        if sequential:
+            anytime = anytime_comparison(base, treated)
+            difference, exact = difference._replace(interval=anytime.interval), anytime.pvalue
+        else:
+            exact = sign_flip_test(base, treated)
         p, q = base.mean(0), treated.mean(0)
         rates = (float(p.mean()), float(q.mean()))
         discordant: tuple[float, float] | None = (float((p * (1 - q)).sum()), float((q * (1 - p)).sum()))
@@ -135,11 +151,19 @@ def compare(name: str, baseline: Arm, treatment: Arm) -> Contrast:
         exact_pvalue=exact,
         discordant=discordant,
         improvement=probability_of_improvement(*runs) if several else None,
-        caveats=tuple(_caveats(baseline, treatment, rates, len(shared), left_out)),
+        caveats=tuple(_caveats(baseline, treatment, rates, len(shared), left_out, sequential)),
+        sequential=sequential,
     )
 
 
-def _caveats(baseline: Arm, treatment: Arm, rates: tuple[float, float], states: int, left_out: int) -> Iterable[str]:
+def _caveats(
+    baseline: Arm, treatment: Arm, rates: tuple[float, float], states: int, left_out: int, sequential: bool
+) -> Iterable[str]:
+    if sequential:
+        yield (
+            "Rollouts were added until this comparison was decided or its budget spent. Its p and interval allow for "
+            "that, and hold for the policies that were trained; the success rates themselves lean towards the decision."
+        )
     seeds = min(len(baseline.cells), len(treatment.cells))
     if seeds == 1:
         yield "One training seed in an arm: this compares trained policies; training again may turn it around."

@@ -218,7 +218,8 @@ def curve_figure(panels: dict[str, list[Arm]], looks: dict[str, Look]) -> Figure
 
 
 def _draw_curves(ax: Axes, title: str, arms: list[Arm], looks: dict[str, Look]) -> None:
-    scale_sets = sorted({arm.setting.scales for arm in arms})
+    settings = sorted((arm.setting for arm in arms), key=lambda setting: setting.sides)
+    scale_sets = dict.fromkeys(setting.scales for setting in settings)
     dashes = {scales: DASHES[index % len(DASHES)] for index, scales in enumerate(scale_sets)}
     curves = [(arm, cell.loss_curve) for arm in arms for cell in arm.cells if cell.loss_curve]
     validated = all(loss_series(rows, "validation_loss")[1] for _, rows in curves)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import mimetypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,16 +13,14 @@ from markupsafe import Markup
 
 from s2robot import __version__
 from s2robot.report import wording
+from s2robot.report.aggregates import aggregate, aggregate_label
 from s2robot.report.contrasts import Comparisons
 from s2robot.report.figures import COST_LABELS, curve_figure, difference_figure, facets, success_figure
-from s2robot.report.load import Plan
+from s2robot.report.plan import Plan
 from s2robot.report.plots import Look, to_svg
-from s2robot.report.results import Arm, Cell, Video, scales_label, setting_label, varying
+from s2robot.report.results import Arm, scales_label, setting_label, varying
 from s2robot.report.tables import ARM_COLUMNS, arm_row
-
-MAX_VIDEO_BYTES = 20_000_000  # per page, before base64
-MAX_VIDEO_SEEDS = 4  # per task
-MAX_VIDEO_ARMS = 8  # per task
+from s2robot.report.videos import choose_videos
 
 
 @dataclass(frozen=True)
@@ -35,21 +31,15 @@ class Figure:
     caption: str
 
 
-@dataclass(frozen=True)
-class VideoRow:
-    """Videos of several arms from one initial state: (label, data URI, solved)."""
-
-    title: str
-    videos: list[tuple[str, str, bool]]
-
-
 def write_page(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, looks: dict[str, Look], path: Path) -> None:
     """Render the report of these arms to `path`."""
     loader = jinja2.PackageLoader("s2robot.report", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals.update(words=wording, scales_label=scales_label, setting_label=setting_label)
+    environment.globals.update(
+        words=wording, scales_label=scales_label, setting_label=setting_label, aggregate_label=aggregate_label
+    )
     video_rows, videos_left_out = choose_videos(arms, comparisons)
     stream = environment.get_template("page.html").stream(
         title="s2robot report",
@@ -63,6 +53,8 @@ def write_page(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, looks:
         difference=_difference(comparisons),
         curves=_curves(arms, looks),
         tables=list(_task_tables(arms)),
+        aggregates=aggregate(arms),
+        failed_episodes=wording.failed_episodes(arms),
         cells=[cell for arm in arms for cell in arm.cells],
         video_rows=video_rows,
         videos_left_out=videos_left_out,
@@ -125,46 +117,3 @@ def _versions(arms: Sequence[Arm]) -> list[tuple[str, str]]:
             for name, version in cell.versions.items():
                 versions.setdefault(name, set()).add(version)
     return [(name, ", ".join(sorted(found))) for name, found in sorted(versions.items())]
-
-
-def choose_videos(arms: Sequence[Arm], comparisons: Comparisons) -> tuple[list[VideoRow], int]:
-    """Failures side by side: per task, the filmed initial states that divide the arms most.
-
-    Returns:
-        The rows, and how many videos of failures found no place under the limits of this module.
-    """
-    compared = [id(arm) for contrast in comparisons.contrasts for arm in (contrast.baseline, contrast.treatment)]
-    rows: list[VideoRow] = []
-    failures = sum(not video.success for arm in arms for cell in arm.cells for video in cell.videos)
-    budget, shown = MAX_VIDEO_BYTES, 0
-    for task in dict.fromkeys(arm.setting.task for arm in arms):
-        filmed = [(arm, arm.cells[0]) for arm in arms if arm.setting.task == task and arm.cells[0].videos]
-        filmed.sort(key=lambda pair: id(pair[0]) not in compared)
-        filmed = filmed[:MAX_VIDEO_ARMS]
-        for seed in _telling_seeds([cell for _, cell in filmed]):
-            videos = [(arm, video) for arm, cell in filmed for video in cell.videos if video.seed == seed]
-            size = sum(video.path.stat().st_size for _, video in videos)
-            if size > budget:
-                continue
-            budget -= size
-            shown += sum(not video.success for _, video in videos)
-            names = ("policy", "backbone", "scales", "readout", "variant")
-            entries = [(setting_label(arm.setting, names), _data_uri(video), video.success) for arm, video in videos]
-            rows.append(VideoRow(f"{task}, evaluation seed {seed}", entries))
-    return rows, failures - shown
-
-
-def _telling_seeds(cells: Sequence[Cell]) -> list[int]:
-    """Seeds with a filmed failure; first those on which the cells are most divided."""
-    outcomes: dict[int, list[bool]] = {}
-    for cell in cells:
-        for video in cell.videos:
-            outcomes.setdefault(video.seed, []).append(video.success)
-    failed = [seed for seed, solved in outcomes.items() if not all(solved)]
-    failed.sort(key=lambda seed: (-min(outcomes[seed].count(True), outcomes[seed].count(False)), seed))
-    return failed[:MAX_VIDEO_SEEDS]
-
-
-def _data_uri(video: Video) -> str:
-    kind = mimetypes.guess_type(video.path.name)[0] or "video/mp4"
-    return f"data:{kind};base64,{base64.b64encode(video.path.read_bytes()).decode()}"

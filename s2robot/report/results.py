@@ -21,20 +21,26 @@ class Setting:
     task: str
     policy: str
     backbone: str
-    scales: tuple[int, ...]
+    scales: tuple[Any, ...]
     readout: str
     demonstrations: int
     variant: str = ""
     encoder: str = ""
+
+    @property
+    def sides(self) -> tuple[float, ...]:
+        """The scales as numbers, to sort by."""
+        return tuple(float(max(scale) if isinstance(scale, tuple) else scale) for scale in self.scales)
 
 
 # What a contrast may select by, and what labels show; the encoder's fingerprint is neither.
 SELECTORS = tuple(item.name for item in fields(Setting) if item.name != "encoder")
 
 
-def scales_label(scales: Collection[int]) -> str:
-    """(224, 448) → "{224, 448}"."""
-    return "{" + ", ".join(map(str, scales)) + "}"
+def scales_label(scales: Collection[Any]) -> str:
+    """(224, 448) → "{224, 448}"; (224, (448, 640)) → "{224, 448×640}"."""
+    shown = ["×".join(map(str, scale)) if isinstance(scale, tuple | list) else str(scale) for scale in scales]
+    return "{" + ", ".join(shown) + "}"
 
 
 def setting_label(setting: Setting, names: Collection[str] = SELECTORS) -> str:
@@ -50,6 +56,13 @@ def setting_label(setting: Setting, names: Collection[str] = SELECTORS) -> str:
         shown["demonstrations"] = f"{setting.demonstrations} demonstrations"
     shown["backbone"] = f"{shown['backbone']} {shown.pop('scales')}".strip()
     return " · ".join(text for text in shown.values() if text)
+
+
+class Failure(NamedTuple):
+    """An episode that ended in an error: evaluation seed and what was wrong."""
+
+    seed: int
+    error: str
 
 
 class Video(NamedTuple):
@@ -75,7 +88,7 @@ class Cell:
         seeds: evaluation seeds, ascending, int64 [E]; equal seeds are equal initial states.
         successes: bool [E].
         steps: environment steps of each episode, int64 [E].
-        errors: episodes that ended in an error of the simulator; they are left out of all other numbers.
+        failures: episodes that ended in an error of the simulator; they are left out of all other numbers.
         loss_curve: rows of the training log.
         videos: the filmed episodes whose file exists.
         commands: the commands that trained and evaluated the policy.
@@ -93,7 +106,7 @@ class Cell:
     seeds: NDArray[np.int64]
     successes: NDArray[np.bool_]
     steps: NDArray[np.int64]
-    errors: int
+    failures: list[Failure]
     loss_curve: list[dict[str, Any]]
     videos: list[Video]
     commands: list[str]
@@ -109,6 +122,11 @@ class Cell:
     def rate(self) -> float:
         """Share of solved episodes."""
         return float(self.successes.mean())
+
+    @property
+    def errors(self) -> int:
+        """Number of episodes that ended in an error of the simulator."""
+        return len(self.failures)
 
     @property
     def episode_count(self) -> int:

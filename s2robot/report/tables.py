@@ -6,13 +6,15 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from s2robot.report.aggregates import Aggregate, aggregate, aggregate_label
 from s2robot.report.contrasts import Comparisons
-from s2robot.report.load import Plan
+from s2robot.report.plan import Plan
 from s2robot.report.results import Arm, scales_label
 from s2robot.report.wording import (
     METHOD,
     count,
     evidence,
+    failed_episodes,
     finding,
     headline,
     limits,
@@ -80,14 +82,21 @@ def write_markdown(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, pa
     for contrast in comparisons.contrasts:
         lines.append(f"- **{_escape(contrast.name)}.** {finding(contrast)} ({evidence(contrast)}.)")
         lines.extend(f"  - {_escape(caveat)}" for caveat in contrast.caveats)
-    lines += ["", "## What this cannot conclude", ""]
+    lines += ["", *(f"{_escape(text)}\n" for text in (*plan.budgets, *plan.notes))]
+    lines += ["## What this cannot conclude", ""]
     lines += [f"- {_escape(limit)}" for limit in limits(comparisons, arms)] or ["- Nothing particular was found."]
     lines += ["", "## Arms", "", *_table(arms), "", "![Success against GMACs](success_vs_gmacs.png)", ""]
+    if aggregates := aggregate(arms):
+        lines += ["## Over all tasks and training runs", "", *_aggregate_table(aggregates), ""]
+    if failures := failed_episodes(arms):
+        lines += ["## Episodes that ended in an error", ""]
+        lines += [f"- {_escape(where)}: {_escape(error.strip().splitlines()[-1])}" for where, error in failures]
+        lines.append("")
     if plan.failed:
         lines += ["## Failed cells", ""]
         lines += [f"- {_escape(cell)}: {_escape(error.strip().splitlines()[-1])}" for cell, error in plan.failed]
         lines.append("")
-    lines += ["## Method", "", *[f"{_escape(note)}\n" for note in plan.notes], *[f"{text}\n" for text in METHOD]]
+    lines += ["## Method", "", *[f"{text}\n" for text in METHOD]]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -101,6 +110,15 @@ def _table(arms: Sequence[Arm]) -> list[str]:
         "|" + "|".join("---:" if index >= numeric else "---" for index in kept) + "|",
     ]
     return lines + ["| " + " | ".join(_escape(row[index]) for index in kept) + " |" for row in rows]
+
+
+def _aggregate_table(aggregates: Sequence[Aggregate]) -> list[str]:
+    lines = ["| setting | interquartile mean | 95% interval | mean | tasks | runs |", "|---|---:|---:|---:|---:|---:|"]
+    for found in aggregates:
+        label = _escape(aggregate_label(found))
+        numbers = [percent(found.iqm), percent_interval(found.interval), percent(found.mean), found.tasks, found.runs]
+        lines.append("| " + " | ".join([label, *map(str, numbers)]) + " |")
+    return lines
 
 
 def _escape(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from s2robot.report.contrasts import Comparisons, Contrast
-from s2robot.report.results import Arm
+from s2robot.report.results import Arm, setting_label
 from s2robot.statistics import Interval
 
 
@@ -74,9 +74,14 @@ def evidence(contrast: Contrast) -> str:
     if contrast.discordant is None:
         return f"{contrast.treatment.episodes} and {contrast.baseline.episodes} unpaired episodes, {runs}"
     only_base, only_treated = (f"{number:.1f}".removesuffix(".0") for number in contrast.discordant)
+    improvement = (
+        ""
+        if contrast.improvement is None
+        else f"; a training run of the treatment beats one of the baseline with probability {contrast.improvement:.2f}"
+    )
     return (
         f"{contrast.states} shared initial states, {runs}; "
-        f"{only_treated} solved by the treatment alone, {only_base} by the baseline alone"
+        f"{only_treated} solved by the treatment alone, {only_base} by the baseline alone{improvement}"
     )
 
 
@@ -102,6 +107,19 @@ def headline(comparisons: Comparisons, arms: Sequence[Arm]) -> str:
         f"{len(shown)} of {plural(len(contrasts), kind)} {'shows' if len(shown) == 1 else 'show'} a difference: "
         f"treatment higher in {higher}, lower in {len(shown) - higher}; none shown in {len(contrasts) - len(shown)}."
     )
+
+
+def failed_episodes(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """Where an episode ended in an error (cell and seed), and the error."""
+    return [
+        (
+            f"{setting_label(arm.setting)}, training seed {cell.training_seed}, initial state {failure.seed}",
+            failure.error,
+        )
+        for arm in arms
+        for cell in arm.cells
+        for failure in cell.failures
+    ]
 
 
 def limits(comparisons: Comparisons, arms: Sequence[Arm]) -> list[str]:
@@ -139,7 +157,11 @@ METHOD = (
     "Arms are compared on the initial states (evaluation seeds) they share. The difference's interval redraws those "
     "states, and each arm's training seeds. The p-value is the larger of that bootstrap's and of the exact McNemar "
     "test (sign-flip test over initial states for several training seeds), Holm-adjusted over all contrasts; below "
-    "0.05 counts as a difference.",
+    "0.05 counts as a difference. Under sequential stopping an anytime-valid test (a betting e-process, Waudby-Smith & "
+    "Ramdas 2024) takes the place of the exact one, and its interval that of the bootstrap.",
+    "The interquartile mean is the mean of the middle half of the training runs' success rates; its interval redraws "
+    "the runs of each task. The probability of improvement is that of a run of one arm beating one of the other, ties "
+    "counting one half (Agarwal et al. 2021).",
     "GMACs are those of the encoder per frame; parameters those of the backbone; latency is the median time of one "
     "action call, encoder and policy together, and depends on the machine.",
 )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from s2robot.report.contrasts import compare_all
 from s2robot.report.figures import Cost, curve_figure, difference_figure, facets, success_figure
-from s2robot.report.load import load_arms, load_plan
+from s2robot.report.load import load_arms
 from s2robot.report.page import write_page
+from s2robot.report.plan import load_plan
 from s2robot.report.plots import make_looks, save_publication
 from s2robot.report.tables import write_csv, write_markdown
 

@@ -1,0 +1,71 @@
+"""Success over all tasks and training runs: the interquartile mean, which a single odd run does not move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from s2robot.report.results import Arm, Setting, setting_label
+from s2robot.statistics import Interval, interquartile_mean
+
+MIN_RUNS = 4  # of fewer runs the interquartile mean is the mean
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One encoder, readout and policy over several training runs.
+
+    Attributes:
+        setting: of its arms; the task is empty.
+        tasks: number of tasks.
+        runs: training runs of all tasks together.
+        mean: success averaged over the runs.
+        iqm: mean of the middle half of the runs' success rates (Agarwal et al. 2021, arXiv 2108.13264).
+        interval: of the interquartile mean: bootstrap over the training runs of each task.
+    """
+
+    setting: Setting
+    tasks: int
+    runs: int
+    mean: float
+    iqm: float
+    interval: Interval
+
+
+def aggregate(arms: Sequence[Arm]) -> list[Aggregate]:
+    """Every setting that was run on all tasks of the report, at least `MIN_RUNS` times in all; the highest first."""
+    groups: dict[Setting, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(replace(arm.setting, task="", demonstrations=0, encoder=""), []).append(arm)
+    tasks = {arm.setting.task for arm in arms}
+    whole = [
+        _summary(setting, group)
+        for setting, group in groups.items()
+        if {arm.setting.task for arm in group} == tasks and sum(len(arm.cells) for arm in group) >= MIN_RUNS
+    ]
+    return sorted(whole, key=lambda found: -found.iqm)
+
+
+def aggregate_label(found: Aggregate) -> str:
+    """What was run: policy, backbone, scales, readout, variant."""
+    return setting_label(found.setting, ("policy", "backbone", "scales", "readout", "variant"))
+
+
+def _summary(setting: Setting, arms: Sequence[Arm], resamples: int = 2000) -> Aggregate:
+    runs = [np.array([cell.rate for cell in arm.cells]) for arm in arms]
+    rng = np.random.default_rng(0)
+    draws = np.concatenate([rates[rng.integers(len(rates), size=(resamples, len(rates)))] for rates in runs], axis=1)
+    cut = int(0.25 * draws.shape[1])
+    middle = np.sort(draws, axis=1)[:, cut : draws.shape[1] - cut].mean(axis=1)
+    rates = np.concatenate(runs)
+    low, high = np.quantile(middle, [0.025, 0.975])
+    return Aggregate(
+        setting=setting,
+        tasks=len(arms),
+        runs=len(rates),
+        mean=float(rates.mean()),
+        iqm=interquartile_mean(rates),
+        interval=Interval(float(low), float(high)),
+    )
