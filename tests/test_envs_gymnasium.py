@@ -1,7 +1,13 @@
 """The wrapper around foreign environments: ones defined here, and one that ships with gymnasium."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
+from pathlib import Path
 
 import gymnasium
 import h5py
@@ -79,6 +85,14 @@ class Walker(Expert):
     def attempt(self, env):
         position, goal = env.raw_observation["where"]
         yield np.clip(np.float32([((goal - position) + 2) / 3 - 1]), -1, 1)
+
+
+class SlowWalker(Walker):
+    """Takes long enough to be killed on the way."""
+
+    def attempt(self, env):
+        time.sleep(0.05)
+        yield from super().attempt(env)
 
 
 gymnasium.register("Corridor-v0", Corridor, max_episode_steps=LENGTH)
@@ -355,3 +369,36 @@ def test_collect_writes_a_dataset_that_remembers_how_to_make_the_environment(tmp
         assert json.loads(file["data"].attrs["env_args"])["type"] == 2
     assert main(["render", f"dataset={out}", f"out={tmp_path / 'again.hdf5'}", "workers=1"]) == 2
     assert "field 'states' is missing" in capsys.readouterr().err
+
+
+def contents(path):
+    """Every array and attribute of an HDF5 file."""
+    found = {}
+
+    def visit(name, member):
+        found.update({f"{name}@{key}": str(value) for key, value in member.attrs.items()})
+        if isinstance(member, h5py.Dataset):
+            found[name] = (member.dtype, member.shape, member[()].tobytes())
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
+
+
+def test_a_collection_killed_and_started_again_ends_in_the_same_file(tmp_path):
+    words = [f"task={TASK}", "num=8", "size=16", "noise=0.3", "workers=1", "expert=test_envs_gymnasium:SlowWalker"]
+    assert main(["collect", *words, f"out={tmp_path / 'whole.hdf5'}"]) == 0
+    out = tmp_path / "killed.hdf5"
+    command = [sys.executable, "-m", "s2robot.cli", "collect", *words, f"out={out}"]
+    here = str(Path(__file__).parent)
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": here}, stderr=subprocess.DEVNULL)
+    parts = out.with_name(out.name + ".parts")
+    while process.poll() is None and len(list(parts.glob("demo_*.hdf5"))) < 2:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    recorded = len(list(parts.glob("demo_*.hdf5")))
+    assert 2 <= recorded < 8
+    assert not out.exists()
+    assert main(["collect", *words, f"out={out}"]) == 0
+    assert contents(out) == contents(tmp_path / "whole.hdf5")

@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import json
 import subprocess
@@ -206,3 +207,24 @@ def test_gymnasium_sync_vector_env_runs_the_plain_environment():
     assert observations["agentview_image"].shape == (2, 32, 32, 3)
     assert not np.array_equal(observations["robot0_eef_pos"][0], observations["robot0_eef_pos"][1])
     envs.close()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_gymnasium_async_vector_env_runs_it_in_fresh_processes(method):
+    from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+
+    make = functools.partial(
+        # The part before the colon is imported, which registers the environment in the new process.
+        gymnasium.make,
+        "s2robot_envs:s2robot_envs/Lift-v0",
+        cameras=("agentview",),
+        image_size=32,
+    )
+    results = []
+    for vector in (SyncVectorEnv([make]), AsyncVectorEnv([make], context=method)):
+        first, _ = vector.reset(seed=[5])
+        after, _, _, _, info = vector.step(np.full((1, 7), 0.5, np.float32))
+        results.append({**{f"first {key}": value for key, value in first.items()}, **after, "seed": info["seed"]})
+        vector.close()
+    for key, value in results[0].items():
+        np.testing.assert_array_equal(results[1][key], value, err_msg=key)
