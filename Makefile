@@ -1,6 +1,6 @@
 # Every verb sets the project up by itself; that takes seconds once nothing has changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld lint docs format clean
+.PHONY: help setup demo test test-slow test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-ray lint docs format clean
 
 BIN := .venv/bin
 
@@ -59,6 +59,10 @@ test-lerobot: setup ## train with lerobot-train (Python 3.12)
 test-metaworld: setup ## run Meta-World's tasks and its scripted policies
 	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh metaworld) -m pytest \
 	  tests/test_envs_metaworld.py $(PYTEST_ARGS)
+
+test-ray: setup ## run a benchmark on a Ray cluster with a worker killed, and as submitit jobs
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh ray) -m pytest \
+	  tests/test_benchmark_engines.py $(PYTEST_ARGS)
 
 lint: setup ## check style, types and layers
 	$(BIN)/ruff check .

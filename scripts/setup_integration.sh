@@ -5,13 +5,14 @@
 #   scripts/setup_integration.sh diffusion_policy    DIFFUSION_POLICY=…  a Git URL or a checkout
 #   scripts/setup_integration.sh lerobot             LEROBOT=…           what pip installs; PYTHON312=… its interpreter
 #   scripts/setup_integration.sh metaworld           Meta-World 3.0
+#   scripts/setup_integration.sh ray                 Ray, and Hydra's submitit launcher
 #
 # All but LeRobot see the packages of .venv, with their own pins before them, which saves 7 GB each; it needs
 # another Python, torch and numpy than the simulator, so it gets all of its own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly name="${1:?give robomimic, diffusion_policy, lerobot or metaworld}"
+readonly name="${1:?give robomimic, diffusion_policy, lerobot, metaworld or ray}"
 readonly venv=.venvs/$name
 readonly python=$venv/bin/python
 readonly stamp=$venv/setup-stamp
@@ -72,6 +73,12 @@ install_metaworld() {
   pip_install 'metaworld>=3.0,<3.1'
 }
 
+# The ranges of the extras `ray` and `slurm`.
+install_ray() {
+  create_overlay
+  pip_install 'ray>=2.40,<3' 'hydra-submitit-launcher>=1.2,<2'
+}
+
 [ -x .venv/bin/python ] || fail "run \`make setup\` first"
 wanted="$(cat pyproject.toml scripts/setup_integration.sh | sha256sum) $PWD $robomimic $diffusion_policy $lerobot"
 if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
@@ -81,7 +88,8 @@ if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     diffusion_policy) install_diffusion_policy ;;
     lerobot) install_lerobot ;;
     metaworld) install_metaworld ;;
-    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld" ;;
+    ray) install_ray ;;
+    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, ray" ;;
   esac
   echo "$wanted" >"$stamp"
 fi
