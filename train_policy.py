@@ -2,7 +2,7 @@
 
     python train_policy.py dataset=demos/lift.hdf5 encoder=efficientnet_lite0 encoder.scales=[224,448] policy=bc seed=0
 
-`--help` lists every setting and choice.
+`--help` lists every setting and choice; `accelerate launch train_policy.py …` trains in several processes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ register(BACKBONES)
 @hydra.main(config_path=str(CONFIG_DIR), config_name="train_policy", version_base="1.3")
 def main(settings: DictConfig) -> None:
     """Hydra application: demonstrations → frozen S² features → policy → checkpoint."""
+    rank = int(os.environ.get("RANK", "0"))  # of several processes that `accelerate launch` started
     try:
         checkpoint = train(resolve(settings))
     except S2RobotError as error:
-        sys.exit(f"error: {error}")
-    print(f"checkpoint: {checkpoint}\nnext: s2robot evaluate checkpoint={checkpoint}")
+        sys.exit(f"error in process {rank}: {error}" if rank else f"error: {error}")
+    if not rank:
+        print(f"checkpoint: {checkpoint}\nnext: s2robot evaluate checkpoint={checkpoint}")
 
 
 if __name__ == "__main__":
