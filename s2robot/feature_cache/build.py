@@ -159,7 +159,7 @@ def _fill(
         print(f"feature cache {str(entry.folder)!r}: {len(damaged)} damaged blocks are made again")
         entry.keep_only(good)
     if missing or not entry.is_whole():
-        entry.reserve(frames)
+        entry.reserve(min(entry.frames, -(-frames // BLOCK_FRAMES) * BLOCK_FRAMES))
     title = f"encoding {camera}" + (f", shift {shift.copy}" if shift else "")
     blocks = read_blocks(dataset, camera, missing, shift)
     with (
