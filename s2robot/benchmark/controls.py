@@ -12,9 +12,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 
 from s2robot.benchmark.grid import Arm, Policy, Readout, as_json
 from s2robot.config import BenchmarkConfig, EncoderConfig
@@ -50,10 +52,17 @@ def encoder_cost(encoder: EncoderConfig) -> EncoderCost:
     Raises:
         EncoderError: unknown backbone, or scales that it cannot process.
     """
+    return _cost(as_json(asdict(encoder)))
+
+
+@lru_cache(maxsize=256)
+def _cost(encoder_json: str) -> EncoderCost:
+    """See `encoder_cost`; a grid asks for the same ones again and again."""
     from s2robot.backbones.listing import meta_backbone
     from s2robot.backbones.table import find_spec
     from s2robot.encoder import S2Encoder
 
+    encoder = EncoderConfig(**json.loads(encoder_json))
     if encoder.backbone == PIXELS:  # it has no weights
         return S2Encoder(**asdict(encoder)).cost()
     first = encoder.scales[0]

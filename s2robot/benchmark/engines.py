@@ -40,7 +40,8 @@ def _run_on_ray(
         ray.init()  # RAY_ADDRESS, a cluster that `ray start` made on this machine, or a new one here
     # A worker that dies takes no result with it: its job starts again, elsewhere, and goes on where the files end.
     # Errors of the job itself never reach Ray.
-    remote = ray.remote(num_cpus=config.ray_cpus, num_gpus=_gpus(config, ray), max_retries=config.retries)(run)
+    settings = {"num_cpus": config.ray_cpus, "num_gpus": _gpus(config, ray), "max_retries": config.retries}
+    remote = ray.remote(**settings)(lambda job: run(job))
     pending = {remote.remote(job): job for job in jobs}
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)

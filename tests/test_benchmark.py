@@ -1,0 +1,272 @@
+"""The grid, its controls and contrasts, the dry run, sequential stopping and calibration."""
+
+import itertools
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from toy_benchmark import collect_toys, make_toys, run_toys, toy_config, toy_facts
+
+from s2robot.benchmark import calibrate, describe, make_cells, planned_contrasts
+from s2robot.benchmark.calibration import blocks_text, calibration_statements
+from s2robot.benchmark.controls import encoder_cost
+from s2robot.benchmark.dry_run import power_sentence
+from s2robot.benchmark.films import choose_films
+from s2robot.benchmark.grid import make_arms
+from s2robot.benchmark.sequential import make_races, next_episodes
+from s2robot.benchmark.stages import rollouts_key, training_key
+from s2robot.config import CALIBRATION_SEED, BCConfig, BenchmarkConfig, DiffusionUNetConfig, EncoderConfig
+from s2robot.config.benchmark import CONTROLS
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import ConfigError
+from s2robot.report import write_report
+
+
+def grid(**changes) -> BenchmarkConfig:
+    """Two EfficientNets × two scale sets, described and not run."""
+    return replace(BenchmarkConfig(output="unused", policy=BCConfig()), **changes)
+
+
+def labels(config):
+    return [arm.label for arm in make_arms(config)]
+
+
+def test_the_grid_is_the_product_of_its_factors():
+    config = grid(
+        tasks=["Lift", {"task": "Lift", "variant": {"object_scale": 0.6}}],
+        readouts=["conv", "mean"],
+        policies=["bc", {"name": "diffusion_unet", "down_dims": [64], "training": {"learning_rate": 3e-4}}],
+        training_seeds=[0, 1, 2],
+    )
+    cells = make_cells(config)
+    assert len(cells) == 2 * 2 * 2 * 2 * 2 * 3
+    assert len({cell.name for cell in cells}) == len(cells)
+    diffusion = next(cell.arm.policy for cell in cells if cell.arm.policy.label == "diffusion_unet")
+    assert isinstance(diffusion.config, DiffusionUNetConfig)
+    assert diffusion.config.down_dims == [64]
+    assert (diffusion.training.learning_rate, diffusion.training.epochs) == (3e-4, config.training.epochs)
+    encoders = [cell.arm.encoder_key for cell in cells]
+    assert len(list(itertools.groupby(encoders))) == 2 * 4  # cells that share an encoder are neighbours
+
+
+def test_every_control_takes_one_thing_away():
+    config = grid(backbones=["efficientnet_lite0"], scale_sets=[[224, 448]], controls=list(CONTROLS))
+    arms = {arm.variant or arm.label: arm for arm in make_arms(config)}
+    assert list(arms) == [
+        "efficientnet_lite0 {224, 448}",
+        "efficientnet_lite0 {224}",
+        "channels ×2",
+        "upsampled",
+        "whole image",
+        "compute-matched",
+        "from scratch",
+    ]
+    full = encoder_cost(arms["efficientnet_lite0 {224, 448}"].encoder)
+    costs = {name: encoder_cost(arm.encoder) for name, arm in arms.items()}
+    assert costs["channels ×2"].feature_width == full.feature_width
+    assert costs["channels ×2"].gmacs == costs["efficientnet_lite0 {224}"].gmacs
+    assert costs["upsampled"].gmacs == full.gmacs
+    assert costs["whole image"].tiles == 1
+    assert arms["compute-matched"].encoder.backbone == "efficientnet_lite2"  # 0.8 GMACs, the nearest of its family
+    assert (arms["from scratch"].encoder.backbone, arms["from scratch"].readout.label) == ("pixels", "resnet18")
+    assert {arm.readout.config.width for arm in arms.values()} == {config.readout.width}
+    contrasts = planned_contrasts(config)
+    assert len(contrasts) == 6
+    assert all(contrast["treatment"]["scales"] == [224, 448] for contrast in contrasts)
+    assert {contrast["baseline"]["variant"] for contrast in contrasts} == {"", *list(arms)[2:]}
+
+
+def test_costs_from_shapes_are_those_of_the_encoder_itself():
+    for scales in ([32], [32, 64]):
+        config = EncoderConfig(backbone="test_vit", scales=scales, weights="none", channels_last=True)
+        assert encoder_cost(config) == S2Encoder(**asdict(config)).cost()
+
+
+def test_an_arm_that_the_grid_holds_already_is_not_run_twice():
+    config = grid(scale_sets=[[224], [224, 448]], controls=["single_scale", "larger_backbone"])
+    assert labels(config) == [
+        "efficientnet_lite0 {224}",
+        "efficientnet_lite0 {224, 448}",
+        "efficientnet_lite1 {224}",
+        "efficientnet_lite1 {224, 448}",
+        "efficientnet_lite2 {224} compute-matched",
+    ]
+
+
+def test_derived_contrasts_are_more_scales_and_a_larger_backbone():
+    names = [contrast["name"] for contrast in planned_contrasts(grid())]
+    assert names == [
+        "Lift: efficientnet_lite0 {224, 448} against efficientnet_lite0 {224}",
+        "Lift: efficientnet_lite1 {224} against efficientnet_lite0 {224}",
+        "Lift: efficientnet_lite1 {224, 448} against efficientnet_lite1 {224}",
+    ]
+
+
+def test_listed_arms_and_stated_contrasts():
+    config = grid(
+        backbones=[],
+        arms=[
+            {"name": "base", "encoder": {"scales": [224]}},
+            {"name": "wide", "encoder": {"scales": [[224, 224], [448, 448]]}, "readout": {"name": "mean", "width": 64}},
+        ],
+        contrasts=[{"name": "wide?", "baseline": {"variant": "base"}, "treatment": {"variant": "wide"}}],
+    )
+    assert labels(config) == ["efficientnet_lite0 {224} base", "efficientnet_lite0 {224×224, 448×448} wide"]
+    assert make_arms(config)[1].readout.config.width == 64
+    assert planned_contrasts(config) == config.contrasts
+    (derived,) = planned_contrasts(replace(config, contrasts=[]))
+    assert (derived["baseline"]["variant"], derived["treatment"]["variant"]) == ("base", "wide")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"controls": ["upsamled"]}, "unknown control 'upsamled'; did you mean 'upsampled'"),
+        ({"tasks": [{"task": "Lift", "sise": 3}]}, "unknown task setting 'sise'; did you mean 'size'"),
+        ({"tasks": ["Lift", {"task": "Lift", "demonstrations": 9}]}, "give equal ones a name each"),
+        ({"first_seed": 7}, "first_seed=7 is not possible; valid: 100000"),
+        ({"first_seed": CALIBRATION_SEED}, "calibration above"),
+        ({"training_seeds": [CALIBRATION_SEED]}, "larger ones are for calibration"),
+        ({"engine": "dask"}, "unknown engine of the benchmark 'dask'. Choices: local, ray"),
+    ],
+)
+def test_impossible_settings_are_one_clear_error(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        grid(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"size": 224},
+            "size of task 'Lift'=224 is not possible; valid: 448 or more, for efficientnet_lite0 {224, 448}",
+        ),
+        ({"policies": ["bcc"]}, "unknown policy 'bcc'; did you mean 'bc'"),
+        ({"arms": [{"name": "a", "encodr": {}}]}, "unknown key of an arm 'encodr'; did you mean 'encoder'"),
+        (
+            {"arms": [{"name": "a", "encoder": {"scale": [1]}}]},
+            "unknown encoder setting 'scale'; did you mean 'scales'",
+        ),
+        ({"contrasts": [{"name": "a", "baseline": {"x": 1}, "treatment": {}}]}, "unknown setting in a contrast's base"),
+        ({"backbones": ["mvp_large"], "controls": ["larger_backbone"]}, "no named backbone of the family 'MVP"),
+    ],
+)
+def test_impossible_grids_are_one_clear_error(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        planned_contrasts(grid(**changes))
+
+
+def test_a_stage_is_shared_by_exactly_the_cells_that_need_the_same():
+    base, *others = (
+        make_cells(grid(**changes))[0]
+        for changes in ({}, {"episodes": 9}, {"demonstrations": 9}, {"tasks": [{"task": "Lift", "horizon": 9}]})
+    )
+    more_episodes, fewer_demonstrations, shorter = others
+    assert rollouts_key(more_episodes) == rollouts_key(base)
+    assert training_key(fewer_demonstrations) != training_key(base)
+    assert rollouts_key(shorter) != rollouts_key(base)
+
+
+def test_the_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):
+    config = toy_config(tmp_path / "none", controls=["channel_duplicated"], episodes=200, training_seeds=[0, 1, 2])
+    text = describe(config, toy_facts, 2)
+    assert "9 cells, 9 of them to run" in text
+    assert all(cell.name in text for cell in make_cells(config))
+    assert "200 rollouts × 3 seeds tell 80% from 89% apart with 80% power" in text
+    assert "estimated time" in text
+    assert "measured now" in text
+    assert "disk: demonstrations" in text
+    assert "Lift: not calibrated" in text
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_detectable_difference_shrinks_with_episodes():
+    assert power_sentence(20, 1, 0.5) == "20 rollouts × 1 seed tell 50% from 92% apart with 80% power"
+    assert "apart from no higher rate" in power_sentence(10, 1, 0.8)
+
+
+@pytest.fixture
+def fake_results(tmp_path):
+    """Write outcomes of a cell as the runner would."""
+
+    def write(cell, outcomes):
+        folder = tmp_path / "cells" / cell.name
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [{"seed": 100_000 + i, "success": bool(o), "steps": 1, "error": None} for i, o in enumerate(outcomes)]
+        (folder / "results.json").write_text(json.dumps({"episode_results": rows}))
+
+    return write
+
+
+def test_sequential_stopping_adds_batches_until_decided_or_spent(tmp_path, fake_results):
+    config = grid(output=str(tmp_path), backbones=["efficientnet_lite0"], episodes=100)
+    config.sequential.batch = 20
+    base, treated = cells = make_cells(config)
+    races = make_races(config, planned_contrasts(config), cells)
+
+    def targets():
+        return list(next_episodes(config, tmp_path, races, cells).values())
+
+    assert targets() == [20, 20]
+    fake_results(base, [0] * 20)
+    assert targets() == [20, 20]  # the other arm is behind
+    fake_results(treated, [0, 1] * 10)
+    assert targets() == [20, 20]  # decided: ten states for the treatment, none against
+    fake_results(treated, [0, 0, 0, 1] * 5)
+    assert targets() == [40, 40]
+    for cell in cells:
+        fake_results(cell, [0, 1] * 50)
+    assert targets() == [100, 100]  # spent
+
+
+def test_a_sequential_benchmark_stops_early_and_its_report_says_so(tmp_path):
+    config = toy_config(tmp_path, training_seeds=[0], episodes=4, videos=0)
+    config.sequential.batch = 2
+    run_toys(config)
+    document = json.loads((tmp_path / "benchmark.json").read_text())
+    assert document["sequential"]["decided"] == []  # four states decide nothing
+    assert len(list(tmp_path.glob("rollouts/*/*-*/results.json"))) == 2 * 2  # cells × batches
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Sequential stopping: rollouts were added 2 at a time" in text
+    assert "sequential stopping</span>" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_films_are_of_states_that_divide_the_arms_of_a_contrast(tmp_path, fake_results):
+    config = grid(output=str(tmp_path), backbones=["efficientnet_lite0"], training_seeds=[0, 1])
+    cells = make_cells(config)
+    for cell, outcomes in zip(cells, ([0, 1, 1, 0], [1] * 4, [1, 1, 0, 0], [1] * 4), strict=True):
+        fake_results(cell, outcomes)
+    contrasts = planned_contrasts(config)
+    films = choose_films(replace(config, videos=3), tmp_path, contrasts, cells)
+    assert films == {cells[0].name: [100_000, 100_002, 100_003], cells[2].name: [100_000, 100_002, 100_003]}
+    assert choose_films(replace(config, videos=1), tmp_path, contrasts, cells)[cells[0].name] == [100_000]
+
+
+def test_calibration_runs_the_base_arm_alone_on_seeds_of_its_own(tmp_path):
+    task = {"task": "Lift", "variant": {"contrast": 0.5}}
+    config = toy_config(tmp_path, tasks=[task], episodes=4)
+    (block,) = calibrate(config, collect_toys, make_toys, 2)
+    assert config.first_seed == 100_000  # the caller's settings stay
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("rollouts/*/*/results.json")]
+    assert [(result["scales"], result["training_seed"]) for result in results] == [([32], CALIBRATION_SEED)]
+    assert [row["seed"] for row in results[0]["episode_results"]] == list(range(CALIBRATION_SEED, CALIBRATION_SEED + 4))
+    assert results[0]["environment"]["variant"] == {"contrast": 0.5}  # it reached collection and rollouts
+    assert block["policies"]["bc"]["episodes"] == 4
+    assert "30% to 80%" in blocks_text(config, [block])
+
+    (frozen,) = calibration_statements(replace(config, tasks=[{**task, "calibration": block}]))
+    solved = block["policies"]["bc"]["successes"]
+    where = "calibrated on seeds 1000000 to 1000003 with test_efficientnet {32}, mean alone"
+    assert f"{where} (bc {solved} of 4 solved)" in frozen
+    assert "are others" not in frozen
+    (changed,) = calibration_statements(replace(config, demonstrations=9, tasks=[{**task, "calibration": block}]))
+    assert "The settings of now are others than those calibrated, for bc" in changed
+
+
+def test_a_report_of_the_toy_reads_the_cells_and_not_the_stages(tmp_path):
+    run_toys(toy_config(tmp_path, scale_sets=[[32]], training_seeds=[0], episodes=2))
+    page = write_report([tmp_path], tmp_path / "again")
+    assert "1 cell in 1 arm" in " ".join(page.read_text().split())
+    assert np.all([path.stat().st_size > 0 for path in (tmp_path / "again").iterdir()])
