@@ -1,0 +1,101 @@
+"""Settings; LeRobot finds the policy and the processors by the names of this module and of this class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
+
+from s2robot.config import POLICIES, EncoderConfig, PolicyConfig, ReadoutConfig
+from s2robot.integrations.vision import read_settings
+from s2robot.interfaces import ConfigError, unknown_name
+
+
+@PreTrainedConfig.register_subclass("s2robot")
+@dataclass
+class S2RobotConfig(PreTrainedConfig):
+    """A policy of s2robot on frozen multi-scale features of all cameras, beside all `observation.*` vectors.
+
+    A policy sees the observations t-To+1 … t (`n_obs_steps` = To), predicts the actions t … t+Ta-1 (`chunk_size` = Ta)
+    and executes the first `n_action_steps` of them before it looks again.
+
+    Args:
+        network: name of the policy, one of `s2robot.config.POLICIES`.
+        network_settings: its further settings, such as {"down_dims": [64, 128]}.
+        encoder: settings of the frozen encoder.
+        readout: settings of the readout that each camera gets.
+    """
+
+    n_obs_steps: int = 2
+    chunk_size: int = 16
+    n_action_steps: int = 8
+    network: str = "diffusion_unet"
+    network_settings: dict[str, Any] = field(default_factory=dict)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.IDENTITY,  # the encoder normalises images, once
+            "STATE": NormalizationMode.MEAN_STD,
+            "ACTION": NormalizationMode.MIN_MAX,
+        }
+    )
+    optimizer_lr: float = 1e-4
+    optimizer_betas: tuple[float, float] = (0.95, 0.999)
+    optimizer_weight_decay: float = 1e-6
+    scheduler_name: str = "cosine"
+    scheduler_warmup_steps: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.policy_settings()
+
+    def policy_settings(self) -> PolicyConfig:
+        """The settings as s2robot has them.
+
+        Raises:
+            ConfigError: unknown policy or setting, or an impossible value.
+        """
+        if self.network not in POLICIES:
+            raise ConfigError(unknown_name("policy.network", self.network, POLICIES))
+        steps = {
+            "observation_steps": self.n_obs_steps,
+            "action_steps": self.chunk_size,
+            "execute_steps": self.n_action_steps,
+        }
+        return read_settings(POLICIES[self.network], "network setting", {**self.network_settings, **steps})
+
+    def validate_features(self) -> None:
+        """Refuse datasets without images or actions.
+
+        Raises:
+            ConfigError: names what there is.
+        """
+        if not self.image_features or self.action_feature is None:
+            found = ", ".join([*(self.input_features or {}), *(self.output_features or {})]) or "nothing"
+            raise ConfigError(f"a policy of s2robot needs images and 'action', the dataset has {found}")
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        """Diffusion Policy's optimizer."""
+        return AdamWConfig(lr=self.optimizer_lr, betas=self.optimizer_betas, weight_decay=self.optimizer_weight_decay)
+
+    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
+        """Warm-up, then cosine."""
+        return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)
+
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        """The last To steps."""
+        return list(range(1 - self.n_obs_steps, 1))
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """The action before each observed step, then the chunk."""
+        return list(range(-self.n_obs_steps, self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        """No rewards."""
+        return

@@ -1,0 +1,19 @@
+"""LeRobot's own processors: vectors standardised, actions to [-1, 1], images as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lerobot.processor import PolicyProcessorPipeline, make_default_pre_post_processors
+from torch import Tensor
+
+from lerobot_policy_s2robot.configuration_s2robot import S2RobotConfig
+
+Pipeline = PolicyProcessorPipeline[Any, Any]
+
+
+def make_s2robot_pre_post_processors(
+    config: S2RobotConfig, dataset_stats: dict[str, dict[str, Tensor]] | None = None
+) -> tuple[Pipeline, Pipeline]:
+    """What LeRobot runs before and after the policy; it finds this function by its name."""
+    return make_default_pre_post_processors(config, dataset_stats, normalizer_device=config.device)
