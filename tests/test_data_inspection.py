@@ -74,6 +74,11 @@ def leave_range(file):
     file["data/demo_1/actions"][4, 1] = -1.5
 
 
+def mix_looks(file):
+    for demo, look in zip(file["data"].values(), ("fast", "full", "fast", "fast"), strict=True):
+        demo.attrs["look"] = look
+
+
 def fail(file):
     file["data/demo_1"].attrs["success"] = False
 
@@ -86,7 +91,8 @@ def fail(file):
         (repeat_episode, "duplicate demonstrations: demo_0, demo_3"),
         (freeze_channel, "constant channel: actions[2] never changes"),
         (freeze_camera, "demo_2: camera agentview shows the same picture at all 5 steps"),
-        (leave_range, "action out of range: actions[1] leave robosuite's [-1, 1]"),
+        (leave_range, "action out of range: actions[1] leave the environment's [-1, 1]"),
+        (mix_looks, "pictures of several looks, which training refuses: fast; full"),
         (fail, "1 of 4 demonstrations did not succeed"),
     ],
 )

@@ -105,7 +105,7 @@ def inspect_dataset(path: str | Path) -> Inspection:
         sizes = {camera: dataset.image_size(camera) for camera in dataset.cameras}
         environment = str(dataset.env_args.get("env_name", ""))
         result = Inspection(dataset.path, dataset.layout, environment, dataset.lengths, sizes)
-        ranges, contents = _Ranges(), defaultdict(list)
+        ranges, contents, looks = _Ranges(), defaultdict(list), set()
         absent = {"rewards", "states", "model_file"}
         for index, demo in enumerate(dataset.demos):
             try:
@@ -114,6 +114,7 @@ def inspect_dataset(path: str | Path) -> Inspection:
                 result.problems.append(str(error).removeprefix(f"dataset {str(dataset.path)!r}, "))
                 continue
             contents[_digest(episode)].append(demo)
+            looks.add(episode.attributes.get("look", "not recorded"))
             absent = {name for name in absent if getattr(episode, name) is None}
             result.judged += "success" in episode.attributes
             result.solved += episode.success and "success" in episode.attributes
@@ -125,6 +126,8 @@ def inspect_dataset(path: str | Path) -> Inspection:
         result.missing += sorted(absent)
         copies = [", ".join(demos) for demos in contents.values() if len(demos) > 1]
         result.problems += [f"duplicate demonstrations: {names}" for names in copies]
+        if len(looks) > 1:
+            result.problems.append(f"pictures of several looks, which training refuses: {'; '.join(sorted(looks))}")
         return result
 
 
@@ -148,9 +151,10 @@ def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Range
         result.problems.append(f"{result.judged - result.solved} of {result.judged} demonstrations did not succeed")
     result.problems += [f"constant channel: {name} never changes" for name in ranges.constant()]
     outside = np.flatnonzero(np.abs(result.action_range).max(0, initial=0) > 1)
-    if dataset.env_args.get("type") == _ROBOSUITE and len(outside):
+    bounded = dataset.env_args.get("type") == _ROBOSUITE or "s2robot" in dataset.env_args
+    if bounded and len(outside):
         channels = ", ".join(map(str, outside))
-        result.problems.append(f"action out of range: actions[{channels}] leave robosuite's [-1, 1]")
+        result.problems.append(f"action out of range: actions[{channels}] leave the environment's [-1, 1]")
 
 
 def _digest(episode: Episode) -> str:
