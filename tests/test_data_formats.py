@@ -42,6 +42,17 @@ def psnr(images, expected):
     return 10 * np.log10(255**2 / error)
 
 
+def test_frames_read_a_few_at_a_time_are_those_of_the_episodes(name):
+    with open_dataset(DATA / name) as dataset:
+        camera = dataset.cameras[0]
+        for index in (1, 0):
+            expected = dataset.episode(index, cameras=[camera]).images[camera]
+            for first, last in ((0, 2), (2, len(expected)), (1, 3)):
+                out = np.zeros_like(expected[first:last])
+                dataset.read_images(index, camera, first, out)
+                np.testing.assert_array_equal(out, expected[first:last])
+
+
 def test_actions_and_observations_are_bit_equal(name):
     key = "position" if name == "minari" else "state"
     with open_dataset(DATA / name) as dataset:

@@ -50,6 +50,30 @@ def test_written_episodes_are_read_back_bit_for_bit(path):
             assert episode.attributes["seed"] == seed
 
 
+def test_frames_read_a_few_at_a_time_are_those_of_the_episodes(path):
+    with open_dataset(path) as dataset:
+        for index in (4, 0):
+            expected = make_episode(3 + index, index).images["agentview"]
+            for first, last in ((0, 2), (2, len(expected))):
+                out = np.zeros_like(expected[first:last])
+                dataset.read_images(index, "agentview", first, out)
+                np.testing.assert_array_equal(out, expected[first:last])
+
+
+def test_frames_that_do_not_fit_the_rest_are_refused_however_they_are_read(path):
+    edit(path, lambda file: file.__delitem__("data/demo_3/obs/agentview_image"))
+    edit(path, lambda file: file.create_dataset("data/demo_3/obs/agentview_image", data=np.zeros((6, 8, 8, 3), "u1")))
+    edit(path, lambda file: file.__delitem__("data/demo_5/obs/agentview_image"))
+    out = np.zeros((2, 16, 16, 3), np.uint8)
+    with open_dataset(path) as dataset:
+        with pytest.raises(DatasetError, match=r"demo_3: images of agentview are uint8 \(6, 8, 8, 3\)"):
+            dataset.read_images(3, "agentview", 0, out)
+        with pytest.raises(DatasetError, match="demo_5: field 'agentview_image' is missing"):
+            dataset.read_images(5, "agentview", 0, out)
+        with pytest.raises(DatasetError, match="unknown camera 'front'"):
+            dataset.read_images(0, "front", 0, out)
+
+
 def test_file_has_robomimics_layout(path):
     with h5py.File(path) as file:
         assert file["data"].attrs["total"] == sum(3 + i for i in range(12))

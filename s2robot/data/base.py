@@ -65,6 +65,7 @@ class DemonstrationDataset(ABC):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._fingerprint: str | None = None
+        self._held: tuple[int, str, np.ndarray] | None = None
         try:
             for file in self._files():
                 self.refuse_escape(file)
@@ -184,6 +185,18 @@ class DemonstrationDataset(ABC):
         self._check(demo, self.lengths[index], episode)
         return episode
 
+    def read_images(self, index: int, camera: str, first: int, out: np.ndarray) -> None:
+        """Fill `out`, uint8 [n, H, W, 3], with a demonstration's frames `first` … `first` + n - 1.
+
+        For reading in order, a few frames at a time. A format that can reads just these; others hold one episode.
+
+        Raises:
+            DatasetError: as `episode`.
+        """
+        if self._held is None or self._held[:2] != (index, camera):
+            self._held = index, camera, self.episode(index, cameras=[camera], proprioception=[]).images[camera]
+        out[:] = self._held[2][first : first + len(out)]
+
     def _check(self, demo: str, length: int, episode: Episode) -> None:
         numbers = {"actions": episode.actions, "rewards": episode.rewards, "states": episode.states}
         numbers |= {f"obs/{key}": values for key, values in episode.proprioception.items()}
@@ -202,9 +215,12 @@ class DemonstrationDataset(ABC):
                 demo,
             )
         for camera, values in episode.images.items():
-            expected = (length, *self._image_sizes[camera], 3)
-            if values.dtype != np.uint8 or values.shape != expected:
-                raise self.error(f"images of {camera} are {values.dtype} {values.shape}; valid: uint8 {expected}", demo)
+            self._check_images(demo, length, camera, values)
+
+    def _check_images(self, demo: str, length: int, camera: str, values: Any) -> None:
+        expected = (length, *self._image_sizes[camera], 3)
+        if values.dtype != np.uint8 or values.shape != expected:
+            raise self.error(f"images of {camera} are {values.dtype} {values.shape}; valid: uint8 {expected}", demo)
 
     def numbers(self, demo: str, name: str, values: Any, dtype: type = np.float32) -> np.ndarray:
         """An array of any numeric type as `dtype` [T, d]: trailing axes are flattened, a vector [T] becomes [T, 1].

@@ -140,6 +140,17 @@ class RobomimicDataset(DemonstrationDataset):
             attributes=attributes,
         )
 
+    def read_images(self, index: int, camera: str, first: int, out: np.ndarray) -> None:
+        """Fill `out` with some frames of a demonstration, straight from the file."""
+        demo = self.demos[index]
+        self.select_cameras([camera])
+        try:
+            images = require_array(self, child(self, self._item(demo, "obs"), camera + _IMAGE, demo), camera, demo)
+            self._check_images(demo, self.lengths[index], camera, images)
+            images.read_direct(out, np.s_[first : first + len(out)])
+        except self.read_errors as error:
+            raise self.error(f"cannot be read (truncated?): {type(error).__name__}: {error}", demo) from error
+
     def _optional(self, demo: str, key: str, dtype: type, vector: bool = False) -> np.ndarray | None:
         if key not in self._demo(demo):
             return None

@@ -201,16 +201,12 @@ def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
 def read_blocks(
     dataset: DemonstrationDataset, camera: str, blocks: list[int], shift: Shift | None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (block, uint8 [n, H, W, 3]) in order; at most one episode beyond the block is in memory."""
+    """Yield (block, uint8 [n, H, W, 3]) in order."""
     starts = np.concatenate([[0], np.cumsum(dataset.lengths)])
-    held: tuple[int, np.ndarray] | None = None
     for block in blocks:
         start, stop = block * BLOCK_FRAMES, min((block + 1) * BLOCK_FRAMES, int(starts[-1]))
-        parts = []
+        images = np.empty((stop - start, *dataset.image_size(camera), 3), np.uint8)
         for index in range(int(np.searchsorted(starts, start, "right")) - 1, int(np.searchsorted(starts, stop))):
-            if held is None or held[0] != index:
-                held = index, dataset.episode(index, cameras=[camera], proprioception=[]).images[camera]
-            first = int(starts[index])
-            parts.append(held[1][max(start - first, 0) : stop - first])
-        images = np.concatenate(parts)
+            first, last = max(start, int(starts[index])), min(stop, int(starts[index + 1]))
+            dataset.read_images(index, camera, first - int(starts[index]), images[first - start : last - start])
         yield block, images if shift is None else shift(images, start, camera)
