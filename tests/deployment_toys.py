@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ ENCODER = EncoderConfig(backbone="test_efficientnet", weights="none", scales=[32
 BC = BCConfig(hidden=[32], observation_steps=2, action_steps=6, execute_steps=3)
 
 
-def write_checkpoint(folder: Path, policy: PolicyConfig = BC, encoder: EncoderConfig = ENCODER) -> Path:
+def write_checkpoint(folder: Path, policy: PolicyConfig = BC, environment: dict[str, Any] | None = None) -> Path:
     """A checkpoint of a policy with random weights and fitted normalisation, at `folder`."""
     torch.manual_seed(0)
+    encoder = ENCODER
     s2 = S2Encoder(encoder.backbone, encoder.scales, weights=encoder.weights)
     spec = PolicySpec(dict.fromkeys(CAMERAS, s2.feature_shape(SIZE, SIZE)), proprioception_width=5, action_width=4)
     config = TrainConfig(
@@ -33,7 +35,7 @@ def write_checkpoint(folder: Path, policy: PolicyConfig = BC, encoder: EncoderCo
     checkpoint = Checkpoint(
         config=config,
         spec=spec,
-        environment={"task": "Toy", "image_size": SIZE},
+        environment={"task": "Toy", "image_size": SIZE} if environment is None else environment,
         proprioception=["position", "gripper"],
         fingerprints={"encoder": s2.fingerprint()},
         demonstrations=1,

@@ -94,6 +94,18 @@ VERBS = {
         "List the named backbones; with a name, what it costs at several scale sets; fetch gets its weights.",
         "verbs:encoders",
     ),
+    "export": Verb(
+        "export checkpoint=outputs/lift/checkpoint out=outputs/lift.onnx format=onnx",
+        "Write encoder and policy as one ONNX or torch.export graph, checked to compute the same.",
+        "deployment:export",
+        "ExportConfig",
+    ),
+    "serve": Verb(
+        "serve checkpoint=outputs/lift/checkpoint port=8765",
+        "Let robots on other computers ask a checkpoint for actions, over a websocket.",
+        "deployment:serve",
+        "ServeConfig",
+    ),
     "doctor": Verb(
         "doctor",
         "Check OpenGL, versions, cores, memory, disk and weights; say what mends what is wrong.",

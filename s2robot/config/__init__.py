@@ -17,6 +17,7 @@ from omegaconf.errors import MissingMandatoryValue
 from s2robot.config.benchmark import CALIBRATION_SEED, BenchmarkConfig, SequentialConfig, TaskConfig
 from s2robot.config.checks import build, require
 from s2robot.config.demonstrations import CollectConfig, ConvertConfig, RenderConfig
+from s2robot.config.deployment import ExportConfig, ServeConfig
 from s2robot.config.encoder import READOUTS, EncoderConfig, ReadoutConfig
 from s2robot.config.evaluation import EVALUATION_SEED, EvaluateConfig
 from s2robot.config.policies import (
@@ -48,11 +49,13 @@ __all__ = [
     "DiffusionUNetConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "FlowMatchingConfig",
     "PolicyConfig",
     "ReadoutConfig",
     "RenderConfig",
     "SequentialConfig",
+    "ServeConfig",
     "TaskConfig",
     "TrainConfig",
     "TrainingConfig",

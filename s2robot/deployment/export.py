@@ -1,0 +1,155 @@
+"""Encoder and policy in one file for other runtimes: ONNX or `torch.export`, checked before it gets its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s2robot.checkpoint import load_policy, package_versions, write_durably
+from s2robot.config.deployment import ExportConfig
+from s2robot.deployment.graph import EncoderGraph, ExportError, PolicyGraph, without_branches
+from s2robot.extras import missing
+from s2robot.interfaces import CheckpointError
+
+TOLERANCE = {"encoder": 1e-4, "policy": 1e-3}
+"""Largest difference to eager PyTorch: in units of the largest feature, or of each action's range.
+
+A policy's features are rounded to float16, where differences of float32's rounding now and then become steps of 2⁻¹¹.
+"""
+
+_EXAMPLES = 4
+_OPSET = 20
+
+Run = Callable[[list[Tensor]], list[Tensor]]
+
+
+def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
+    """Write `config.out`, and a JSON file beside it that says what goes in and what comes out; return the latter.
+
+    Raises:
+        ExportError: the policy cannot be traced, or the file computes something else than the policy; none is written.
+        CheckpointError: damaged checkpoint, or it records no image size and none is given.
+        MissingLibraryError: the libraries for ONNX are not installed.
+    """
+    policy, encoder, checkpoint = load_policy(config.checkpoint, torch.device("cpu"), engine="eager")
+    recorded = checkpoint.environment.get("image_size")
+    size = tuple(config.image_size or ([recorded, recorded] if recorded else []))
+    if len(size) != 2:
+        raise CheckpointError(f"checkpoint {config.checkpoint!r} records no image size; give image_size=[height,width]")
+    graph: EncoderGraph | PolicyGraph
+    if config.part == "encoder":
+        graph = EncoderGraph(encoder, checkpoint, config.batch, size)
+    else:
+        graph = PolicyGraph(policy, encoder, checkpoint, config.batch, size)
+    out = Path(config.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    try:
+        run = (_write_onnx if config.format == "onnx" else _write_torch)(_trace(graph), graph, partial)
+        error = _largest_difference(run, graph)
+        if not error <= TOLERANCE[config.part]:  # written so that NaN fails too
+            raise ExportError(
+                f"{config.format} computes something else than the {config.part}: a difference of {error:.2e} "
+                f"(tolerance {TOLERANCE[config.part]:.0e}); {config.out!r} was not written"
+            )
+        document = {
+            "format": config.format,
+            "part": config.part,
+            "inputs": [dataclasses.asdict(port) for port in graph.inputs],
+            "outputs": [dataclasses.asdict(port) for port in graph.outputs],
+            "execute_steps": checkpoint.config.policy.execute_steps,
+            "largest_difference": error,
+            "tolerance": TOLERANCE[config.part],
+            "normalisation": "inside the graph: images, proprioception and actions are in their own units",
+            "fingerprints": checkpoint.fingerprints,
+            "environment": checkpoint.environment,
+            "versions": package_versions(),
+        }
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    write_durably(out.with_name(out.name + ".json"), json.dumps(document, indent=1).encode())
+    return document
+
+
+def _trace(graph: EncoderGraph | PolicyGraph) -> torch.export.ExportedProgram:
+    inputs, _ = graph.example(0)
+    try:
+        policy = getattr(graph, "policy", torch.nn.Identity())
+        with torch.no_grad(), without_branches(policy):
+            return torch.export.export(graph.eval(), tuple(inputs), strict=False)
+    except ExportError:
+        raise
+    except Exception as error:  # whatever a network may do that a graph cannot
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(f"{type(graph).__name__} cannot be traced by torch.export: {reason}") from error
+
+
+def _write_torch(program: torch.export.ExportedProgram, graph: EncoderGraph | PolicyGraph, path: Path) -> Run:
+    with path.open("wb") as writer:
+        torch.export.save(program, writer)
+    with path.open("rb") as reader:
+        module = torch.export.load(reader).module()
+
+    def run(inputs: list[Tensor]) -> list[Tensor]:
+        outputs = module(*inputs)
+        return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+
+    return run
+
+
+def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | PolicyGraph, path: Path) -> Run:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  # what torch.onnx translates with
+    except ModuleNotFoundError as error:
+        raise missing("onnxscript or onnxruntime", "onnx", error) from error
+    names = [port.name for port in graph.inputs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's about its own next versions
+        converted: Any = torch.onnx.export(
+            program,
+            tuple(graph.example(0)[0]),
+            input_names=names,
+            output_names=[port.name for port in graph.outputs],
+            opset_version=_OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    converted.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = {node.name for node in session.get_inputs()}
+    if found != set(names):
+        raise ExportError(f"the ONNX graph has the inputs {sorted(found)}; expected {sorted(names)}")
+
+    def run(inputs: list[Tensor]) -> list[Tensor]:
+        feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(None, feed)]
+
+    return run
+
+
+@torch.no_grad()
+def _largest_difference(run: Run, graph: EncoderGraph | PolicyGraph) -> float:
+    """Over several examples, the largest difference between the file and the policy itself, see `TOLERANCE`."""
+    spread = graph.spread()
+    worst = 0.0
+    for seed in range(1, _EXAMPLES + 1):
+        inputs, expected = graph.example(seed)
+        for index, (one, other) in enumerate(zip(run(inputs), expected, strict=True)):
+            if one.shape != other.shape:
+                raise ExportError(f"the file returns {tuple(one.shape)} where the policy returns {tuple(other.shape)}")
+            scale = spread[index] if isinstance(graph, EncoderGraph) else spread
+            difference = float(((one - other).abs() / scale).max())
+            worst = difference if difference != difference else max(worst, difference)
+    return worst

@@ -1,0 +1,249 @@
+"""Encoder and policy as one module of plain tensors: what `export` traces and what a file is compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from s2robot.checkpoint import Checkpoint
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import Observation, S2RobotError
+from s2robot.policies import Policy
+
+
+class ExportError(S2RobotError):
+    """A policy that cannot be exported, or an exported file that does not compute what the policy does."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a graph: its name, type and shape, and what the numbers are."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    meaning: str
+
+
+class NoiseTape(TorchFunctionMode):
+    """Hands a policy's draws of normal noise over from a tensor, or records them.
+
+    A policy draws row i from `generators[i]`; under this mode the k-th number of row i is `noise[i, k]`.
+
+    Args:
+        generators: one per row, as given to `Policy.act`.
+        noise: float32 [B, n] to hand over; None lets the generators draw, and records.
+
+    Attributes:
+        drawn: per row, the noise recorded.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], noise: Tensor | None = None) -> None:
+        super().__init__()
+        self._rows = {id(generator): row for row, generator in enumerate(generators)}
+        self._noise = noise
+        self._used = [0] * len(generators)
+        self.drawn: list[list[Tensor]] = [[] for _ in generators]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Intercept `torch.randn(…, generator=…)`; refuse other draws from the generators."""
+        kwargs = kwargs or {}
+        row = self._rows.get(id(kwargs.get("generator")))
+        if row is None:
+            return func(*args, **kwargs)
+        if func is not torch.randn:
+            raise ExportError(
+                f"this policy draws with torch.{getattr(func, '__name__', func)}, which has no form with noise as an "
+                "input; policies that draw normal noise only, or none, can be exported"
+            )
+        if self._noise is None:
+            drawn = func(*args, **kwargs)
+            self.drawn[row].append(drawn.flatten())
+            return drawn
+        shape = tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else args
+        start = self._used[row]
+        self._used[row] += math.prod(shape)
+        return self._noise[row, start : self._used[row]].reshape(shape)
+
+
+class _Step(int):
+    """A sampler's time step as a constant: graphs have no branches, so what decides them must be a plain number."""
+
+    def expand(self, count: int) -> Tensor:
+        """The step as int64 [count], as policies ask a tensor for it."""
+        return torch.full((count,), int(self))
+
+
+@contextlib.contextmanager
+def without_branches(policy: nn.Module) -> Iterator[None]:
+    """Let a policy be traced: samplers count with plain numbers, transformers do not look what their masks hold.
+
+    The numbers that come out are the same. Samplers must have been used before.
+    """
+    samplers = list(_samplers(policy))
+    kept = [dict(vars(sampler)) for sampler in samplers]
+    transformers = [m for m in policy.modules() if isinstance(m, nn.TransformerDecoder | nn.TransformerEncoder)]
+    hooks = [module.register_forward_pre_hook(_masks_are_any, with_kwargs=True) for module in transformers]
+    try:
+        for sampler in samplers:
+            sampler.set_timesteps(len(sampler.timesteps))  # forgets what it kept of the last sample
+            steps = [_Step(step) for step in sampler.timesteps.tolist()]
+            after = dict(itertools.pairwise([*steps, _Step(-1)]))
+            sampler.timesteps = steps
+            sampler.set_timesteps = lambda *args, **kwargs: None
+            sampler.previous_timestep = after.__getitem__
+            sampler.index_for_timestep = lambda step, *args, steps=steps: steps.index(step)
+        yield
+    finally:
+        for sampler, attributes in zip(samplers, kept, strict=True):
+            vars(sampler).clear()
+            vars(sampler).update(attributes)
+        for hook in hooks:
+            hook.remove()
+
+
+def _samplers(policy: nn.Module) -> Iterator[Any]:
+    """The diffusers schedulers that a policy, or a plain object in it, samples with."""
+    for holder in [policy, *vars(policy).values()]:
+        for name, value in getattr(holder, "__dict__", {}).items():
+            if isinstance(value, SchedulerMixin) and name != "_noiser":
+                yield value
+
+
+def _masks_are_any(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Forbid a look whether a mask is causal, which is for speed only."""
+    return args, {**kwargs, "tgt_is_causal" if isinstance(module, nn.TransformerDecoder) else "is_causal": False}
+
+
+class EncoderGraph(nn.Module):
+    """Images of one camera → features, exactly as `S2Encoder` gives them."""
+
+    def __init__(self, encoder: S2Encoder, checkpoint: Checkpoint, batch: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        shape = encoder.feature_shape(*size)
+        self._has_prefix = bool(shape.num_prefix)
+        self._size = (batch, *size, 3)
+        self.inputs = [Port("image", "uint8", self._size, "upright RGB, 0 to 255; normalised inside the graph")]
+        grid = (batch, shape.channels, shape.height, shape.width)
+        self.outputs = [Port("map", "float32", grid, "features of all scales, [B, S·C, h, w]")]
+        if self._has_prefix:
+            tokens = (batch, shape.num_prefix, shape.channels)
+            self.outputs.append(Port("prefix", "float32", tokens, "class and register tokens"))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Uint8 [B, H, W, 3] -> (map, prefix), without prefix where there are no such tokens."""
+        features = self.encoder(image)
+        return tuple(features) if self._has_prefix else (features.map,)
+
+    def example(self, seed: int) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Inputs, and what the encoder makes of them."""
+        image = _pictures(self._size, seed)
+        return [image], self(image)
+
+    def spread(self) -> Tensor:
+        """By what differences are divided before they are compared with the tolerance."""
+        return torch.cat([part.abs().max().reshape(1) for part in self.example(0)[1]])
+
+
+class PolicyGraph(nn.Module):
+    """Observations of To steps, and noise where the policy samples → action chunks in environment units."""
+
+    def __init__(
+        self, policy: Policy, encoder: S2Encoder, checkpoint: Checkpoint, batch: int, size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.policy, self.encoder = policy.requires_grad_(False), encoder
+        self._shapes = checkpoint.spec.features
+        self._batch = batch
+        config, spec = checkpoint.config.policy, checkpoint.spec
+        steps, chunk = config.observation_steps, (config.action_steps, spec.action_width)
+        history = f"the last {steps} steps, oldest first; an episode's first step is repeated before it"
+        self.inputs = [
+            Port(f"{camera}_image", "uint8", (batch, steps, *size, 3), f"upright RGB, 0 to 255; {history}")
+            for camera in self._shapes
+        ]
+        keys = ", ".join(checkpoint.proprioception)
+        width = (batch, steps, spec.proprioception_width)
+        self._has_proprioception = bool(spec.proprioception_width)
+        if self._has_proprioception:
+            self.inputs.append(Port("proprioception", "float32", width, f"{keys}, in simulator units; {history}"))
+        past = "executed just before each of these steps, environment units; zeros before the first"
+        self.inputs.append(Port("past_actions", "float32", (batch, steps, spec.action_width), past))
+        self.outputs = [
+            Port("actions", "float32", (batch, *chunk), f"environment units; execute the first {config.execute_steps}")
+        ]
+        self._numbers = 0
+        self._numbers = self.example(0)[0][-1].shape[1] if self._samples() else 0
+        if self._numbers:
+            draws = "standard normal, in the order the policy draws it; other noise, another sample"
+            self.inputs.append(Port("noise", "float32", (batch, self._numbers), draws))
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The tensors in the order of `inputs` -> actions [B, Ta, A]."""
+        generators = [torch.Generator() for _ in range(self._batch)]
+        if not self._numbers:
+            return self.policy.act(self._observation(tensors), generators)
+        with NoiseTape(generators, tensors[-1]):
+            return self.policy.act(self._observation(tensors[:-1]), generators)
+
+    def example(self, seed: int) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Inputs, and what the policy itself makes of them, drawing its noise from generators."""
+        random = torch.Generator().manual_seed(seed)
+        inputs: list[Tensor] = []
+        for port in self.inputs:
+            if port.dtype == "uint8":
+                inputs.append(_pictures(port.shape, seed + len(inputs)))
+            elif port.name == "proprioception":
+                normal = self.policy.observation.proprioception
+                inputs.append(normal.mean + normal.std * torch.randn(port.shape, generator=random))
+            elif port.name == "past_actions":
+                low, high = self.policy.actions.minimum, self.policy.actions.maximum
+                inputs.append(torch.lerp(low, high, torch.rand(port.shape, generator=random)))
+        generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(self._batch)]
+        tape = NoiseTape(generators)
+        with tape:
+            actions = self.policy.act(self._observation(inputs), generators)
+        if tape.drawn[0]:
+            inputs.append(torch.stack([torch.cat(row) for row in tape.drawn]))
+        return inputs, (actions.clone(),)
+
+    def spread(self) -> Tensor:
+        """The range of each action dimension, by which differences are divided before they are judged."""
+        return (self.policy.actions.maximum - self.policy.actions.minimum).clamp(min=1e-3)
+
+    def _samples(self) -> bool:
+        return len(self.example(0)[0]) > len(self.inputs)
+
+    def _observation(self, tensors: Sequence[Tensor]) -> Observation:
+        images = dict(zip(self._shapes, tensors, strict=False))
+        *_, past_actions = tensors
+        batch, steps = past_actions.shape[:2]
+        encoded = self.encoder.encode_cameras({camera: frames.flatten(0, 1) for camera, frames in images.items()})
+        features = {  # rounded to float16 as in training and rollouts
+            camera: self._shapes[camera].flatten(maps).half().unflatten(0, (batch, steps))
+            for camera, maps in encoded.items()
+        }
+        nothing = past_actions.new_zeros((batch, steps, 0))
+        return Observation(features, tensors[-2] if self._has_proprioception else nothing, past_actions)
+
+
+def _pictures(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Bytes […, H, W, 3]: noise under even seeds, smooth colours under odd ones, which real cameras give more of."""
+    random = torch.Generator().manual_seed(seed)
+    if seed % 2 == 0:
+        return torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+    y, x = torch.meshgrid(torch.linspace(0, 3, shape[-3]), torch.linspace(0, 3, shape[-2]), indexing="ij")
+    phase = torch.rand((*shape[:-3], 1, 1, 3), generator=random) * 6
+    return (127.5 * (1 + torch.sin(y[..., None] + 2 * x[..., None] + phase))).to(torch.uint8)
