@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -168,31 +168,25 @@ def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
     )
 
 
-def require_fit(
-    checkpoint: Checkpoint,
-    *,
-    task: str | None = None,
-    cameras: Sequence[str] | None = None,
-    action_width: int | None = None,
-) -> None:
-    """Refuse an environment other than the one a policy was trained for; what is None is not compared.
+def require_task(checkpoint: Checkpoint, task: str | None) -> None:
+    """Refuse another task than the policy was trained on; None stands for the one it was trained on.
 
     Raises:
-        CheckpointError: names what differs, and both values.
+        CheckpointError: names both tasks.
     """
     trained_on = checkpoint.environment.get("task")
     if task is not None and task != trained_on:
         raise CheckpointError(f"the checkpoint's policy was trained on task {trained_on!r}, not on {task!r}")
-    missing = [camera for camera in checkpoint.spec.features if cameras is not None and camera not in cameras]
+
+
+def _require_cameras(checkpoint: Checkpoint) -> None:
+    """Refuse an environment without the cameras that the policy sees through."""
+    offered = checkpoint.environment.get("cameras")
+    missing = [camera for camera in checkpoint.spec.features if offered is not None and camera not in offered]
     if missing:
         raise CheckpointError(
-            f"the checkpoint's policy sees through {', '.join(checkpoint.spec.features)}; the environment has "
-            f"{', '.join(cameras or []) or 'no cameras'}, without {', '.join(missing)}"
-        )
-    if action_width is not None and action_width != checkpoint.spec.action_width:
-        raise CheckpointError(
-            f"the checkpoint's policy puts out actions of width {checkpoint.spec.action_width}, the environment takes "
-            f"{action_width}: another robot, controller or task"
+            f"the checkpoint's policy sees through {', '.join(checkpoint.spec.features)}; its environment has "
+            f"{', '.join(offered or []) or 'no cameras'}, without {', '.join(missing)}"
         )
 
 
@@ -210,7 +204,7 @@ def load_policy(
         CheckpointError: damaged, or the encoder made here is not the one it was trained on.
     """
     checkpoint, state = load_checkpoint(folder)
-    require_fit(checkpoint, cameras=checkpoint.environment.get("cameras"))
+    _require_cameras(checkpoint)
     settings = asdict(checkpoint.config.encoder)
     if engine is not None:
         settings["engine"] = engine

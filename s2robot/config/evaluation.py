@@ -19,6 +19,7 @@ class EvaluateConfig:
     """`s2robot evaluate`: rollouts of a checkpoint over held-out seeds."""
 
     checkpoint: str = MISSING
+    task: str | None = None  # refuse a checkpoint that was trained on another one; null = whichever it was
     episodes: int = 100
     first_seed: int = EVALUATION_SEED
     num_envs: int | None = None  # null = one for each core, fewer where memory is short

@@ -11,7 +11,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
-from s2robot.checkpoint import Checkpoint, load_policy, write_durably
+from s2robot.checkpoint import Checkpoint, load_policy, require_task, write_durably
 from s2robot.config import EvaluateConfig
 from s2robot.evaluation.log import EpisodeLog
 from s2robot.evaluation.results import RESULTS_SCHEMA, hash_json, make_results
@@ -46,6 +46,7 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     start = time.perf_counter()
     device = resolve_device(config.device)
     policy, encoder, checkpoint = load_policy(config.checkpoint, device, config.engine)
+    require_task(checkpoint, config.task)
     if "task" not in checkpoint.environment:
         raise CheckpointError(f"checkpoint {config.checkpoint!r} records no environment: its dataset had no task")
     environment, mismatch = evaluation_environment(
