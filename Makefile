@@ -1,6 +1,6 @@
 # Every verb sets the project up by itself; that takes seconds once nothing has changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-ray lint docs format clean
+.PHONY: help setup demo test test-slow test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-ray test-sb3 test-torchrl test-export test-integrations lint docs format clean
 
 BIN := .venv/bin
 
@@ -55,6 +55,18 @@ test-diffusion-policy: setup ## train in diffusion_policy's own workspace
 
 test-lerobot: setup ## train with lerobot-train (Python 3.12)
 	$(call INTEGRATION_TEST,lerobot)
+
+test-sb3: setup ## train agents of Stable-Baselines3 through the features extractor
+	$(call INTEGRATION_TEST,sb3)
+
+test-torchrl: setup ## check and run TorchRL environments with the transform
+	$(call INTEGRATION_TEST,torchrl)
+
+test-export: setup ## export policies to ONNX, run them, and talk to the inference server
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh export) -m pytest \
+	  tests/test_export.py tests/test_server.py $(PYTEST_ARGS)
+
+test-integrations: test-robomimic test-diffusion-policy test-lerobot test-sb3 test-torchrl test-export ## all of these
 
 test-metaworld: setup ## run Meta-World's tasks and its scripted policies
 	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh metaworld) -m pytest \

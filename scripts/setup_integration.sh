@@ -79,6 +79,22 @@ install_ray() {
   pip_install 'ray>=2.40,<3' 'hydra-submitit-launcher>=1.2,<2'
 }
 
+# The ranges of the extras `sb3`, `torchrl`, `onnx` and `server`; numpy stays the simulator's.
+install_sb3() {
+  create_overlay
+  pip_install 'stable-baselines3>=2.4,<3' 'numpy<2'
+}
+
+install_torchrl() {
+  create_overlay
+  pip_install 'torchrl>=0.7' 'tensordict>=0.7' 'numpy<2'
+}
+
+install_export() {
+  create_overlay
+  pip_install 'onnx>=1.17' 'onnxruntime>=1.20' 'onnxscript>=0.3' 'msgpack>=1' 'websockets>=15' 'numpy<2'
+}
+
 [ -x .venv/bin/python ] || fail "run \`make setup\` first"
 wanted="$(cat pyproject.toml scripts/setup_integration.sh | sha256sum) $PWD $robomimic $diffusion_policy $lerobot"
 if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
@@ -89,7 +105,10 @@ if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     lerobot) install_lerobot ;;
     metaworld) install_metaworld ;;
     ray) install_ray ;;
-    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, ray" ;;
+    sb3) install_sb3 ;;
+    torchrl) install_torchrl ;;
+    export) install_export ;;
+    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, ray, sb3, torchrl, export" ;;
   esac
   echo "$wanted" >"$stamp"
 fi
