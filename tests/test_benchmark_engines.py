@@ -46,7 +46,7 @@ def cluster(monkeypatch):
 
 
 def kill_first_busy_worker(output: Path, killed: list[int]) -> None:
-    """Wait until rollouts have begun, then kill the process that holds their log open or is a Ray task."""
+    """Wait until rollouts have begun, then kill a worker that is running a job."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not killed:
         started = list(output.glob("rollouts/*/*/episodes.jsonl"))
@@ -55,7 +55,7 @@ def kill_first_busy_worker(output: Path, killed: list[int]) -> None:
                 name = (process / "cmdline").read_bytes().split(b"\0")[0]
             except OSError:  # it ended meanwhile
                 continue
-            if name.startswith(b"ray::") and b"IDLE" not in name:
+            if name.startswith(b"ray::run_job"):  # its agents are called ray::… too
                 os.kill(int(process.name), signal.SIGKILL)
                 killed.append(int(process.name))
                 return
@@ -98,7 +98,8 @@ def test_cells_as_submitit_jobs_leave_what_the_local_run_leaves(straight, tmp_pa
         "hydra.launcher.timeout_min=10",
     ]
     script = Path(__file__).with_name("toy_sweep.py")
-    subprocess.run([sys.executable, script, *words], check=True, cwd=tmp_path)
+    environment = {**os.environ, "PYTHONPATH": TESTS}
+    subprocess.run([sys.executable, script, *words], check=True, cwd=tmp_path, env=environment)
     assert not (tmp_path / "results.parquet").exists()  # each job ran its own cell alone
     assert len(list(tmp_path.glob("cells/*/results.json"))) == 4
     run_toys(toy_config(tmp_path))

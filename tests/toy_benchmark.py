@@ -33,17 +33,25 @@ def draw(sign: float, rng: np.random.Generator, contrast: float = 1.0) -> np.nda
     return image
 
 
+def enlarge(image: np.ndarray, side: int) -> np.ndarray:
+    """The image with every pixel repeated."""
+    return image.repeat(side // SIDE, 0).repeat(side // SIDE, 1)
+
+
 class Toy(gymnasium.Env):
     """One episode of the toy; a step executes a chunk of actions, as `s2robot_envs.ActionChunk` does."""
 
-    def __init__(self, action_steps: int, observation_steps: int, horizon: int, variant: dict[str, Any]) -> None:
+    def __init__(
+        self, action_steps: int, observation_steps: int, horizon: int, variant: dict[str, Any], side: int
+    ) -> None:
         self.observation_space = spaces.Dict(
             {
-                "agentview_image": spaces.Box(0, 255, (observation_steps, SIDE, SIDE, 3), np.uint8),
+                "agentview_image": spaces.Box(0, 255, (observation_steps, side, side, 3), np.uint8),
                 "position": spaces.Box(-9, 9, (observation_steps, 1), np.float32),
             }
         )
         self.action_space = spaces.Box(-1, 1, (action_steps, 1), np.float32)
+        self._side = side
         self._observation_steps, self._horizon, self._contrast = (
             observation_steps,
             horizon,
@@ -53,7 +61,7 @@ class Toy(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._sign = 1.0 if self.np_random.random() < 0.5 else -1.0
-        self._image = draw(self._sign, self.np_random, self._contrast)
+        self._image = enlarge(draw(self._sign, self.np_random, self._contrast), self._side)
         self._position, self._steps, self._over = float(self.np_random.uniform(-0.5, 0.5)), 0, False
         self._record = bool((options or {}).get("record"))
         return self._observation(), self._info(False, 0)
@@ -111,6 +119,7 @@ def make_toys(
     action_steps: int,
     horizon: int = HORIZON,
     variant: dict[str, Any] | None = None,
+    image_size: dict[str, int],
     **_: Any,
 ) -> ToyVector:
     """What `s2robot_envs.make_vector_env` is to the simulator."""
@@ -120,6 +129,7 @@ def make_toys(
         observation_steps=observation_steps,
         horizon=horizon,
         variant=variant or {},
+        side=image_size["agentview"],
     )
 
 
@@ -128,13 +138,14 @@ def collect_toys(config: CollectConfig) -> None:
     environment = {"task": config.task, "horizon": config.horizon or HORIZON, "variant": dict(config.variant)}
     with RobomimicWriter(Path(config.out), {"env_name": config.task, "type": 1, "s2robot": environment}) as writer:
         for index in range(writer.count, config.num):
-            writer.add(_demonstration(config.seed * 10_000 + index, config.variant.get("contrast", 1.0)))
+            writer.add(_demonstration(config, config.seed * 10_000 + index))
 
 
-def _demonstration(seed: int, contrast: float) -> Episode:
+def _demonstration(config: CollectConfig, seed: int) -> Episode:
     rng = np.random.default_rng(seed)
     sign = 1.0 if rng.random() < 0.5 else -1.0
-    image, length = draw(sign, rng, contrast), 6
+    image = enlarge(draw(sign, rng, config.variant.get("contrast", 1.0)), config.size)
+    length = config.variant.get("length", 6)
     return Episode(
         actions=np.full((length, 1), sign, np.float32),
         images={"agentview": np.repeat(image[None], length, 0)},

@@ -41,8 +41,12 @@ def _run_on_ray(
     # A worker that dies takes no result with it: its job starts again, elsewhere, and goes on where the files end.
     # Errors of the job itself never reach Ray.
     settings = {"num_cpus": config.ray_cpus, "num_gpus": _gpus(config, ray), "max_retries": config.retries}
-    remote = ray.remote(**settings)(lambda job: run(job))
-    pending = {remote.remote(job): job for job in jobs}
+
+    @ray.remote(**settings)
+    def run_job(job: Job) -> str | None:
+        return run(job)
+
+    pending = {run_job.remote(job): job for job in jobs}
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
         job = pending.pop(done)
