@@ -1,8 +1,9 @@
 """Success of the scripted experts over seeds, with the noise that `s2robot collect` executes.
 
-Run: python benchmarks/experts.py [--tasks Lift metaworld:reach-v3] [--episodes 200] [--first-seed 10000] [--workers 1]
+Run: python benchmarks/experts.py [--tasks Lift metaworld:reach-v3] [--episodes 200] [--workers 1] [--log FILE]
 Prints a Markdown table. Every episode is one call of `collect_episode`, the function behind `s2robot collect`, without
 cameras (the experts read the simulator's state): an attempt succeeds here exactly where collecting would keep it.
+With --log FILE outcomes are kept as they come, and a run that was stopped goes on after them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import time
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -35,14 +37,32 @@ def attempt(job: tuple[str, float], seed: int) -> tuple[bool, int]:
     return bool(episode["success"]), len(episode["actions"])
 
 
-def attempts(task: str, noise: float, seeds: range, workers: int) -> Iterator[tuple[bool, int]]:
-    """Outcome and steps of every seed, in order."""
+def attempts(task: str, noise: float, seeds: list[int], workers: int) -> Iterator[tuple[int, tuple[bool, int]]]:
+    """Every seed with its outcome and steps, in order."""
     if workers == 1:
-        yield from (attempt((task, noise), seed) for seed in seeds)
+        yield from ((seed, attempt((task, noise), seed)) for seed in seeds)
         return
     with contextlib.closing(run_in_order(attempt, (task, noise), seeds, workers)) as results:
-        for _, future in results:
-            yield future.result()
+        yield from ((seed, future.result()) for seed, future in results)
+
+
+def logged(log: Path | None, task: str, noise: float) -> dict[int, tuple[bool, int]]:
+    """Outcomes of an earlier run."""
+    lines = log.read_text().splitlines() if log is not None and log.exists() else []
+    entries = [json.loads(line) for line in lines if line.endswith("]")]  # the last may have been cut short
+    return {seed: (success, steps) for name, n, seed, success, steps in entries if (name, n) == (task, noise)}
+
+
+def measure(task: str, noise: float, seeds: range, workers: int, log: Path | None) -> list[tuple[bool, int]]:
+    """Outcome and steps of every seed, those that are not in the log attempted now."""
+    outcomes = logged(log, task, noise)
+    left = [seed for seed in seeds if seed not in outcomes]
+    for seed, outcome in tqdm(attempts(task, noise, left, workers), task, len(left), leave=False):
+        outcomes[seed] = outcome
+        if log is not None:
+            with log.open("a") as file:
+                file.write(json.dumps([task, noise, seed, *outcome]) + "\n")
+    return [outcomes[seed] for seed in seeds]
 
 
 def main() -> None:
@@ -54,6 +74,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=10_000, help="10000: the seeds of `s2robot collect seed=1`")
     parser.add_argument("--noise", type=float, default=0.15, help="of the executed action, as in `s2robot collect`")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.episodes)
     print(f"seeds {seeds[0]} to {seeds[-1]}, noise {options.noise}\n")
@@ -65,8 +86,7 @@ def main() -> None:
 
         tasks = [f"metaworld:{name}" for name in ENV_POLICY_MAP]
     for task in tasks:
-        start = time.perf_counter()
-        outcomes = list(tqdm(attempts(task, options.noise, seeds, options.workers), task, len(seeds), leave=False))
+        outcomes = measure(task, options.noise, seeds, options.workers, options.log)
         solved = sum(success for success, _ in outcomes)
         low, high = wilson_interval(solved, len(outcomes))
         steps = np.median([length for success, length in outcomes if success]) if solved else float("nan")
@@ -76,7 +96,6 @@ def main() -> None:
             f"| {steps:g} | {failed or 'none'} |",
             flush=True,
         )
-        tqdm.write(f"{task}: {time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def make_env(
         render_profile: `fast` or `full`; see `s2robot_envs.rendering.RENDER_PROFILES`.
         horizon: steps until truncation; None for the task's own.
         variant: smaller objects, farther cameras, distractors, randomised looks: a `Variant` or its options.
-        gym: what has to be said about an environment that is not ours, see `gymnasium_env.GymOptions`.
+        gym: what has to be said about an environment that is not ours, see `foreign.GymOptions`.
         observation_steps: To. Giving To or Ta wraps the environment in `ActionChunk` (the other is then 1);
             giving neither returns the plain one-action environment.
         action_steps: Ta.
@@ -95,14 +95,14 @@ def _make_plain(
 
 
 def _make_foreign(task: str, gym: Mapping[str, Any], settings: dict[str, Any]) -> ImageEnv:
-    from s2robot_envs import gymnasium_env, metaworld_env
+    from s2robot_envs import foreign, gymnasium_env, metaworld_env
 
     match task.partition(":")[0]:
         case "gym":
-            options = gymnasium_env.GymOptions.parse(gym)
-            inner = gymnasium_env.make_registered(task, options)
+            options = foreign.GymOptions.parse(gym)
+            inner = foreign.make_registered(task, options)
         case "metaworld":
-            options = gymnasium_env.GymOptions.parse({**dataclasses.asdict(metaworld_env.OPTIONS), **gym})
+            options = foreign.GymOptions.parse({**dataclasses.asdict(metaworld_env.OPTIONS), **gym})
             settings = metaworld_env.with_defaults(settings)
             inner = metaworld_env.make_task(task)
         case family:

@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
 
 from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, Observation, Outcome
-from s2robot_envs.errors import EnvConfigError, RenderingError, unknown_name
+from s2robot_envs.errors import EnvConfigError, unknown_name
+from s2robot_envs.foreign import (
+    PREFIX,
+    RENDER,
+    GymOptions,
+    action_scale,
+    horizon_of,
+    model_cameras,
+    own_camera,
+    version,
+)
 from s2robot_envs.pictures import fit, is_picture, leaves, turned_upright, upright_picture
-from s2robot_envs.rendering import OffscreenRenderer, ensure_gl_backend, load_triton_first
+from s2robot_envs.rendering import OffscreenRenderer, load_triton_first
 
-PREFIX = "gym:"
-RENDER = "render"  # the camera behind the environment's own `render()`
 TERMINATED = "terminated"
 _SUCCESS_KEYS = ("is_success", "success")
 _GYM = 2  # robomimic's EnvType.GYM_TYPE
 
 Frame = Callable[[gymnasium.Env], np.ndarray]
-
-
-@dataclass(frozen=True)
-class GymOptions:
-    """What has to be said about a foreign environment; the defaults suit most.
-
-    Attributes:
-        kwargs: arguments of `gymnasium.make`.
-        success: entry of `info` that is true on success; `terminated` where reaching the goal ends the episode; None
-            for `is_success` or `success`, whichever `info` has.
-        proprioception: keys observed beside the cameras; None for every vector of the observation. A mapping gives
-            parts of vectors new names: `{"hand": ["observation", 0, 3]}`.
-    """
-
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    success: str | None = None
-    proprioception: Sequence[str] | Mapping[str, Sequence[Any]] | None = None
-
-    @classmethod
-    def parse(cls, value: GymOptions | Mapping[str, Any] | None) -> GymOptions:
-        """Options from a mapping.
-
-        Raises:
-            EnvConfigError: an unknown option.
-        """
-        if isinstance(value, GymOptions):
-            return value
-        names = [field.name for field in fields(cls)]
-        for name in value or {}:
-            if name not in names:
-                raise EnvConfigError(unknown_name("gym option", name, names))
-        return cls(**(value or {}))
 
 
 class GymnasiumEnv(ImageEnv):
@@ -116,11 +87,11 @@ class GymnasiumEnv(ImageEnv):
         self.metadata = {**self.metadata, "render_fps": env.metadata.get("render_fps", 20)}
         self._leaves = dict(leaves(env.observation_space))
         self._pictures = {k.removesuffix("_image"): k for k, (space, _) in self._leaves.items() if is_picture(space)}
-        self._model_cameras = _model_cameras(env)
-        self.available_cameras = (*self._pictures, *self._frames, *self._model_cameras, *_own_camera(env))
+        self._model_cameras = model_cameras(env)
+        self.available_cameras = (*self._pictures, *self._frames, *self._model_cameras, *own_camera(env))
         self.default_camera = next(iter(self._pictures), RENDER)
         if cameras is None:
-            cameras = tuple(self._pictures) or _own_camera(env)
+            cameras = tuple(self._pictures) or own_camera(env)
             if not cameras:
                 raise EnvConfigError(
                     f"{name} shows no pictures by itself: no image in its observation, and render_mode="
@@ -131,11 +102,11 @@ class GymnasiumEnv(ImageEnv):
             cameras=cameras,
             image_size=image_size,
             render_profile=render_profile,
-            horizon=_horizon(env, horizon, name),
+            horizon=horizon_of(env, horizon, name),
             render_mode=render_mode,
         )
         self._parts = self._vector_parts()
-        self._scale = _action_scale(env.action_space, name)
+        self._scale = action_scale(env.action_space, name)
         self._renderer: OffscreenRenderer | None = None
         self._drawn: Any = None  # the model the renderer was made for
         self.raw_observation: Any = None
@@ -250,7 +221,7 @@ class GymnasiumEnv(ImageEnv):
         family, _, env_id = self.task.partition(":")
         return {
             "env_name": env_id,
-            "env_version": _version(self.env, family),
+            "env_version": version(self.env, family),
             "type": _GYM,
             "env_kwargs": dict(self.options.kwargs),
             "s2robot": {
@@ -263,62 +234,3 @@ class GymnasiumEnv(ImageEnv):
                 "gym": asdict(self.options),
             },
         }
-
-
-def make_registered(task: str, options: GymOptions) -> gymnasium.Env:
-    """`gymnasium.make` of what follows `gym:`, showing frames where the environment can.
-
-    Raises:
-        EnvConfigError: gymnasium does not know the environment, or it cannot be made with these arguments.
-    """
-    module, _, env_id = task.removeprefix(PREFIX).rpartition(":")
-    with contextlib.suppress(RenderingError):  # without OpenGL the rest still runs; rendering raises later
-        ensure_gl_backend()
-    try:
-        if module:  # registers the environment
-            importlib.import_module(module)
-        spec = gymnasium.spec(env_id)
-        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        modes = getattr(creator, "metadata", {}).get("render_modes", [])
-        mode = {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
-        # This package checks actions itself, and counts the steps.
-        return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **{**mode, **options.kwargs})
-    except Exception as error:  # foreign constructors raise anything
-        raise EnvConfigError(
-            f"gymnasium cannot make {task.removeprefix(PREFIX)!r}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _horizon(env: gymnasium.Env, asked: int | None, name: str) -> int:
-    if asked is not None:
-        return asked
-    specs = [env.spec, gymnasium.registry.get(env.spec.id)] if env.spec else []
-    for spec in specs:
-        if spec and spec.max_episode_steps and spec.max_episode_steps > 0:  # -1: made without limit
-            return spec.max_episode_steps
-    raise EnvConfigError(f"{name} has no step limit of its own; give horizon")
-
-
-def _action_scale(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the flattened action, float64 [A] each."""
-    if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
-        raise EnvConfigError(f"{name} has actions {space}; valid: a Box with finite bounds")
-    return space.low.astype(float).ravel(), space.high.astype(float).ravel()
-
-
-def _own_camera(env: gymnasium.Env) -> tuple[str, ...]:
-    return (RENDER,) if env.render_mode == "rgb_array" else ()
-
-
-def _model_cameras(env: gymnasium.Env) -> dict[str, int]:
-    """Name -> index of the cameras of an environment's MuJoCo model; empty where it has none."""
-    mujoco = sys.modules.get("mujoco")  # not imported: no environment can hold a model of it
-    model = getattr(env.unwrapped, "model", None)
-    if mujoco is None or not isinstance(model, mujoco.MjModel):
-        return {}
-    return {model.camera(index).name: index for index in range(model.ncam) if model.camera(index).name}
-
-
-def _version(env: gymnasium.Env, family: str) -> str:
-    module = sys.modules.get(type(env.unwrapped).__module__.partition(".")[0])
-    return f"{family} {getattr(module, '__version__', 'unknown')}"

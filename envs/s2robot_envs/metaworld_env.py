@@ -16,7 +16,8 @@ import numpy as np
 
 from s2robot_envs.control import Expert, Motion
 from s2robot_envs.errors import EnvConfigError, unknown_name
-from s2robot_envs.gymnasium_env import GymnasiumEnv, GymOptions
+from s2robot_envs.foreign import GymOptions
+from s2robot_envs.gymnasium_env import GymnasiumEnv
 
 PREFIX = "metaworld:"
 CAMERAS = ("corner2", "gripperPOV")  # the camera of published results, and the one beside the gripper
