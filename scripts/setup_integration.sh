@@ -56,14 +56,14 @@ install_diffusion_policy() {
   (cd "$checkout" && pwd) >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/diffusion_policy.pth"
   # Its replay buffers read zarr 2, which imports an older numcodecs; its schedules import names from diffusers that
   # 0.38 has no more.
-  pip_install 'zarr<3' 'numcodecs<0.16' 'diffusers>=0.33,<0.37' dill einops gym pandas wandb
+  pip_install 'zarr<3' 'numcodecs<0.16' 'diffusers>=0.33,<0.37' dill einops pandas wandb
 }
 
 install_lerobot() {
   local interpreter="${PYTHON312:-python3.12}"
   "$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null ||
     fail "lerobot 0.6 needs Python 3.12 or later; name one: PYTHON312=/path/to/python3.12 make test-lerobot"
-  "$interpreter" -m venv --clear "$venv"
+  [ -x "$python" ] || "$interpreter" -m venv --clear "$venv"  # an interrupted installation is continued
   pip_install "$lerobot" --editable . --editable plugins/lerobot_policy_s2robot pytest hypothesis
 }
 
