@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 from collections.abc import Iterator
@@ -102,6 +103,13 @@ def store_plan(config: BenchmarkConfig, cells: list[Cell]) -> dict[str, Any]:
         ConfigError: another plan is stored there and `amend` gives no reason; what differs is named.
     """
     path = Path(config.output) / PLAN_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(PLAN_FILE + ".lock").open("w") as file:  # the jobs of a sweep start at the same moment
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return _store_plan(config, cells, path)
+
+
+def _store_plan(config: BenchmarkConfig, cells: list[Cell], path: Path) -> dict[str, Any]:
     plan = json.loads(json.dumps(make_plan(config)))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"schema": _SCHEMA, "planned": now, "plan": plan, "amendments": [], "failed": []}
@@ -119,7 +127,6 @@ def store_plan(config: BenchmarkConfig, cells: list[Cell]) -> dict[str, Any]:
             amendment = {"date": now, "reason": config.amend, "changed": changed, "before": stored}
             document |= {"plan": plan, "amendments": [*document.get("amendments", []), amendment]}
     document |= {"contrasts": plan["contrasts"], "cells": [cell.name for cell in cells]}
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_plan(config, document)
     return document
 
