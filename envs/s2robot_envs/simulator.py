@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from s2robot_envs.errors import RenderingError
+from s2robot_envs.errors import EnvConfigError, RenderingError
 from s2robot_envs.rendering import ensure_gl_backend
 from s2robot_envs.tasks import CONTROL_FREQUENCY, ROBOT, TaskSpec
 from s2robot_envs.variants import Variant
@@ -26,12 +26,18 @@ COLLISION_GROUPS = (0,)  # geometry robosuite does not show; group 1 is its visu
 
 @cache
 def import_robosuite() -> ModuleType:
-    """Import robosuite with the OpenGL backend chosen first and without its advertisements on stderr."""
+    """Import robosuite with the OpenGL backend chosen first and without its advertisements on stderr.
+
+    Raises:
+        EnvConfigError: robosuite is not installed.
+    """
     with contextlib.suppress(RenderingError):  # without OpenGL the physics still runs; rendering raises later
         ensure_gl_backend()
     logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
-    import robosuite
-
+    try:
+        import robosuite
+    except ModuleNotFoundError as error:
+        raise EnvConfigError(f"the simulator is not installed ({error}); run: pip install 's2robot[sim]'") from error
     return robosuite
 
 
