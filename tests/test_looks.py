@@ -5,9 +5,12 @@ import json
 import h5py
 import pytest
 from helpers import make_episode
+from rollout_toys import make_checkpoint
 
-from s2robot.config import BCConfig, TrainConfig
+from s2robot.checkpoint import save_checkpoint
+from s2robot.config import BCConfig, EvaluateConfig, TrainConfig
 from s2robot.data import RobomimicWriter, open_dataset
+from s2robot.evaluation import evaluate
 from s2robot.interfaces import ConfigError, DatasetError
 from s2robot.looks import check_look, evaluation_environment, look_of
 from s2robot.training import prepare
@@ -70,3 +73,18 @@ def test_another_look_is_refused_unless_it_is_asked_for_and_then_recorded(asked,
     name, value = next(iter(asked.items()))
     assert environment == {**FAST, name: value}
     assert mismatch == {name: {"trained_on": FAST[name], "evaluated_on": value}}
+
+
+def test_evaluation_of_a_checkpoint_in_another_profile_is_refused_unless_asked_for(tmp_path):
+    checkpoint, _, policy = make_checkpoint("bc")
+    checkpoint.environment["render_profile"] = "fast"
+    save_checkpoint(tmp_path / "checkpoint", policy.state_dict(), checkpoint)
+
+    def make_vector_env(**kwargs):
+        raise KeyError(kwargs["render_profile"])  # far enough: it would look through these pictures
+
+    settings = {"checkpoint": str(tmp_path / "checkpoint"), "episodes": 1, "device": "cpu", "render_profile": "full"}
+    with pytest.raises(ConfigError, match="render_profile='full', but it learned from 'fast'"):
+        evaluate(EvaluateConfig(**settings), make_vector_env, 1)
+    with pytest.raises(KeyError, match="full"):
+        evaluate(EvaluateConfig(**settings, allow_mismatch=True), make_vector_env, 1)
