@@ -134,9 +134,9 @@ class WindowDataset(Dataset[Batch]):
             copies: for each, the copy of the frames it is taken from: 0 = as recorded, 1 … = shifted.
         """
         now = np.asarray(indices)
-        seen = np.maximum(now[:, None] + self._observation_offsets, self._first[now, None])
+        seen = self._seen(now)
         ahead = np.minimum(now[:, None] + self._action_offsets, self._last[now, None])
-        rows = seen + self._shift[now, None]
+        rows = self.rows(now)
         features = {camera: torch.from_numpy(cached.gather(rows, copies)) for camera, cached in self._features.items()}
         past = np.where(seen > self._first[now, None], seen - 1, -1)
         past_actions = np.where(past[..., None] >= 0, self._actions[past], np.float32(0))
@@ -145,6 +145,15 @@ class WindowDataset(Dataset[Batch]):
             features, torch.from_numpy(self._proprioception[seen]), torch.from_numpy(past_actions)
         )
         return Batch(observation, torch.from_numpy(self._actions[ahead]))
+
+    def _seen(self, now: np.ndarray) -> np.ndarray:
+        """The steps [B, To] that windows see, counted over the chosen episodes."""
+        return np.maximum(now[:, None] + self._observation_offsets, self._first[now, None])
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The frames [B, To] that windows see, counted over the whole dataset: their rows in the cached features."""
+        now = np.asarray(indices)
+        return self._seen(now) + self._shift[now, None]
 
     def describe(self, indices: Sequence[int] | np.ndarray, at_most: int = 12) -> str:
         """Name the windows for people: `demo_3 steps 4, 17; demo_5 step 0`, and how many more there are."""

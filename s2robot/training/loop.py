@@ -69,6 +69,7 @@ class TrainingLoop:
         save_checkpoint: SaveCheckpoint,
     ) -> None:
         self.policy, self.processes, self.settings = policy, processes, config.training
+        self.module: nn.Module = _Loss(policy)
         self.step = 0
         self.rows: list[dict[str, float]] = []
         self._seed, self._resume, self._run = config.seed, config.resume, run
@@ -97,14 +98,14 @@ class TrainingLoop:
             TrainingError: the loss or its gradients are not finite, or the saved state belongs to another run.
         """
         self._restore()
-        module = self.processes.wrap(_Loss(self.policy))
+        self.module = self.processes.wrap(self.module)
         with ExitStack() as stack:
             bar = stack.enter_context(self._progress_bar())
             loggers = self._open_loggers(stack)
             while self.step < self.total_steps:
                 epoch, position = divmod(self.step, self.steps_per_epoch)
                 for indices, batch in self._batches.of_epoch(epoch, position):
-                    self._train_step(module, indices, batch)
+                    self._train_step(indices, batch)
                     self.step += 1
                     bar.update()
                     if self.step % self.steps_per_epoch == 0:
@@ -120,13 +121,13 @@ class TrainingLoop:
 
     # One step -------------------------------------------------------------------------------------------------
 
-    def _train_step(self, module: nn.Module, indices: np.ndarray, batch: Batch) -> None:
+    def _train_step(self, indices: np.ndarray, batch: Batch) -> None:
         """One optimizer step on a batch, of which this process holds `batch`."""
         weight = self._batches.weight(indices)
         self.policy.train()
         self._seed_noise()
         with autocast(self.settings.precision, self.processes.device):
-            loss = module(batch.to(self.processes.device)).float()
+            loss = self.module(batch.to(self.processes.device)).float()
         self.optimizer.zero_grad(set_to_none=True)
         # Gradients are averaged over processes; a share of more windows counts for more.
         self.scaler.scale(loss * (weight * self.processes.count)).backward()
