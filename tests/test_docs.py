@@ -105,7 +105,12 @@ def test_a_mistyped_command_is_not_accepted(command):
 def test_names_imported_in_snippets_exist(snippet):
     for node in ast.walk(ast.parse(snippet)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("s2robot", "s2robot_envs"):
-            module = importlib.import_module(node.module)
+            try:
+                module = importlib.import_module(node.module)
+            except ImportError as error:  # of a library that this environment lacks: that page's own test runs it
+                if (error.name or "").startswith("s2robot"):
+                    raise
+                continue
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from deployment_toys import BC, SIZE, make_observation, write_checkpoint
+from snippets import snippet
 
 from s2robot.checkpoint import load_policy
 from s2robot.cli import main
@@ -79,7 +80,9 @@ def test_onnx_acts_as_the_policy(policy, tmp_path):
         generator = torch.Generator().manual_seed(7)
         parts = [torch.randn(4, 4, generator=generator), *(torch.randn(1, 4, 4, generator=generator) for _ in range(2))]
         inputs["noise"] = torch.cat([part.flatten() for part in parts])[None].numpy()
-    actions = session.run(["actions"], inputs)[0]
+    code = snippet("deployment.md", "python", "onnxruntime").replace("outputs/lift.onnx", str(out))
+    exec(code, names := {"inputs": inputs})
+    actions = names["actions"]
     np.testing.assert_allclose(actions, eager(checkpoint, inputs, torch.Generator().manual_seed(7)), atol=1e-4)
     if policy is DIFFUSION:  # other noise, another sample
         assert np.abs(session.run(["actions"], {**inputs, "noise": -inputs["noise"]})[0] - actions).max() > 1e-3

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from snippets import snippet
 
 from s2robot import S2Encoder
 from s2robot.integrations.gymnasium import EncodeObservation, VectorEncodeObservation
@@ -170,3 +171,9 @@ def test_an_encoder_passed_as_an_object_is_not_pickled(encoder):
 def test_what_is_no_encoder_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         EncodeObservation(Pictures("image"), given)
+
+
+def test_the_documented_snippet_encodes():
+    names = {"env": Pictures("image")}
+    exec(snippet("integrations.md", "python", "EncodeObservation"), names)
+    assert names["observation"].shape == (640,)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from snippets import snippet
 
 from s2robot.integrations.shared import SharedEncoder
 from s2robot.interfaces import ConfigError
@@ -21,6 +22,8 @@ from torchrl.envs import Compose, EnvCreator, GymWrapper, ParallelEnv, SerialEnv
 from torchrl.envs.utils import check_env_specs
 
 from s2robot.integrations.torchrl import S2Transform
+
+pytestmark = pytest.mark.integration
 
 SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "scales": (32, 64)}
 SIZE = 64
@@ -152,3 +155,9 @@ def test_what_cannot_be_encoded_is_refused(shared):
         TransformedEnv(make_env(), S2Transform(shared, ["side"])).observation_spec  # noqa: B018
     with pytest.raises(ConfigError, match="'position' has shape .*not images"):
         TransformedEnv(make_env(), S2Transform(shared, ["position"])).observation_spec  # noqa: B018
+
+
+def test_the_documented_snippet_rolls_out():
+    names = {"env": make_env()}
+    exec(snippet("integrations.md", "python", "S2Transform"), names)
+    assert names["steps"].shape == (5, 640)

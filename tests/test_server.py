@@ -19,6 +19,7 @@ msgpack = pytest.importorskip("msgpack", reason="run by make test-export")
 
 # ruff: noqa: E402
 from deployment_toys import make_observation, write_checkpoint
+from snippets import snippet
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -438,3 +439,19 @@ def test_the_client_is_one_file_that_needs_neither_torch_nor_this_package(tmp_pa
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(4,)"
+
+
+def test_the_documented_client_drives_a_robot(runners):
+    executed = []
+
+    class Robot:
+        def observe(self):
+            return make_observation(len(executed))
+
+        def execute(self, action):
+            executed.append(action)
+
+    with running(runners["bc"], token="secret") as server:
+        code = snippet("deployment.md", "python", "RemotePolicy").replace("8765", str(server.port))
+        exec(code, {"robot": Robot(), "token": "secret"})
+    assert len(executed) == 200

@@ -1,0 +1,147 @@
+"""A features extractor for Stable-Baselines3: frozen S² encoder, trainable readout.
+
+    PPO("MultiInputPolicy", env, policy_kwargs={
+        "features_extractor_class": S2FeaturesExtractor,
+        "features_extractor_kwargs": {"encoder": SharedEncoder(backbone="efficientnet_lite0", scales=(224, 448))},
+    })
+
+What Stable-Baselines3 does to an extractor, and why the encoder is no submodule of this one: its orthogonal
+initialisation would write over every convolution of the backbone, its optimizer would hold the weights, and each of
+actor, critic and target critic would have, move and save a backbone of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from s2robot.encoder import S2Encoder
+from s2robot.extras import missing
+from s2robot.integrations.shared import SharedEncoder
+from s2robot.interfaces import ConfigError, EncoderError, Features, FeatureShape
+from s2robot.readout import make_readout
+
+try:
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+except ModuleNotFoundError as error:
+    raise missing("stable_baselines3", "sb3", error) from error
+
+
+class S2FeaturesExtractor(BaseFeaturesExtractor):
+    """Box and Dict observations → one vector [B, features_dim].
+
+    Images (uint8, or float in [0, 1]; [3·k, H, W] or [H, W, 3·k], k stacked frames) go through the frozen encoder and a
+    trainable readout each. Feature maps (float [C, h, w], as the gymnasium wrapper's `output="map"` gives them) go
+    through a readout only. Everything else is flattened and appended.
+
+    Args:
+        observation_space: given by Stable-Baselines3, images channels first (its VecTransposeImage) or last.
+        encoder: a `SharedEncoder`, a dict of settings, or an `S2Encoder` (which cannot be saved). Policies with several
+            extractors, as SAC's, share a `SharedEncoder`. None where all observations are feature maps.
+        readout: one of `s2robot.readout.READOUTS`.
+        width: numbers per image, or per frame of a stack.
+        normalize_images: the same value as the policy's: whether images arrive divided by 255.
+        options: `channels`, `queries`, `heads` of the readout.
+
+    Raises:
+        ConfigError: images without an encoder, grey images, or an unknown readout.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        encoder: SharedEncoder | S2Encoder | Mapping[str, Any] | None = None,
+        readout: str = "conv",
+        width: int = 256,
+        normalize_images: bool = True,
+        **options: int,
+    ) -> None:
+        shared = None if encoder is None else SharedEncoder.of(encoder)
+        entries = dict(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else {}
+        stacks: dict[str, _Stack] = {}
+        shapes: dict[str, FeatureShape] = {}
+        total = 0
+        for key, space in (entries or {"": observation_space}).items():
+            if _is_image(space):
+                if shared is None:
+                    raise ConfigError(f"observation {key!r} holds images {space.shape}; give an encoder")
+                stacks[key] = _Stack(key, space, normalize_images)
+                shapes[key] = shared.encoder.feature_shape(stacks[key].height, stacks[key].width)
+                total += width * stacks[key].frames
+            elif isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype != np.uint8:
+                shapes[key] = FeatureShape(*space.shape)
+                total += width
+            else:
+                total += spaces.flatdim(space)
+        super().__init__(observation_space, total)
+        self._shared = shared
+        self._keys = list(entries or [""])
+        self._stacks = stacks
+        self._shapes = shapes
+        # Numbered: a module's name may not hold the dots that an observation's key may.
+        self.readouts = nn.ModuleList(make_readout(readout, shape, width, **options) for shape in shapes.values())
+
+    def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
+        """Map a batch of preprocessed observations to [B, features_dim]."""
+        entries = observations if isinstance(observations, dict) else {"": observations}
+        frames = {key: stack.bytes(entries[key]) for key, stack in self._stacks.items()}
+        features = self._encode(frames) if frames else {}
+        readouts = dict(zip(self._shapes, self.readouts, strict=True))
+        parts = []
+        for key in self._keys:
+            value = entries[key]
+            if key in self._stacks:
+                parts.append(readouts[key](features[key]).reshape(len(value), -1))
+            elif key in readouts:
+                parts.append(readouts[key](Features(value, value.new_empty((len(value), 0, value.shape[1])))))
+            else:
+                parts.append(value.flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def _encode(self, frames: dict[str, Tensor]) -> dict[str, Features]:
+        assert self._shared is not None  # __init__ refuses images without an encoder
+        device, here = next(iter(frames.values())).device, self._shared.encoder.device
+        if device.type != here.type:
+            raise ConfigError(
+                f"the policy is on {device}, the encoder on {here}; give the encoder device={device.type!r}"
+            )
+        return self._shared(frames)
+
+
+class _Stack:
+    """How one observation holds images: k frames side by side in the channels."""
+
+    def __init__(self, key: str, space: spaces.Box, normalize_images: bool) -> None:
+        shape = space.shape
+        self.key = key
+        # It divides bytes only; other images in [0, 1] are so already.
+        self._to_bytes = 255 if normalize_images or space.dtype != np.uint8 else 1
+        self._channels_first = shape[0] == min(shape)  # Stable-Baselines3's own rule
+        channels, self.height, self.width = shape if self._channels_first else (shape[2], *shape[:2])
+        if channels % 3:
+            raise ConfigError(f"observation {key!r} has {channels} channels; the encoder takes RGB images, 3 a frame")
+        self.frames = channels // 3
+
+    def bytes(self, images: Tensor) -> Tensor:
+        """Floats as Stable-Baselines3 hands them over -> the very bytes of the camera, uint8 [B·k, 3, H, W]."""
+        if not self._channels_first:
+            images = images.movedim(-1, 1)
+        images = images * self._to_bytes
+        if images.max() > 255.5:
+            raise EncoderError(
+                f"observation {self.key!r} has values beyond [0, 1]: the extractor needs normalize_images=False too"
+            )
+        return images.round().to(torch.uint8).reshape(-1, 3, self.height, self.width)
+
+
+def _is_image(space: spaces.Space[Any]) -> TypeGuard[spaces.Box]:
+    """Whether a space holds camera images: bytes, or floats in [0, 1] (of a policy with normalize_images=False)."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        return False
+    unit = bool((space.low == 0).all() and (space.high == 1).all())
+    return space.dtype == np.uint8 or (unit and 3 in (space.shape[0], space.shape[-1]))
