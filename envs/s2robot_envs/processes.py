@@ -156,7 +156,7 @@ class ProcessVectorEnv(VectorEnv):
             worker.stop(max(0.0, deadline - time.monotonic()))
 
     def _start_worker(self, index: int) -> _Worker:
-        return _Worker(self._context, index, self._factories[index], self.single_observation_space, self._memory)
+        return _Worker(self._context, index, self._factories[index], self._memory)
 
     def _exchange(self, commands: Mapping[int, tuple[str, Any]]) -> tuple[dict[int, Any], dict[int, str]]:
         """Send commands, wait for all answers; returns answers and reasons of failure by index."""
@@ -211,9 +211,9 @@ class _WorkerFailedError(Exception):
 class _Worker:
     """One process and the pipe to it; sending never fails, the failure shows when receiving."""
 
-    def __init__(self, context: BaseContext, index: int, factory: MakeEnv, space: Any, memory: Any) -> None:
+    def __init__(self, context: BaseContext, index: int, factory: MakeEnv, memory: Any) -> None:
         self._pipe, far_end = context.Pipe()
-        arguments = (index, CloudpickleWrapper(factory), far_end, space, memory)
+        arguments = (index, CloudpickleWrapper(factory), far_end, memory)
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]  # every context has it
             target=_serve, args=arguments, daemon=True, name=f"environment-{index}"
         )
@@ -254,7 +254,7 @@ class _Worker:
         self._pipe.close()
 
 
-def _serve(index: int, factory: MakeEnv, pipe: Connection, space: Any, memory: Any) -> None:
+def _serve(index: int, factory: MakeEnv, pipe: Connection, memory: Any) -> None:
     """Main function of a worker: make the environment and answer commands until one fails."""
     env = None
     try:
@@ -263,7 +263,7 @@ def _serve(index: int, factory: MakeEnv, pipe: Connection, space: Any, memory: A
             command, data = pipe.recv()
             if command == "close":
                 break
-            pipe.send((True, _answer(env, command, data, index, space, memory)))
+            pipe.send((True, _answer(env, command, data, index, memory)))
     except (KeyboardInterrupt, EOFError, ConnectionError):  # the main process is going or gone
         pass
     except Exception as error:
@@ -274,17 +274,17 @@ def _serve(index: int, factory: MakeEnv, pipe: Connection, space: Any, memory: A
             env.close()
 
 
-def _answer(env: gymnasium.Env, command: str, data: Any, index: int, space: Any, memory: Any) -> Any:
+def _answer(env: gymnasium.Env, command: str, data: Any, index: int, memory: Any) -> Any:
     match command:
         case "ready":
             return None
         case "reset":
             observation, info = env.reset(**data)
-            write_to_shared_memory(space, index, observation, memory)
+            write_to_shared_memory(env.observation_space, index, observation, memory)
             return info
         case "step":
             observation, *rest = env.step(data)
-            write_to_shared_memory(space, index, observation, memory)
+            write_to_shared_memory(env.observation_space, index, observation, memory)
             return rest
         case _:
             name, args, kwargs = data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -123,7 +124,9 @@ def _run_episodes(log: EpisodeLog, actor: Actor, left: Sequence[int], total: int
             ran = [episode for episode in log.episodes.values() if episode.error is None]
             errors = len(log.episodes) - len(ran)
             if result.error is not None:
-                bar.write(f"seed {result.seed} is not counted, its simulator failed twice: {result.error}")
+                bar.write(
+                    f"seed {result.seed} is not counted, its simulator failed twice: {result.error}", file=sys.stderr
+                )
             if errors >= _HOPELESS and not ran:
                 log.path.unlink()
                 raise RolloutError(f"the simulator failed in each of the first {errors} episodes: {result.error}")
@@ -141,7 +144,7 @@ def _film(log: EpisodeLog, output: Path, seeds: Sequence[int], run: Run, start: 
         video = write_video(output, recording) if recording is not None else None
         warning = compare(log.episodes[result.seed], result)
         if warning is not None:
-            tqdm.write(f"warning: {warning}")
+            tqdm.write(f"warning: {warning}", file=sys.stderr)
         log.add_video(result.seed, video, warning, time.perf_counter() - start)
 
 
