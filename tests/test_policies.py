@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,15 @@ def test_state_dict_restores_the_policy_with_its_normalisation(name):
     torch.testing.assert_close(
         other.eval().act(batch.observation, generators(12)), policy.act(batch.observation, generators(12))
     )
+
+
+@pytest.mark.parametrize(("sampler", "steps", "tolerance"), [("ddim", 10, 0.25), ("dpm_solver", 10, 0.25)])
+def test_few_steps_of_a_faster_sampler_repeat_a_batch_learnt_by_heart(memorised, sampler, steps, tolerance):
+    policy, batch = memorised("diffusion_unet")
+    config = replace(SMALL["diffusion_unet"], sampler=sampler, inference_steps=steps)
+    fast = make_policy(config, READOUT, SPEC).eval()
+    fast.load_state_dict(policy.state_dict())
+    assert mean_error(fast, batch) < tolerance  # untrained: 0.83
 
 
 def test_unet_has_the_published_size():

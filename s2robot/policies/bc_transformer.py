@@ -46,6 +46,9 @@ class BCTransformerPolicy(Policy):
         self.transformer = nn.TransformerEncoder(
             layer, config.layers, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
         )
+        for parameter in self.transformer.parameters():
+            if parameter.ndim == 2:  # PyTorch makes the layers as copies of one
+                nn.init.xavier_uniform_(parameter)
         self.head = nn.Linear(config.width, self._output.numbers)
 
     def _states(self, observation: Observation) -> Tensor:
