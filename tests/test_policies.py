@@ -95,7 +95,7 @@ def test_state_dict_restores_the_policy_with_its_normalisation(name):
     )
 
 
-@pytest.mark.parametrize(("sampler", "steps", "tolerance"), [("ddim", 10, 0.25), ("dpm_solver", 10, 0.25)])
+@pytest.mark.parametrize(("sampler", "steps", "tolerance"), [("ddim", 10, 0.25), ("dpm_solver", 10, 0.4)])
 def test_few_steps_of_a_faster_sampler_repeat_a_batch_learnt_by_heart(memorised, sampler, steps, tolerance):
     policy, batch = memorised("diffusion_unet")
     config = replace(SMALL["diffusion_unet"], sampler=sampler, inference_steps=steps)
