@@ -401,6 +401,21 @@ def test_a_failure_of_the_policy_is_answered_and_survived(checkpoints):
         assert len(walk(policy, 1)) == 7
 
 
+def test_a_server_ends_while_it_computes_for_a_client(checkpoints):
+    runner = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
+    started = threading.Event()
+    runner.act = lambda requests: (started.set(), time.sleep(1))
+    server = Running(runner)
+    with raw(server) as connection:
+        unpack(connection.recv(timeout=10))
+        connection.send(pack({"type": "reset", "seed": 0}))
+        connection.recv(timeout=10)
+        act = {"type": "act", "observations": [make_observation(0)], "executed": np.zeros((0, 4)), "steps": 0}
+        connection.send(pack(act))
+        assert started.wait(10)
+        server.stop()
+
+
 def test_an_address_in_use_is_one_clear_error(runners):
     with running(runners["bc"]) as server, pytest.raises(ConfigError, match="cannot serve on host='127.0.0.1' port="):
         Running(runners["bc"], port=server.port)

@@ -54,6 +54,7 @@ class PolicyServer:
         self._runner, self._config, self._token = runner, config, token
         self._queue: asyncio.Queue[tuple[Request, asyncio.Future[tuple[np.ndarray, float]]]] = asyncio.Queue()
         self._clients = 0
+        self._stopping = False
 
     async def run(self, ready: Callable[[int], None] = lambda port: None, stop: asyncio.Event | None = None) -> None:
         """Serve until `stop` is set; `ready` is told the port once clients can connect.
@@ -85,6 +86,7 @@ class PolicyServer:
             try:
                 await self._until(server, worker, ready, stop or asyncio.Event())
             finally:
+                self._stopping = True
                 server.close()
                 worker.cancel()
                 await server.wait_closed()
@@ -118,7 +120,10 @@ class PolicyServer:
             while True:
                 async with asyncio.timeout(self._config.idle_seconds):
                     data = await connection.recv()
-                await self._send(connection, await client.answer(data))
+                answer = await client.answer(data)
+                if self._stopping:
+                    return  # without an answer, so that the client asks again after a restart
+                await self._send(connection, answer)
         except ConnectionClosed:
             pass
         except TimeoutError:
@@ -132,6 +137,8 @@ class PolicyServer:
 
     async def _submit(self, request: Request) -> tuple[np.ndarray, float]:
         """Actions for one request, and the seconds that were spent on computing them."""
+        if self._stopping:
+            raise RequestError("the server is stopping")
         future: asyncio.Future[tuple[np.ndarray, float]] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((request, future))  # one per client at most: a client waits for its answer
         return await future
@@ -139,24 +146,34 @@ class PolicyServer:
     async def _compute(self, thread: ThreadPoolExecutor) -> None:
         """Take whatever waits, compute it in one batch, answer, and again."""
         loop = asyncio.get_running_loop()
-        while True:
-            waiting = [await self._queue.get()]
+        waiting: list[tuple[Request, asyncio.Future[tuple[np.ndarray, float]]]] = []
+        try:
+            while True:
+                waiting = [await self._queue.get()]
+                while not self._queue.empty():
+                    waiting.append(self._queue.get_nowait())
+                waiting = [(request, future) for request, future in waiting if not future.done()]  # who left is skipped
+                start = time.perf_counter()
+                try:
+                    results = await loop.run_in_executor(thread, self._runner.act, [request for request, _ in waiting])
+                except Exception as error:  # requests were checked: a fault of ours, which must not stop the server
+                    _log.exception("the policy failed")
+                    _fail(waiting, f"the policy failed: {error}")
+                    continue
+                seconds = time.perf_counter() - start
+                for (_, future), actions in zip(waiting, results, strict=True):
+                    if not future.done():
+                        future.set_result((actions, seconds))
+        finally:  # a client that waits for its answer would keep the server from ending
             while not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
-            waiting = [(request, future) for request, future in waiting if not future.done()]  # who left is skipped
-            start = time.perf_counter()
-            try:
-                results = await loop.run_in_executor(thread, self._runner.act, [request for request, _ in waiting])
-            except Exception as error:  # requests were checked: this is a fault of ours, and must not stop the server
-                _log.exception("the policy failed")
-                for _, future in waiting:
-                    if not future.done():
-                        future.set_exception(RequestError(f"the policy failed: {error}"))
-                continue
-            seconds = time.perf_counter() - start
-            for (_, future), actions in zip(waiting, results, strict=True):
-                if not future.done():
-                    future.set_result((actions, seconds))
+            _fail(waiting, "the server is stopping")
+
+
+def _fail(waiting: list[tuple[Request, asyncio.Future[tuple[np.ndarray, float]]]], reason: str) -> None:
+    for _, future in waiting:
+        if not future.done():
+            future.set_exception(RequestError(reason))
 
 
 class _Client:
