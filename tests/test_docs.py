@@ -59,8 +59,8 @@ def accept(command: str) -> None:
     name, *arguments = words
     if program != "s2robot":
         words_of.compose("train_policy", arguments)
-    elif name == "benchmark":
-        words_of.compose("benchmark", arguments)
+    elif name in cli.GROUPED:
+        words_of.compose(cli.GROUPED[name], arguments)
     elif config := cli.VERBS[name].config:
         words_of.parse(config, arguments)
 

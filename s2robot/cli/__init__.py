@@ -117,8 +117,8 @@ VERBS = {
         "completion:completion",
     ),
 }
-GROUPED = ("train", "encode", "benchmark")
-"""Verbs whose words are Hydra overrides of a file in `configs/`."""
+GROUPED = {"train": "train_policy", "encode": "train_policy", "benchmark": "benchmark"}
+"""Verbs whose words are Hydra overrides of a file in `configs/`, and that file."""
 
 _EPILOGUE = """\
 options, before or after the verb:
@@ -202,6 +202,8 @@ def _verb_help(name: str) -> str:
 
     verb = VERBS[name]
     lines = [f"usage: s2robot {verb.usage}", "", verb.summary]
+    if name in GROUPED:
+        lines += ["", f"Words are Hydra overrides of configs/{GROUPED[name]}.yaml: policy=NAME, +experiment=NAME, …"]
     if verb.config is not None:
         settings = OmegaConf.to_yaml(OmegaConf.structured(verb.config))
         lines += ["", "Settings and defaults (??? is required):", "", settings.rstrip()]
