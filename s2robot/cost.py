@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from s2robot.interfaces import Backbone, FeatureShape
@@ -95,7 +96,8 @@ def measure_tile(backbone: Backbone, tile: Tensor) -> TileCost:
     Multiply-accumulates are those that `torch.utils.flop_counter` knows, half its FLOPs; activations, norms and
     resizing are not counted, as in the papers' tables.
     """
-    with FlopCounterMode(display=False) as counter:
+    # As plain matrix products: not every version of torch counts its fused attention on every device.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         tile_map, prefix = backbone.forward_features(tile)
     channels, height, width = tile_map.shape[1:]
     return TileCost(channels, height, width, prefix.shape[1], counter.get_total_flops() / 2)
