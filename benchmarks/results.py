@@ -1,0 +1,82 @@
+"""Success of the policies: demonstrations, training and rollouts of each experiment, as the table of docs/results.md.
+
+Run: python benchmarks/results.py [--experiments NAME …] [--episodes 200] [--output outputs/results] [key=value …]
+     (further words go to training, for example encoder.engine=openvino device=cpu)
+Hours for all of them on two cores. Stopped anywhere, the same command goes on; what is finished is only printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+# First word of an experiment's name -> task and demonstrations.
+TASKS = {
+    "lift": ("Lift", 120),
+    "stack": ("Stack", 200),
+    "can": ("PickPlaceCan", 200),
+    "square": ("NutAssemblySquare", 200),
+}
+EXPERIMENTS = sorted(
+    path.stem
+    for path in (Path(__file__).parents[1] / "configs/experiment").glob("*.yaml")
+    if path.stem.partition("_")[0] in TASKS
+)
+
+
+def s2robot(*words: str) -> None:
+    """Run one verb; its own messages and progress are shown."""
+    subprocess.run([sys.executable, "-m", "s2robot.cli", *words], check=True)
+
+
+def run(experiment: str, output: Path, episodes: int, words: list[str]) -> dict:
+    """Everything that one row needs, as far as it is not there yet; the evaluation's results."""
+    task, demonstrations = TASKS[experiment.partition("_")[0]]
+    dataset = output / f"{task}_{demonstrations}.hdf5"
+    folder = output / experiment
+    results = folder / "results.json"
+    if results.exists() and json.loads(results.read_text())["episodes"] >= episodes:
+        return json.loads(results.read_text())
+    s2robot("collect", f"task={task}", f"num={demonstrations}", "size=448", f"out={dataset}")
+    cache = f"cache_dir={output / 'feature_cache'}"
+    s2robot("train", f"+experiment={experiment}", f"dataset={dataset}", f"output={folder}", cache, *words)
+    s2robot("evaluate", f"checkpoint={folder / 'checkpoint'}", f"episodes={episodes}", f"output={folder}")
+    return json.loads(results.read_text())
+
+
+def row(experiment: str, results: dict) -> str:
+    """One line of the table."""
+    low, high = results["interval"]
+    scales = ", ".join(map(str, results["scales"]))
+    cells = [
+        experiment,
+        results["task"],
+        str(results["demonstrations"]),
+        f"{results['backbone']} {{{scales}}}",
+        f"{results['successes']}/{results['episodes']}",
+        f"{100 * results['success_rate']:.1f}% ({100 * low:.1f} to {100 * high:.1f})",
+        f"{results['seconds'] / 60:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, choices=EXPERIMENTS, metavar="NAME")
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--output", type=Path, default=Path("outputs/results"))
+    options, words = parser.parse_known_args()
+    rows = []
+    for experiment in options.experiments:
+        rows.append(row(experiment, run(experiment, options.output, options.episodes, words)))
+        print("| experiment | task | demonstrations | encoder | solved | success (95% Wilson) | rollouts [min] |")
+        print("|---|---|---:|---|---:|---|---:|")
+        print("\n".join(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
