@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 from s2robot.interfaces import S2RobotError
 
 
@@ -18,3 +21,15 @@ def missing(library: str, extra: str, error: ModuleNotFoundError) -> MissingLibr
     MissingLibraryError("msgpack is not installed (No module named 'msgpack'); run: pip install 's2robot[server]'")
     """
     return MissingLibraryError(f"{library} is not installed ({error}); run: pip install 's2robot[{extra}]'")
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Import a module of a library that an extra installs.
+
+    Raises:
+        MissingLibraryError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing(module.partition(".")[0], extra, error) from error

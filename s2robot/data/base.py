@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -254,18 +252,6 @@ def _hash_files(root: Path, files: Sequence[Path]) -> str:
 
 def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def import_extra(module: str, extra: str) -> ModuleType:
-    """Import a library that only one format needs.
-
-    Raises:
-        DatasetError: it is not installed; the message holds the command that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DatasetError(f"this format needs {module!r}: pip install 's2robot[{extra}]' ({error})") from error
 
 
 def decode_picture(data: bytes) -> np.ndarray:

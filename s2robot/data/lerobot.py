@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from s2robot.data.base import DemonstrationDataset, Index, decode_picture, import_extra
+from s2robot.data.base import DemonstrationDataset, Index, decode_picture
+from s2robot.extras import import_extra
 from s2robot.interfaces import Episode
 
 EXTRA = "lerobot-format"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from s2robot.data.base import import_extra
 from s2robot.data.lerobot import ACTION, EXTRA, IMAGE_PREFIX, OBSERVATION_PREFIX, REWARD, STATES, SUCCESS
+from s2robot.extras import import_extra
 from s2robot.interfaces import DatasetError, Episode
 
 _EPISODES_PER_CHUNK = 1000

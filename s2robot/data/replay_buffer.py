@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from s2robot.data.base import DemonstrationDataset, Index, import_extra
+from s2robot.data.base import DemonstrationDataset, Index
+from s2robot.extras import import_extra
 from s2robot.interfaces import Episode
 
 _ACTION = "action"
