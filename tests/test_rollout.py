@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from vectors import InProcess
 
 from s2robot.interfaces import RolloutError
 from s2robot.rollout import EpisodeResult, RunningEpisode, Times, rollout
@@ -50,18 +50,16 @@ class Countdown(gymnasium.Env):
         return info
 
 
-class Vector(SyncVectorEnv):
+class Vector(InProcess):
     """Also plays a simulator that fails in the second step of some seeds, as often as `crashes` says."""
 
     def __init__(self, num_envs, crashes=None):
         self.crashes = dict(crashes or {})
-        super().__init__([Countdown] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
-        self.reset()  # unlike processes with shared memory, this class cannot reset a part of new environments
+        super().__init__(Countdown, num_envs)
         for env in self.envs:
             env.unwrapped.resets.clear()
 
     def step(self, actions):
-        self._autoreset_envs[:] = False  # decided episodes idle, as they do in processes
         *outcome, infos = super().step(actions)
         for index, env in enumerate(self.envs):
             seed = env.unwrapped.resets[-1]
@@ -71,14 +69,6 @@ class Vector(SyncVectorEnv):
                 env.unwrapped.over = True
                 infos["is_success"][index] = True  # what a failed environment says must not count
         return *outcome, infos
-
-    def _add_info(self, vector_infos, env_info, env_num):
-        env_info = dict(env_info)
-        frames = env_info.pop("frames", None)
-        vector_infos = super()._add_info(vector_infos, env_info, env_num)
-        if frames is not None:
-            vector_infos.setdefault("frames", np.full(self.num_envs, None, dtype=object))[env_num] = frames
-        return vector_infos
 
 
 class NoisyActor:

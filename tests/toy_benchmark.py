@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from vectors import InProcess
 
 from s2robot.benchmark import TaskFacts, run_benchmark
 from s2robot.config import BCConfig, BenchmarkConfig, CollectConfig, EncoderConfig, ReadoutConfig, TrainingConfig
@@ -91,26 +91,6 @@ class Toy(gymnasium.Env):
         return info
 
 
-class ToyVector(SyncVectorEnv):
-    """Several toys side by side, with the interface of `s2robot_envs.make_vector_env`'s environments."""
-
-    def __init__(self, num_envs: int, **settings: Any) -> None:
-        super().__init__([lambda: Toy(**settings)] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
-        self.reset(seed=0)  # this class cannot reset a part of new environments
-
-    def step(self, actions: np.ndarray) -> Any:
-        self._autoreset_envs[:] = False  # decided episodes idle, as they do in processes
-        return super().step(actions)
-
-    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
-        env_info = dict(env_info)
-        frames = env_info.pop("frames", None)
-        vector_infos = super()._add_info(vector_infos, env_info, env_num)
-        if frames is not None:
-            vector_infos.setdefault("frames", np.full(self.num_envs, None, dtype=object))[env_num] = frames
-        return vector_infos
-
-
 def make_toys(
     task: str,
     num_envs: int,
@@ -121,15 +101,17 @@ def make_toys(
     variant: dict[str, Any] | None = None,
     image_size: dict[str, int],
     **_: Any,
-) -> ToyVector:
+) -> InProcess:
     """What `s2robot_envs.make_vector_env` is to the simulator."""
-    return ToyVector(
+    return InProcess(
+        lambda: Toy(
+            action_steps=action_steps,
+            observation_steps=observation_steps,
+            horizon=horizon,
+            variant=variant or {},
+            side=image_size["agentview"],
+        ),
         num_envs,
-        action_steps=action_steps,
-        observation_steps=observation_steps,
-        horizon=horizon,
-        variant=variant or {},
-        side=image_size["agentview"],
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from s2robot.config import BenchmarkConfig
-from s2robot.interfaces import ConfigError
+from s2robot.extras import import_extra
 
 Job = TypeVar("Job")
 
@@ -23,7 +23,7 @@ def run_jobs(
     `run` must catch what the job itself does wrong; on Ray it is pickled to the workers.
 
     Raises:
-        ConfigError: engine=ray without Ray.
+        MissingLibraryError: engine=ray without Ray.
     """
     if config.engine == "ray":
         yield from _run_on_ray(config, run, jobs)
@@ -35,7 +35,7 @@ def run_jobs(
 def _run_on_ray(
     config: BenchmarkConfig, run: Callable[[Job], str | None], jobs: Sequence[Job]
 ) -> Iterator[tuple[Job, str | None]]:
-    ray = _import_ray()
+    ray = import_extra("ray", "ray")
     if not ray.is_initialized():
         ray.init()  # RAY_ADDRESS, a cluster that `ray start` made on this machine, or a new one here
     # A worker that dies takes no result with it: its job starts again, elsewhere, and goes on where the files end.
@@ -63,11 +63,3 @@ def _gpus(config: BenchmarkConfig, ray: Any) -> float:
     if config.device == "auto":
         return 1.0 if ray.cluster_resources().get("GPU") else 0.0
     return 1.0 if config.device.startswith("cuda") else 0.0
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("engine=ray needs Ray; run `pip install 's2robot[ray]'`, or take engine=local") from error
-    return ray
