@@ -60,6 +60,42 @@ def test_frames_read_a_few_at_a_time_are_those_of_the_episodes(path):
                 np.testing.assert_array_equal(out, expected[first:last])
 
 
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {"chunks": (1, 16, 16, 3), "compression": "gzip"},
+        {"chunks": (1, 16, 16, 3), "compression": "gzip", "shuffle": True},
+        {"chunks": (1, 16, 16, 3), "compression": "gzip", "fletcher32": True},
+        {"chunks": (1, 16, 16, 3), "compression": "lzf"},
+        {"chunks": (2, 16, 16, 3), "compression": "gzip"},
+        {"chunks": (1, 8, 16, 3), "compression": "gzip"},
+        {},
+    ],
+    ids=str,
+)
+def test_frames_are_read_however_they_are_stored(path, storage):
+    images = make_episode(9).images["agentview"]
+    edit(path, lambda file: file.__delitem__("data/demo_6/obs/agentview_image"))
+    edit(path, lambda file: file.create_dataset("data/demo_6/obs/agentview_image", data=images, **storage))
+    out = np.zeros_like(images[2:7])
+    with open_dataset(path) as dataset:
+        dataset.read_images(6, "agentview", 2, out)
+    np.testing.assert_array_equal(out, images[2:7])
+
+
+def test_a_frame_whose_bytes_are_damaged_is_refused(path):
+    with h5py.File(path) as file:
+        chunk = file["data/demo_6/obs/agentview_image"].id.get_chunk_info(3)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset + chunk.size // 2)
+        file.write(b"damaged")
+    out = np.zeros((1, 16, 16, 3), np.uint8)
+    with open_dataset(path) as dataset:
+        dataset.read_images(6, "agentview", 2, out)
+        with pytest.raises(DatasetError, match=r"demo_6: cannot be read \(truncated\?\)"):
+            dataset.read_images(6, "agentview", 3, out)
+
+
 def test_frames_that_do_not_fit_the_rest_are_refused_however_they_are_read(path):
     edit(path, lambda file: file.__delitem__("data/demo_3/obs/agentview_image"))
     edit(path, lambda file: file.create_dataset("data/demo_3/obs/agentview_image", data=np.zeros((6, 8, 8, 3), "u1")))

@@ -133,7 +133,7 @@ def test_actor_executes_the_ensemble_of_its_own_predictions():
     episode.past_actions = np.concatenate([episode.past_actions, history[0][2][0]])[-3:]
     episode.features = dict(history[1][1][0].features)
     episode.unseen = 0
-    predicted = second._chunks(history[1][0], [episode])[0, 0]
+    predicted = second._predict(history[1][0], [episode])[0, 0]
     w = np.exp(-0.1)
     np.testing.assert_allclose(history[1][2][0, 0], (plain[0][0, 1] + w * predicted) / (1 + w), rtol=1e-5)
 
@@ -199,9 +199,9 @@ def test_image_size_is_read_as_the_environment_records_it(size, expected):
 
 def test_running_episode_keeps_the_last_features_and_actions():
     episode = RunningEpisode(3, np.zeros((2, 1), np.float32))
-    episode.remember("wrist", torch.tensor([[1.0]]))
+    episode.remember_features([{"wrist": torch.tensor([1.0])}])
     assert episode.features["wrist"].tolist() == [[1.0], [1.0]]
-    episode.remember("wrist", torch.tensor([[2.0]]))
+    episode.remember_features([{"wrist": torch.tensor([2.0])}])
     assert episode.features["wrist"].tolist() == [[1.0], [2.0]]
     episode.executed(np.array([[5.0], [6.0], [7.0]], np.float32), None)
     assert episode.past_actions.tolist() == [[6.0], [7.0]]

@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index
-from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, require_array
+from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, read_rows, require_array
 from s2robot.interfaces import Episode, unknown_name
 
 _IMAGE = "_image"
@@ -147,7 +147,7 @@ class RobomimicDataset(DemonstrationDataset):
         try:
             images = require_array(self, child(self, self._item(demo, "obs"), camera + _IMAGE, demo), camera, demo)
             self._check_images(demo, self.lengths[index], camera, images)
-            images.read_direct(out, np.s_[first : first + len(out)])
+            read_rows(images, first, out)
         except self.read_errors as error:
             raise self.error(f"cannot be read (truncated?): {type(error).__name__}: {error}", demo) from error
 

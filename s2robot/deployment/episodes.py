@@ -1,15 +1,13 @@
 """What the server computes: several clients' observations → action chunks.
 
-An episode keeps what rollouts keep: the last To steps (as packed float16 features), the last actions, and a generator.
-As in rollouts, requests share calls of encoder and policy on a GPU only: on a CPU larger batches are hardly faster, and
-round differently, but what one client gets must not depend on the others.
+An episode keeps what those of rollouts keep, and the proprioception of its last To steps.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,9 @@ from torch import Tensor
 
 from s2robot.checkpoint import Checkpoint
 from s2robot.encoder import S2Encoder
-from s2robot.interfaces import Observation, S2RobotError
+from s2robot.interfaces import S2RobotError
 from s2robot.policies import Policy
+from s2robot.rollout.inference import EpisodeState, Inference
 
 _LARGEST_SIDE = 4096  # pixels; beyond any camera, and small enough to resize
 
@@ -36,21 +35,26 @@ class Frame:
     proprioception: np.ndarray
 
 
-@dataclass
-class Episode:
+class Episode(EpisodeState):
     """One client's episode.
 
+    Args:
+        seed, past_actions: as of `EpisodeState`.
+
     Attributes:
-        generator: source of noise for policies that sample.
-        past_actions: float32 [To, A], executed last.
-        features: per known step camera -> float16 row [numel], oldest first, at most To.
-        proprioception: per known step float32 [d].
+        proprioception: float32 [d] of each of the last To steps; empty before the first.
     """
 
-    generator: torch.Generator
-    past_actions: np.ndarray
-    features: list[dict[str, Tensor]] = field(default_factory=list)
-    proprioception: list[np.ndarray] = field(default_factory=list)
+    def __init__(self, seed: int, past_actions: np.ndarray) -> None:
+        super().__init__(seed, past_actions)
+        self.proprioception: list[np.ndarray] = []
+
+    def remember_steps(self, encoded: Sequence[Mapping[str, Tensor]], proprioception: Sequence[np.ndarray]) -> None:
+        """Remember the newest steps; as with features, the first one repeats before an episode begins."""
+        self.remember_features(encoded)
+        length = len(self.past_actions)
+        earlier = self.proprioception or [proprioception[0]] * length
+        self.proprioception = [*earlier, *proprioception][-length:]
 
 
 @dataclass
@@ -71,8 +75,8 @@ class EpisodeRunner:
     """
 
     def __init__(self, policy: Policy, encoder: S2Encoder, checkpoint: Checkpoint, device: torch.device) -> None:
-        self._policy, self._encoder, self._device = policy, encoder, device
-        self._exact = device.type == "cpu"
+        self._inference = Inference(policy, encoder, checkpoint.spec, device)
+        self._encoder = encoder
         self._spec = checkpoint.spec
         self._keys = checkpoint.proprioception
         config = checkpoint.config.policy
@@ -107,7 +111,7 @@ class EpisodeRunner:
         frames = [self._frame(entry) for entry in _list(message, "observations", self.steps)]
         # The noise drawn before is not drawn again: it comes from another seed, which follows from the two numbers.
         noise = seed if not decisions else int(np.random.SeedSequence([seed, decisions]).generate_state(1)[0])
-        return Episode(torch.Generator().manual_seed(noise), past), frames
+        return Episode(noise, past), frames
 
     def request(self, episode: Episode, waiting: list[Frame], message: dict[str, Any]) -> Request:
         """Check a client's steps; `waiting` are steps that came before them, without features so far.
@@ -117,8 +121,7 @@ class EpisodeRunner:
         """
         executed = self._actions(message.get("executed"), "executed")
         steps = _integer(message, "steps", 2**31, len(executed))
-        known = len(episode.features) + len(waiting)
-        expected = min(self.steps, steps) if known else 1
+        expected = min(self.steps, steps) if episode.features or waiting else 1
         frames = [self._frame(entry) for entry in _list(message, "observations", self.steps)]
         if len(frames) != expected or len(executed) != min(self.steps, steps):
             raise RequestError(
@@ -131,52 +134,14 @@ class EpisodeRunner:
     @torch.inference_mode()
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Actions float32 [execute_steps, A] per request; takes the steps into the episodes."""
-        encoded = self._encode([frame for request in requests for frame in request.frames])
-        rows = iter(encoded)
+        encoded = iter(self._inference.encode([frame.images for request in requests for frame in request.frames]))
         for request in requests:
-            episode = request.episode
-            features = [*episode.features, *(next(rows) for _ in request.frames)]
-            seen = [*episode.proprioception, *(frame.proprioception for frame in request.frames)]
-            # An episode's first steps look back at its first one, as the training windows do.
-            missing = self.steps - len(features)
-            episode.features = ([features[0]] * missing + features)[-self.steps :]
-            episode.proprioception = ([seen[0]] * missing + seen)[-self.steps :]
-            episode.past_actions = np.concatenate([episode.past_actions, request.executed])[-self.steps :]
+            proprioception = [frame.proprioception for frame in request.frames]
+            request.episode.remember_steps(list(islice(encoded, len(proprioception))), proprioception)
+            request.episode.remember_actions(request.executed)
         episodes = [request.episode for request in requests]
-        groups = [[episode] for episode in episodes] if self._exact else [episodes]
-        return [actions for group in groups for actions in self._decide(group)]
-
-    def _decide(self, episodes: Sequence[Episode]) -> np.ndarray:
-        """Actions [n, execute_steps, A] of n episodes that know what they need."""
-        observation = Observation(
-            {
-                camera: torch.stack([torch.stack([row[camera] for row in episode.features]) for episode in episodes])
-                for camera in self._spec.features
-            },
-            torch.from_numpy(np.stack([np.stack(episode.proprioception) for episode in episodes])),
-            torch.from_numpy(np.stack([episode.past_actions for episode in episodes])),
-        ).to(self._device)
-        actions = self._policy.act(observation, [episode.generator for episode in episodes])
-        return actions[:, : self.execute_steps].float().cpu().numpy()
-
-    def _encode(self, frames: Sequence[Frame]) -> list[dict[str, Tensor]]:
-        """Packed features of every frame."""
-        groups: dict[Any, list[int]] = defaultdict(list)
-        for index, frame in enumerate(frames):
-            groups[index if self._exact else tuple(image.shape for image in frame.images.values())].append(index)
-        rows: dict[int, dict[str, Tensor]] = {}
-        for members in groups.values():
-            images = {
-                camera: torch.from_numpy(np.stack([frames[index].images[camera] for index in members]))
-                for camera in self._spec.features
-            }
-            packed = {  # rounded to float16 as the cache is
-                camera: self._spec.features[camera].flatten(features).half()
-                for camera, features in self._encoder.encode_cameras(images).items()
-            }
-            for place, index in enumerate(members):
-                rows[index] = {camera: packed[camera][place] for camera in packed}
-        return [rows[index] for index in range(len(frames))]
+        chunks = self._inference.predict(episodes, np.stack([np.stack(episode.proprioception) for episode in episodes]))
+        return list(chunks[:, : self.execute_steps])
 
     def _frame(self, entry: Any) -> Frame:
         cameras = {camera: f"{camera}_image" for camera in self._spec.features}

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
-from torch import Tensor
 
 from s2robot.checkpoint import Checkpoint
 from s2robot.encoder import S2Encoder
-from s2robot.interfaces import Observation, RolloutError
+from s2robot.interfaces import RolloutError
 from s2robot.policies import Policy
 from s2robot.rollout.checks import check_spaces
 from s2robot.rollout.ensemble import ChunkEnsemble
+from s2robot.rollout.inference import Inference
 from s2robot.rollout.running import RunningEpisode
 from s2robot.rollout.timing import Times
 
 
 class Actor:
-    """Acts for all running episodes at once; every frame is encoded once, when it is new.
-
-    On a GPU the new frames of all cameras and environments go through the encoder in one call, and all rows through
-    the policy in one. On a CPU one call holds the cameras of one step of one environment, and the policy is asked row
-    by row: there larger batches are hardly faster, but matrix kernels round differently for other batch sizes, and an
-    episode's outcome must not depend on what runs beside it.
+    """Acts for all running episodes at once (see `Inference`); every frame is encoded once, when it is new.
 
     Args:
         policy: as loaded.
@@ -54,13 +50,9 @@ class Actor:
         execute_steps: int | None = None,
         temporal_ensemble: float | None = None,
     ) -> None:
-        self._policy = policy
+        self._inference = Inference(policy, encoder, checkpoint.spec, device)
         self._encoder = encoder
         self._checkpoint = checkpoint
-        self._shapes = checkpoint.spec.features
-        self._keys = checkpoint.proprioception
-        self._device = device
-        self._exact = device.type == "cpu"
         self._ensemble = temporal_ensemble
         settings = checkpoint.config.policy
         self.execute_steps = settings.execute_steps if execute_steps is None else execute_steps
@@ -93,7 +85,8 @@ class Actor:
         if not isinstance(observations, spaces.Dict):
             raise RolloutError(f"the environment's observations are {observations}; a policy needs a Dict of them")
         check_spaces(self._checkpoint, self._encoder, self.execute_steps, observations.spaces, envs.single_action_space)
-        images = {key: np.zeros((1, *(observations[key].shape or ())), np.uint8) for key in self._image_keys()}
+        keys = [f"{camera}_image" for camera in self._checkpoint.spec.features]
+        images = {key: np.zeros((1, *(observations[key].shape or ())), np.uint8) for key in keys}
         self._encode(images, [self.start(0)])  # engines compile in their first call
 
     def act(self, observation: dict[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> np.ndarray:
@@ -106,7 +99,7 @@ class Actor:
         start = time.perf_counter()
         self._encode(observation, episodes)
         encoded = time.perf_counter()
-        chunks = self._chunks(observation, episodes)
+        chunks = self._predict(observation, episodes)
         for row, episode in enumerate(episodes):
             if episode.ensemble is not None:
                 averaged = episode.ensemble.combine(episode.steps, chunks[row], self.execute_steps)
@@ -118,49 +111,23 @@ class Actor:
             episode.latencies.append(end - start)
         return chunks[:, : self.execute_steps]
 
-    def _image_keys(self) -> list[str]:
-        return [f"{camera}_image" for camera in self._shapes]
-
-    def _encode(self, observation: dict[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> None:
-        """Encode the frames that are new since the episodes' last call, and hand the features to them."""
+    def _encode(self, observation: Mapping[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> None:
+        """Show the episodes what is new since their last call."""
         counts = [min(episode.unseen, self._observation_steps) for episode in episodes]
-        images = {
-            camera: torch.from_numpy(
-                np.concatenate([observation[f"{camera}_image"][row, -count:] for row, count in enumerate(counts)])
-            )
-            for camera in self._shapes
-        }
-        total = sum(counts)
-        parts = [slice(frame, frame + 1) for frame in range(total)] if self._exact else [slice(0, total)]
-        encoded = [self._encoder.encode_cameras({c: frames[part] for c, frames in images.items()}) for part in parts]
-        for camera, shape in self._shapes.items():
-            # rounded to float16 as the cache is
-            rows = torch.cat([shape.flatten(features[camera]).half() for features in encoded])
-            for episode, own in zip(episodes, rows.split(counts), strict=True):
-                episode.remember(camera, own)
-        for episode in episodes:
+        cameras = self._checkpoint.spec.features
+        steps = [
+            {camera: observation[f"{camera}_image"][row, step] for camera in cameras}
+            for row, count in enumerate(counts)
+            for step in range(-count, 0)
+        ]
+        encoded = iter(self._inference.encode(steps))
+        for episode, count in zip(episodes, counts, strict=True):
+            episode.remember_features(list(islice(encoded, count)))
             episode.unseen = 0
 
-    def _chunks(self, observation: dict[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> np.ndarray:
+    def _predict(self, observation: Mapping[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> np.ndarray:
         """What the policy predicts, float32 [n, Ta, A]."""
-        features = {camera: torch.stack([episode.features[camera] for episode in episodes]) for camera in self._shapes}
-        low_dim = [torch.from_numpy(observation[key]).flatten(2).float() for key in self._keys]
-        nothing = torch.zeros(len(episodes), self._observation_steps, 0)
-        seen = Observation(
-            features,
-            torch.cat([nothing, *low_dim], dim=-1),
-            torch.from_numpy(np.stack([episode.past_actions for episode in episodes])),
-        ).to(self._device)
-        generators = [episode.generator for episode in episodes]
-        if not self._exact:
-            return self._policy.act(seen, generators).cpu().numpy()
-        rows = [self._policy.act(_row(seen, i), [generator]) for i, generator in enumerate(generators)]
-        return torch.cat(rows).numpy()
-
-
-def _row(seen: Observation, index: int) -> Observation:
-    def one(rows: Tensor) -> Tensor:
-        return rows[index : index + 1]
-
-    features = {camera: one(rows) for camera, rows in seen.features.items()}
-    return Observation(features, one(seen.proprioception), one(seen.past_actions))
+        shape = len(episodes), self._observation_steps
+        low_dim = [observation[key].reshape(*shape, -1) for key in self._checkpoint.proprioception]
+        proprioception = np.concatenate([np.zeros((*shape, 0), np.float32), *low_dim], axis=-1)
+        return self._inference.predict(episodes, proprioception.astype(np.float32, copy=False))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from s2robot.rollout.ensemble import ChunkEnsemble
+from s2robot.rollout.inference import EpisodeState
 
 
-class RunningEpisode:
+class RunningEpisode(EpisodeState):
     """What one environment's episode carries from step to step; nothing else does, so its slot does not matter.
 
     Args:
@@ -19,9 +18,6 @@ class RunningEpisode:
         frames: the first frames uint8 [1, H, W, 3] of a recording; None when nothing is filmed.
 
     Attributes:
-        generator: the episode's own source of noise.
-        past_actions: float32 [To, A], see `s2robot.interfaces.Observation`.
-        features: camera -> packed features float16 [To, numel] of the last To steps; empty before the first.
         unseen: steps since the policy last looked; so many observations are new to it.
         latencies: seconds of each call of `Actor.act` that the episode took part in.
     """
@@ -29,11 +25,9 @@ class RunningEpisode:
     def __init__(
         self, seed: int, no_actions: np.ndarray, ensemble: ChunkEnsemble | None = None, frames: np.ndarray | None = None
     ) -> None:
+        super().__init__(seed, no_actions)
         self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
         self.ensemble = ensemble
-        self.past_actions = no_actions
-        self.features: dict[str, Tensor] = {}
         self.unseen = 1
         self.steps = 0
         self.frames = None if frames is None else [frames]
@@ -43,12 +37,6 @@ class RunningEpisode:
         """Count and remember the actions [n, A] that were executed, and the frames [n, H, W, 3] if it is filmed."""
         self.steps += len(actions)
         self.unseen += len(actions)
-        self.past_actions = np.concatenate([self.past_actions, actions])[-len(self.past_actions) :]
+        self.remember_actions(actions)
         if self.frames is not None and frames is not None:
             self.frames.append(frames)
-
-    def remember(self, camera: str, rows: Tensor) -> None:
-        """Add the features [n, numel] of the newest n steps of a camera; before the first, the oldest is repeated."""
-        length = len(self.past_actions)
-        earlier = self.features.get(camera, rows[:1].expand(length, -1))
-        self.features[camera] = torch.cat([earlier, rows])[-length:]

@@ -1,0 +1,111 @@
+"""Encoder and policy together, for several episodes that must not notice each other: rollouts and the server."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2robot.encoder import S2Encoder
+from s2robot.interfaces import Observation, PolicySpec
+from s2robot.policies import Policy
+
+
+class EpisodeState:
+    """What a policy needs of an episode's past.
+
+    Args:
+        seed: of the episode's own source of noise.
+        past_actions: float32 [To, A], see `s2robot.interfaces.Observation`; zeros when it begins.
+
+    Attributes:
+        generator: that source.
+        past_actions: as above.
+        features: camera -> packed features float16 [To, numel] of the last To steps; empty before the first.
+    """
+
+    def __init__(self, seed: int, past_actions: np.ndarray) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.past_actions = past_actions
+        self.features: dict[str, Tensor] = {}
+
+    def remember_actions(self, actions: np.ndarray) -> None:
+        """Remember actions [n, A] that were executed."""
+        self.past_actions = np.concatenate([self.past_actions, actions])[-len(self.past_actions) :]
+
+    def remember_features(self, steps: Sequence[Mapping[str, Tensor]]) -> None:
+        """Remember the features of the newest steps, oldest first, as `Inference.encode` returns them.
+
+        Before the first step an episode has seen the first one, as the training windows have.
+        """
+        length = len(self.past_actions)
+        for camera in steps[0] if steps else ():
+            rows = torch.stack([step[camera] for step in steps])
+            earlier = self.features.get(camera, rows[:1].expand(length, -1))
+            self.features[camera] = torch.cat([earlier, rows])[-length:]
+
+
+class Inference:
+    """Features and action chunks of several episodes at once.
+
+    On a GPU all frames of a size go through the encoder in one call, and all episodes through the policy in one. On a
+    CPU one call holds the cameras of one step of one episode, and the policy is asked for one episode at a time: there
+    larger batches are hardly faster, but matrix kernels round differently for other batch sizes, and what an episode
+    gets must not depend on what runs beside it.
+
+    Args:
+        policy, encoder: as loaded, on `device`.
+        spec: of the policy.
+        device: where both run.
+    """
+
+    def __init__(self, policy: Policy, encoder: S2Encoder, spec: PolicySpec, device: torch.device) -> None:
+        self._policy, self._encoder, self._shapes, self._device = policy, encoder, spec.features, device
+        self._exact = device.type == "cpu"
+
+    def encode(self, steps: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Tensor]]:
+        """Packed features of single steps.
+
+        Args:
+            steps: camera -> uint8 [H, W, 3], of any episodes.
+
+        Returns:
+            Per step camera -> float16 [numel], rounded as the feature cache is.
+        """
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for index, step in enumerate(steps):
+            groups[index if self._exact else tuple(step[camera].shape for camera in self._shapes)].append(index)
+        encoded: list[dict[str, Tensor]] = [{} for _ in steps]
+        for members in groups.values():
+            images = {
+                camera: torch.from_numpy(np.stack([steps[index][camera] for index in members]))
+                for camera in self._shapes
+            }
+            for camera, features in self._encoder.encode_cameras(images).items():
+                rows = self._shapes[camera].flatten(features).half()
+                for index, row in zip(members, rows, strict=True):
+                    encoded[index][camera] = row
+        return encoded
+
+    def predict(self, episodes: Sequence[EpisodeState], proprioception: np.ndarray) -> np.ndarray:
+        """Action chunks float32 [n, Ta, A] of n episodes that have seen their newest step.
+
+        Args:
+            episodes: their state; drawing noise moves their generators on.
+            proprioception: float32 [n, To, d].
+        """
+        single = [slice(row, row + 1) for row in range(len(episodes))]
+        groups = single if self._exact else [slice(None)]
+        return np.concatenate([self._predict(episodes[rows], proprioception[rows]) for rows in groups])
+
+    def _predict(self, episodes: Sequence[EpisodeState], proprioception: np.ndarray) -> np.ndarray:
+        observation = Observation(
+            {camera: torch.stack([episode.features[camera] for episode in episodes]) for camera in self._shapes},
+            torch.from_numpy(proprioception),
+            torch.from_numpy(np.stack([episode.past_actions for episode in episodes])),
+        ).to(self._device)
+        return self._policy.act(observation, [episode.generator for episode in episodes]).cpu().numpy()
