@@ -8,13 +8,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -23,6 +20,7 @@ from torch import Tensor
 
 from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig, build, policy_from_dict
 from s2robot.encoder import S2Encoder
+from s2robot.files import write_durably
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
 from s2robot.policies import Policy, make_policy
 
@@ -97,23 +95,6 @@ def _seal(document: dict[str, Any]) -> str:
     """Hash of everything else that `config.json` says, whatever its white space and order."""
     content = {key: value for key, value in document.items() if key != "document_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def durable_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is complete and on disk: never half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, as a whole."""
-    with durable_file(path) as file:
-        file.write(content)
 
 
 def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:

@@ -4,6 +4,9 @@ import itertools
 import json
 import os
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -119,7 +122,7 @@ def test_command_shows_the_results_and_ends_with_the_errors(checkpoint, tmp_path
 def test_no_episode_at_all_is_an_error_and_leaves_nothing_behind(checkpoint, tmp_path):
     with pytest.raises(RolloutError, match="the simulator failed in all 1 episodes"):
         run(checkpoint, tmp_path, make_fatal_vector_env, first_seed=FATAL, episodes=1)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".evaluation.lock"]
 
 
 def test_killed_evaluation_goes_on_to_the_same_results(checkpoint, flawless, tmp_path):
@@ -152,7 +155,37 @@ def test_killed_evaluation_goes_on_to_the_same_results(checkpoint, flawless, tmp
     assert results["latency"]["calls"] > 8  # of both sessions
     assert asked == [2, 1]  # the two episodes that were left, then one film
     assert results["warnings"] == []
-    assert not (tmp_path / "episodes.jsonl").exists()
+    assert outcomes(run(checkpoint, tmp_path, make_and_note, videos=1)) == outcomes(flawless)
+    assert asked == [2, 1]  # asked again, there is nothing left to do
+    more = run(checkpoint, tmp_path, make_and_note, videos=1, episodes=len(SEEDS) + 1)
+    assert outcomes(more)[:-1] == outcomes(flawless)
+    assert asked == [2, 1, 1]
+
+
+def test_episodes_that_ended_in_an_error_are_run_when_asked_again(checkpoint, flawless, tmp_path):
+    assert run(checkpoint, tmp_path, make_fatal_vector_env)["errors"] == 1
+    results = run(checkpoint, tmp_path)
+    assert outcomes(results) == outcomes(flawless)
+    assert results["errors"] == 0
+
+
+def test_a_second_evaluation_of_one_folder_waits_for_the_first(checkpoint, flawless, tmp_path, capfd):
+    started = threading.Event()
+
+    def make_slowly(**kwargs):
+        started.set()
+        time.sleep(1)
+        return make_vector_env(**kwargs)
+
+    def make_never(**kwargs):
+        raise AssertionError("the first evaluation has run every episode")
+
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(run, checkpoint, tmp_path, make_slowly)
+        started.wait()
+        second = run(checkpoint, tmp_path, make_never)
+    assert outcomes(first.result()) == outcomes(second) == outcomes(flawless)
+    assert "waiting for another process" in capfd.readouterr().err
 
 
 def test_temporal_ensembling_is_recorded_and_acts_otherwise(checkpoint, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from typing import Any
 
 from s2robot.benchmark.controls import PIXELS
 from s2robot.benchmark.grid import Arm, Cell, make_arms, product_encoders
-from s2robot.checkpoint import write_durably
 from s2robot.config import BenchmarkConfig, require
+from s2robot.files import locked, write_durably
 from s2robot.interfaces import ConfigError, unknown_name
 from s2robot.report.results import SELECTORS
 
@@ -103,9 +102,7 @@ def store_plan(config: BenchmarkConfig, cells: list[Cell]) -> dict[str, Any]:
         ConfigError: another plan is stored there and `amend` gives no reason; what differs is named.
     """
     path = Path(config.output) / PLAN_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(PLAN_FILE + ".lock").open("w") as file:  # the jobs of a sweep start at the same moment
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(path):  # the jobs of a sweep start at the same moment
         return _store_plan(config, cells, path)
 
 

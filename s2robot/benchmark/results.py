@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from s2robot.benchmark.grid import Cell
-from s2robot.checkpoint import write_durably
+from s2robot.files import write_durably
 from s2robot.statistics import wilson_interval
 
 RESULTS_FILE = "results.json"

@@ -13,7 +13,6 @@ change a number by rounding only (`device`) are not part of a key; those that a 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from s2robot.benchmark.grid import Cell, hash_json
-from s2robot.checkpoint import write_durably
 from s2robot.config import BenchmarkConfig, CollectConfig, EncoderConfig, EvaluateConfig, TaskConfig, TrainConfig
 from s2robot.encoder import S2Encoder
 from s2robot.evaluation import MakeVectorEnv, evaluate
+from s2robot.files import locked, write_durably
 from s2robot.interfaces import resolve_device
 from s2robot.training import train
 
@@ -71,7 +70,7 @@ class Stages:
         """The task's demonstrations, recorded if they are not there."""
         key = demonstrations_key(task)
         path = self.store / "demonstrations" / f"{task.task}-{key[:16]}.hdf5"
-        with self._stage("demonstrations", path.with_suffix("")):
+        with locked(path.with_suffix("")):
             if not path.exists():
                 self._describe(path.with_suffix(".json"), demonstrations_settings(task))
                 with self._clock("demonstrations"):
@@ -83,7 +82,7 @@ class Stages:
         dataset = self.demonstrations(cell.task)
         folder = self.store / "training" / training_key(cell)[:16]
         checkpoint = folder / "checkpoint"
-        with self._stage("training", folder):
+        with locked(folder):
             if not checkpoint.exists():
                 self._describe(folder / "settings.json", training_settings(cell))
                 with self._clock("encoder"):
@@ -96,7 +95,7 @@ class Stages:
         """Folders with the results of the first `episodes` evaluation seeds, run where they are not there."""
         folder = self.store / "rollouts" / rollouts_key(cell)[:16]
         first = self.config.first_seed
-        with self._stage("rollouts", folder):
+        with locked(folder):
             found = _finished(folder, first, first + episodes)
             missing = list(_gaps([span for span, _ in found], first, first + episodes))
             if missing:
@@ -112,7 +111,7 @@ class Stages:
     def film(self, cell: Cell, seeds: Sequence[int]) -> list[Path]:
         """Folders with the video of these initial states, and of those filmed for others."""
         folder = self.store / "rollouts" / rollouts_key(cell)[:16]
-        with self._stage("rollouts", folder):
+        with locked(folder):
             for seed in seeds:
                 film = folder / f"film{seed}"
                 if not (film / "results.json").exists():
@@ -155,14 +154,6 @@ class Stages:
             self._encoder = None
             self._encoder = config, S2Encoder(**asdict(config), device=resolve_device(self.config.device))
         return self._encoder[1]
-
-    @contextmanager
-    def _stage(self, kind: str, path: Path) -> Iterator[None]:
-        """Hold the stage for this process; a second one waits and then finds the work done."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(path.name + ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     @contextmanager
     def _clock(self, stage: str) -> Iterator[None]:

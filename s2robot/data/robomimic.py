@@ -15,7 +15,6 @@ whose environment is described by the attributes `env`, `env_info` and `reposito
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +25,7 @@ import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index
 from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, read_rows, require_array
+from s2robot.files import sync_and_rename
 from s2robot.interfaces import Episode, unknown_name
 
 _IMAGE = "_image"
@@ -252,10 +252,3 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
         observations[key] = values
     for camera, images in episode.images.items():
         observations.create_dataset(camera + _IMAGE, data=images, chunks=(1, *images.shape[1:]), **_COMPRESSION)
-
-
-def sync_and_rename(partial: Path, path: Path) -> None:
-    """Flush a finished file to disk, then give it its name."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(path)

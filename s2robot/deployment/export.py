@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2robot.checkpoint import load_policy, package_versions, write_durably
+from s2robot.checkpoint import load_policy, package_versions
 from s2robot.config.deployment import ExportConfig
 from s2robot.deployment.graph import EncoderGraph, ExportError, PolicyGraph, without_branches
 from s2robot.extras import missing
+from s2robot.files import write_durably
 from s2robot.interfaces import CheckpointError
 
 TOLERANCE = {"encoder": 1e-4, "policy": 1e-3}

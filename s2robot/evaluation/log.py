@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from s2robot.checkpoint import write_durably
+from s2robot.files import write_durably
 from s2robot.rollout import EpisodeResult, Times
 
 
 class EpisodeLog:
     """What an evaluation has finished, one JSON line each after a first line that identifies it.
 
-    Lines of another evaluation (other checkpoint, environment or way to act) are discarded.
+    Lines of another evaluation (other checkpoint, environment, versions or way to act) are discarded.
 
     Args:
         path: the file.
@@ -52,9 +53,14 @@ class EpisodeLog:
         """Record that a seed was filmed, or why it could not be, durably."""
         self._write({"seed": seed, "video": video, "warning": warning, "seconds": self._earlier + seconds})
 
+    def missing(self, seeds: Iterable[int]) -> list[int]:
+        """Those that were not run, or that ended in an error of the simulator."""
+        return [seed for seed in seeds if seed not in self.episodes or self.episodes[seed].error is not None]
+
     def filmed(self) -> set[int]:
         """Seeds of which there is a video, or a warning instead."""
-        return {video["seed"] for video in self.videos} | set(self.warnings)
+        there = [video["seed"] for video in self.videos if (self.path.parent / video["path"]).exists()]
+        return {*there, *self.warnings}
 
     def _write(self, line: dict[str, Any]) -> None:
         self._keep(line)
@@ -80,6 +86,7 @@ class EpisodeLog:
             self.times.add(Times(**line["times"]))
             return
         if line["video"] is not None:
-            self.videos = sorted([*self.videos, line["video"]], key=lambda entry: entry["seed"])
+            videos = {entry["seed"]: entry for entry in (*self.videos, line["video"])}
+            self.videos = [videos[seed] for seed in sorted(videos)]
         if line["warning"] is not None:
             self.warnings[line["seed"]] = line["warning"]

@@ -12,11 +12,12 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
-from s2robot.checkpoint import Checkpoint, load_policy, require_task, write_durably
+from s2robot.checkpoint import Checkpoint, load_policy, package_versions, require_task
 from s2robot.config import EvaluateConfig
 from s2robot.evaluation.log import EpisodeLog
 from s2robot.evaluation.results import RESULTS_SCHEMA, hash_json, make_results
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
+from s2robot.files import locked, write_durably
 from s2robot.interfaces import CheckpointError, RolloutError, resolve_device
 from s2robot.looks import evaluation_environment
 from s2robot.rollout import Actor, EpisodeResult, Recording, rollout
@@ -37,8 +38,9 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     """Roll a checkpoint out over held-out seeds; write `results.json` and videos; return the results.
 
     Finished episodes are appended to `episodes.jsonl` as they end; an episode depends on its seed alone, so the
-    results of an evaluation that was killed and started again are those of an uninterrupted one. Videos are made
-    afterwards, by running the chosen seeds again.
+    results of an evaluation that was killed and started again are those of an uninterrupted one. Asked for again, or
+    for more episodes, it runs those that are missing or ended in an error. Videos are made afterwards, by running the
+    chosen seeds again.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or records no environment.
@@ -59,31 +61,30 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     if config.horizon is not None:
         environment["horizon"] = config.horizon
     output = Path(config.output or Path(config.checkpoint).parent)
-    output.mkdir(parents=True, exist_ok=True)
-    log = EpisodeLog(output / "episodes.jsonl", _identity(config, environment))
-    actor = Actor(policy, encoder, checkpoint, device, config.execute_steps, config.temporal_ensemble)
-
-    run = _make_run(config, actor, checkpoint, environment, make_vector_env, num_envs)
-    seeds = range(config.first_seed, config.first_seed + config.episodes)
-    _run_episodes(log, actor, [seed for seed in seeds if seed not in log.episodes], len(seeds), run, start)
-    episodes = [log.episodes[seed] for seed in seeds]
-    try:
-        results = make_results(config, checkpoint, environment, encoder, episodes)
-    except RolloutError:
-        log.path.unlink()
-        raise
-    _film(log, output, [seed for seed in choose_seeds(episodes, config.videos) if seed not in log.filmed()], run, start)
-    latency = log.times.summary()
-    results |= {
-        "mismatch": mismatch,
-        "seconds": round(log.seconds, 1),
-        "latency_ms": latency and latency["median_ms"],
-        "latency": latency,
-        "videos": log.videos,
-        "warnings": list(log.warnings.values()),
-    }
-    write_durably(output / "results.json", json.dumps(results, indent=1).encode())
-    log.path.unlink(missing_ok=True)
+    with locked(output / ".evaluation"):
+        log = EpisodeLog(output / "episodes.jsonl", _identity(config, environment))
+        actor = Actor(policy, encoder, checkpoint, device, config.execute_steps, config.temporal_ensemble)
+        run = _make_run(config, actor, checkpoint, environment, make_vector_env, num_envs)
+        seeds = range(config.first_seed, config.first_seed + config.episodes)
+        _run_episodes(log, actor, log.missing(seeds), len(seeds), run, start)
+        episodes = [log.episodes[seed] for seed in seeds]
+        try:
+            results = make_results(config, checkpoint, environment, encoder, episodes)
+        except RolloutError:
+            log.path.unlink()
+            raise
+        chosen, filmed = choose_seeds(episodes, config.videos), log.filmed()
+        _film(log, output, [seed for seed in chosen if seed not in filmed], run, start)
+        latency = log.times.summary()
+        results |= {
+            "mismatch": mismatch,
+            "seconds": round(log.seconds, 1),
+            "latency_ms": latency and latency["median_ms"],
+            "latency": latency,
+            "videos": [video for video in log.videos if video["seed"] in chosen],
+            "warnings": [warning for seed, warning in log.warnings.items() if seed in chosen],
+        }
+        write_durably(output / "results.json", json.dumps(results, indent=1).encode())
     return results
 
 
@@ -152,4 +153,4 @@ def _identity(config: EvaluateConfig, environment: dict[str, Any]) -> str:
     """Everything that the logged episodes depend on."""
     recorded = (Path(config.checkpoint) / "config.json").read_text()
     acting = (config.device, config.engine, config.execute_steps, config.temporal_ensemble)
-    return hash_json([recorded, environment, config.first_seed, acting])
+    return hash_json([recorded, environment, package_versions(), acting])

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from s2robot.data.robomimic import sync_and_rename
+from s2robot.files import sync_and_rename
 from s2robot.interfaces import CacheError
 
 BLOCK_FRAMES = 32

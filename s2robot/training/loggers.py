@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from s2robot.checkpoint import write_durably
+from s2robot.files import write_durably
 from s2robot.interfaces import ConfigError, TrainingError
 
 _LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # logger -> the library it needs, which names the extra

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from s2robot.checkpoint import durable_file
 from s2robot.config import TrainConfig
+from s2robot.files import durable_file
 from s2robot.interfaces import TrainingError
 
 STATE_FILE = "training_state.pt"

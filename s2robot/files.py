@@ -1,0 +1,48 @@
+"""Files that are never half written, and locks between processes of one file system."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is complete and on disk: never half a file."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, as a whole."""
+    with durable_file(path) as file:
+        file.write(content)
+
+
+def sync_and_rename(partial: Path, path: Path) -> None:
+    """Flush a finished file to disk, then give it its name."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold `<path>.lock` until the end of the block or of this process; another process waits, and says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process to finish with {path}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
