@@ -56,22 +56,33 @@ def require_array(dataset: DemonstrationDataset, member: Any, name: str, demo: s
     return member
 
 
+def write_rows(group: h5py.Group, name: str, rows: np.ndarray) -> None:
+    """Store `rows` under gzip 1, one chunk a row: lossless, and readable by every HDF5 build.
+
+    ISA-L packs in a quarter of the time of the zlib inside HDF5, to the same size.
+    """
+    chunks = (1, *rows.shape[1:])
+    stored = group.create_dataset(name, rows.shape, rows.dtype, chunks=chunks, compression="gzip", compression_opts=1)
+    for index, row in enumerate(rows):
+        packed = isal_zlib.compress(np.ascontiguousarray(row), 1)
+        stored.id.write_direct_chunk((index, *(0 for _ in row.shape)), packed)
+
+
 def read_rows(source: h5py.Dataset, first: int, out: np.ndarray) -> None:
     """Fill `out` with the rows of a dataset from `first` on.
 
-    Chunks of one row under gzip alone, as our images are stored, are unpacked here: ISA-L takes half the time of the
-    zlib inside HDF5, and holds no lock meanwhile.
+    What `write_rows` wrote, here or elsewhere, is unpacked in half the time that HDF5 takes, and without its lock.
     """
     one_row = source.chunks == (1, *source.shape[1:]) and source.dtype == out.dtype
     if not one_row or source.compression != "gzip" or source.shuffle or source.fletcher32 or source.scaleoffset:
         source.read_direct(out, np.s_[first : first + len(out)])
         return
-    for row, values in enumerate(out, first):
-        skipped_filters, packed = source.id.read_direct_chunk((row, *(0 for _ in source.shape[1:])))
+    for index, row in enumerate(out, first):
+        skipped_filters, packed = source.id.read_direct_chunk((index, *(0 for _ in row.shape)))
         if skipped_filters:
-            source.read_direct(values[None], np.s_[row : row + 1])
+            source.read_direct(row[None], np.s_[index : index + 1])
         else:
-            values[:] = np.frombuffer(isal_zlib.decompress(packed), values.dtype).reshape(values.shape)
+            row[:] = np.frombuffer(isal_zlib.decompress(packed), row.dtype).reshape(row.shape)
 
 
 def plain_attributes(member: h5py.Group | h5py.File) -> dict[str, Any]:

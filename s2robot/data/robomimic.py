@@ -24,13 +24,11 @@ import h5py
 import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index
-from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, read_rows, require_array
+from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, read_rows, require_array, write_rows
 from s2robot.files import sync_and_rename
 from s2robot.interfaces import Episode, unknown_name
 
 _IMAGE = "_image"
-# Lossless and readable by every HDF5 build; see docs/datasets.md for the sizes and times of the alternatives.
-_COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 
 
 class RobomimicDataset(DemonstrationDataset):
@@ -131,7 +129,7 @@ class RobomimicDataset(DemonstrationDataset):
         attributes = plain_attributes(group)
         return Episode(
             actions=self.numbers(demo, "actions", self._actions(demo)[:]),
-            images={camera: child(self, observations, camera + _IMAGE, demo)[:] for camera in cameras},
+            images={camera: _rows(child(self, observations, camera + _IMAGE, demo)) for camera in cameras},
             proprioception={key: self.numbers(demo, f"obs/{key}", values[:]) for key, values in low_dim.items()},
             success=bool(attributes.get("success", True)),
             rewards=self._optional(demo, "rewards", np.float32, vector=True),
@@ -233,6 +231,12 @@ class RobomimicWriter:
         shutil.rmtree(self._parts)
 
 
+def _rows(source: h5py.Dataset) -> np.ndarray:
+    rows = np.empty(source.shape, source.dtype)
+    read_rows(source, 0, rows)
+    return rows
+
+
 def _write_episode(group: h5py.Group, episode: Episode) -> None:
     length = len(episode)
     for key, value in episode.attributes.items():
@@ -251,4 +255,4 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
     for key, values in episode.proprioception.items():
         observations[key] = values
     for camera, images in episode.images.items():
-        observations.create_dataset(camera + _IMAGE, data=images, chunks=(1, *images.shape[1:]), **_COMPRESSION)
+        write_rows(observations, camera + _IMAGE, images)
