@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -166,7 +167,11 @@ def _seconds_per_frame(encoder: EncoderConfig, device: str, frames: int = 4) -> 
 
     from s2robot.encoder import S2Encoder
 
-    made = S2Encoder(**asdict(replace(encoder, weights="none")), device=resolve_device(device))
+    logging.disable(logging.WARNING)  # that the weights are random matters to nobody here
+    try:
+        made = S2Encoder(**asdict(replace(encoder, weights="none")), device=resolve_device(device))
+    finally:
+        logging.disable(logging.NOTSET)
     side = max(max(scale) if isinstance(scale, tuple) else scale for scale in made.scales)
     images = torch.zeros((frames, side, side, 3), dtype=torch.uint8)
     return _median_seconds(lambda: made(images).map.sum().item()) / frames
