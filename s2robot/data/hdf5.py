@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from s2robot.data.base import DemonstrationDataset
 
 _BAD_CHUNK: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says an instance
-# What h5py raises for damaged bytes, found by flipping them; a damaged shape asks for absurd amounts of memory.
+# What damaged bytes raise, found by flipping them; a damaged shape asks for absurd amounts of memory.
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, MemoryError, _BAD_CHUNK)
 
 
@@ -74,14 +74,16 @@ def read_rows(source: h5py.Dataset, first: int, out: np.ndarray) -> None:
     What `write_rows` wrote, here or elsewhere, is unpacked in half the time that HDF5 takes, and without its lock.
     """
     one_row = source.chunks == (1, *source.shape[1:]) and source.dtype == out.dtype
-    if not one_row or source.compression != "gzip" or source.shuffle or source.fletcher32 or source.scaleoffset:
+    if not one_row or source.compression != "gzip" or source.id.get_create_plist().get_nfilters() > 1:
         source.read_direct(out, np.s_[first : first + len(out)])
         return
     for index, row in enumerate(out, first):
-        skipped_filters, packed = source.id.read_direct_chunk((index, *(0 for _ in row.shape)))
-        if skipped_filters:
+        place = (index, *(0 for _ in row.shape))
+        chunk = source.id.get_chunk_info_by_coord(place)
+        if chunk.byte_offset is None or chunk.filter_mask:  # never written, or stored as it is
             source.read_direct(row[None], np.s_[index : index + 1])
         else:
+            packed = source.id.read_direct_chunk(place)[1]
             row[:] = np.frombuffer(isal_zlib.decompress(packed), row.dtype).reshape(row.shape)
 
 

@@ -134,6 +134,8 @@ class EpisodeRunner:
     @torch.inference_mode()
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Actions float32 [execute_steps, A] per request; takes the steps into the episodes."""
+        if not requests:
+            return []
         encoded = iter(self._inference.encode([frame.images for request in requests for frame in request.frames]))
         for request in requests:
             proprioception = [frame.proprioception for frame in request.frames]

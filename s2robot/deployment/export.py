@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2robot.checkpoint import load_policy, package_versions
+from s2robot.checkpoint import Checkpoint, load_policy, package_versions
 from s2robot.config.deployment import ExportConfig
 from s2robot.deployment.graph import EncoderGraph, ExportError, PolicyGraph, without_branches
 from s2robot.extras import missing
 from s2robot.files import write_durably
 from s2robot.interfaces import CheckpointError
+from s2robot.rollout.checks import recorded_size
 
 TOLERANCE = {"encoder": 1e-4, "policy": 1e-3}
 """Largest difference to eager PyTorch: in units of the largest feature, or of each action's range.
@@ -41,15 +42,14 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
         MissingLibraryError: the libraries for ONNX are not installed.
     """
     policy, encoder, checkpoint = load_policy(config.checkpoint, torch.device("cpu"), engine="eager")
-    recorded = checkpoint.environment.get("image_size")
-    size = tuple(config.image_size or ([recorded, recorded] if recorded else []))
-    if len(size) != 2:
-        raise CheckpointError(f"checkpoint {config.checkpoint!r} records no image size; give image_size=[height,width]")
+    sizes = _image_sizes(config, checkpoint)
     graph: EncoderGraph | PolicyGraph
     if config.part == "encoder":
-        graph = EncoderGraph(encoder, checkpoint, config.batch, size)
+        if len(set(sizes.values())) > 1:
+            raise CheckpointError(f"the cameras' images differ in size ({sizes}); give image_size=[height,width]")
+        graph = EncoderGraph(encoder, config.batch, next(iter(sizes.values())))
     else:
-        graph = PolicyGraph(policy, encoder, checkpoint, config.batch, size)
+        graph = PolicyGraph(policy, encoder, checkpoint, config.batch, sizes)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
@@ -81,6 +81,20 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
         partial.unlink(missing_ok=True)
     write_durably(out.with_name(out.name + ".json"), json.dumps(document, indent=1).encode())
     return document
+
+
+def _image_sizes(config: ExportConfig, checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
+    """Camera -> height and width: those asked for, or those that the demonstrations were recorded with."""
+    sizes = {}
+    for camera in checkpoint.spec.features:
+        side = recorded_size(checkpoint.environment, camera)
+        height, width = config.image_size or (side, side)
+        if height is None or width is None:
+            raise CheckpointError(
+                f"checkpoint {config.checkpoint!r} records no image size; give image_size=[height,width]"
+            )
+        sizes[camera] = (height, width)
+    return sizes
 
 
 def _trace(graph: EncoderGraph | PolicyGraph) -> torch.export.ExportedProgram:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,10 @@ class Port:
 
 
 class NoiseTape(TorchFunctionMode):
-    """Hands a policy's draws of normal noise over from a tensor, or records them.
+    """Hands a policy's random draws over from a tensor of normal noise, or records them as such.
 
-    A policy draws row i from `generators[i]`; under this mode the k-th number of row i is `noise[i, k]`.
+    A policy draws row i from `generators[i]`; under this mode the k-th number of row i is `noise[i, k]`. A category,
+    such as the mode of a mixture, takes one number: the category in whose share of [0, 1] its normal quantile lies.
 
     Args:
         generators: one per row, as given to `Policy.act`.
@@ -57,15 +58,17 @@ class NoiseTape(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Intercept `torch.randn(…, generator=…)`; refuse other draws from the generators."""
+        """Intercept `torch.randn` and `torch.multinomial` with `generator=`; refuse other draws from the generators."""
         kwargs = kwargs or {}
         row = self._rows.get(id(kwargs.get("generator")))
         if row is None:
             return func(*args, **kwargs)
+        if func is torch.multinomial:
+            return self._category(row, args[0], lambda: func(*args, **kwargs))
         if func is not torch.randn:
             raise ExportError(
                 f"this policy draws with torch.{getattr(func, '__name__', func)}, which has no form with noise as an "
-                "input; policies that draw normal noise only, or none, can be exported"
+                "input; policies that draw normal noise, categories, or nothing can be exported"
             )
         if self._noise is None:
             drawn = func(*args, **kwargs)
@@ -75,6 +78,18 @@ class NoiseTape(TorchFunctionMode):
         start = self._used[row]
         self._used[row] += math.prod(shape)
         return self._noise[row, start : self._used[row]].reshape(shape)
+
+    def _category(self, row: int, probabilities: Tensor, draw: Callable[[], Tensor]) -> Tensor:
+        """One category int64 [1] by float32 [n] probabilities."""
+        edges = probabilities.cumsum(0)
+        if self._noise is not None:
+            quantile = torch.special.ndtr(self._noise[row, self._used[row]])
+            self._used[row] += 1
+            return (quantile > edges[:-1]).sum(0, keepdim=True)
+        drawn = draw()
+        middle = edges[drawn] - probabilities[drawn] / 2  # of the category's share: rounding cannot leave it
+        self.drawn[row].append(torch.special.ndtri(middle))
+        return drawn
 
 
 class _Step(int):
@@ -104,6 +119,8 @@ def without_branches(policy: nn.Module) -> Iterator[None]:
             sampler.set_timesteps = lambda *args, **kwargs: None
             sampler.previous_timestep = after.__getitem__
             sampler.index_for_timestep = lambda step, *args, steps=steps: steps.index(step)
+            if sampler.config.sample_max_value == 1:  # then it is a clamp, whose general form ONNX does not take
+                sampler._threshold_sample = lambda sample: sample.clamp(-1, 1)
         yield
     finally:
         for sampler, attributes in zip(samplers, kept, strict=True):
@@ -129,7 +146,7 @@ def _masks_are_any(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tupl
 class EncoderGraph(nn.Module):
     """Images of one camera → features, exactly as `S2Encoder` gives them."""
 
-    def __init__(self, encoder: S2Encoder, checkpoint: Checkpoint, batch: int, size: tuple[int, int]) -> None:
+    def __init__(self, encoder: S2Encoder, batch: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.encoder = encoder
         shape = encoder.feature_shape(*size)
@@ -158,10 +175,21 @@ class EncoderGraph(nn.Module):
 
 
 class PolicyGraph(nn.Module):
-    """Observations of To steps, and noise where the policy samples → action chunks in environment units."""
+    """Observations of To steps, and noise where the policy samples → action chunks in environment units.
+
+    Args:
+        policy, encoder, checkpoint: as loaded.
+        batch: rows.
+        sizes: camera -> height and width of its images.
+    """
 
     def __init__(
-        self, policy: Policy, encoder: S2Encoder, checkpoint: Checkpoint, batch: int, size: tuple[int, int]
+        self,
+        policy: Policy,
+        encoder: S2Encoder,
+        checkpoint: Checkpoint,
+        batch: int,
+        sizes: Mapping[str, tuple[int, int]],
     ) -> None:
         super().__init__()
         self.policy, self.encoder = policy.requires_grad_(False), encoder
@@ -171,7 +199,7 @@ class PolicyGraph(nn.Module):
         steps, chunk = config.observation_steps, (config.action_steps, spec.action_width)
         history = f"the last {steps} steps, oldest first; an episode's first step is repeated before it"
         self.inputs = [
-            Port(f"{camera}_image", "uint8", (batch, steps, *size, 3), f"upright RGB, 0 to 255; {history}")
+            Port(f"{camera}_image", "uint8", (batch, steps, *sizes[camera], 3), f"upright RGB, 0 to 255; {history}")
             for camera in self._shapes
         ]
         keys = ", ".join(checkpoint.proprioception)
@@ -187,7 +215,7 @@ class PolicyGraph(nn.Module):
         self._numbers = 0
         self._numbers = self.example(0)[0][-1].shape[1] if self._samples() else 0
         if self._numbers:
-            draws = "standard normal, in the order the policy draws it; other noise, another sample"
+            draws = "standard normal, in the order the policy draws; other noise, another sample"
             self.inputs.append(Port("noise", "float32", (batch, self._numbers), draws))
 
     def forward(self, *tensors: Tensor) -> Tensor:

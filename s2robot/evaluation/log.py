@@ -1,4 +1,4 @@
-"""Finished episodes on disk, so that an evaluation that was killed goes on with the seeds that are left."""
+"""Finished episodes on disk, so that an evaluation runs only the seeds that are left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EpisodeLog:
     Attributes:
         episodes: seed -> outcome.
         videos: as in `results.json`, by ascending seed.
-        warnings: what was found wrong while filming; a seed that could not be filmed has one.
+        warnings: seed -> what was found wrong when it was filmed last.
         times: of all sessions.
         seconds: of all sessions.
     """
@@ -58,9 +58,8 @@ class EpisodeLog:
         return [seed for seed in seeds if seed not in self.episodes or self.episodes[seed].error is not None]
 
     def filmed(self) -> set[int]:
-        """Seeds of which there is a video, or a warning instead."""
-        there = [video["seed"] for video in self.videos if (self.path.parent / video["path"]).exists()]
-        return {*there, *self.warnings}
+        """Seeds of which there is a video."""
+        return {video["seed"] for video in self.videos if (self.path.parent / video["path"]).exists()}
 
     def _write(self, line: dict[str, Any]) -> None:
         self._keep(line)
@@ -88,5 +87,6 @@ class EpisodeLog:
         if line["video"] is not None:
             videos = {entry["seed"]: entry for entry in (*self.videos, line["video"])}
             self.videos = [videos[seed] for seed in sorted(videos)]
+        self.warnings.pop(line["seed"], None)
         if line["warning"] is not None:
             self.warnings[line["seed"]] = line["warning"]

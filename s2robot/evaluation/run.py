@@ -46,9 +46,9 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
         CheckpointError: the checkpoint is damaged, or records no environment.
         RolloutError: the environment does not fit the policy, or not one episode could be run.
     """
-    start = time.perf_counter()
     device = resolve_device(config.device)
     policy, encoder, checkpoint = load_policy(config.checkpoint, device, config.engine)
+    recorded = (Path(config.checkpoint) / "config.json").read_text()  # with the hash of the weights
     require_task(checkpoint, config.task)
     if "task" not in checkpoint.environment:
         raise CheckpointError(f"checkpoint {config.checkpoint!r} records no environment: its dataset had no task")
@@ -60,28 +60,28 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     )
     if config.horizon is not None:
         environment["horizon"] = config.horizon
+    actor = Actor(policy, encoder, checkpoint, device, config.execute_steps, config.temporal_ensemble)
+    run = _make_run(config, actor, checkpoint, environment, make_vector_env, num_envs)
+    together = None if device.type == "cpu" else num_envs  # on a GPU episodes depend on their neighbours by rounding
+    acting = (str(device), together, config.engine, actor.execute_steps, config.temporal_ensemble)
+    identity = hash_json([recorded, environment, package_versions(), acting])
+
     output = Path(config.output or Path(config.checkpoint).parent)
     with locked(output / ".evaluation"):
-        log = EpisodeLog(output / "episodes.jsonl", _identity(config, environment))
-        actor = Actor(policy, encoder, checkpoint, device, config.execute_steps, config.temporal_ensemble)
-        run = _make_run(config, actor, checkpoint, environment, make_vector_env, num_envs)
-        seeds = range(config.first_seed, config.first_seed + config.episodes)
-        _run_episodes(log, actor, log.missing(seeds), len(seeds), run, start)
-        episodes = [log.episodes[seed] for seed in seeds]
-        try:
-            results = make_results(config, checkpoint, environment, encoder, episodes)
-        except RolloutError:
-            log.path.unlink()
-            raise
-        chosen, filmed = choose_seeds(episodes, config.videos), log.filmed()
-        _film(log, output, [seed for seed in chosen if seed not in filmed], run, start)
+        start = time.perf_counter()
+        log = EpisodeLog(output / "episodes.jsonl", identity)
+        episodes = _run_episodes(log, actor, config, run, start)
+        results = make_results(config, checkpoint, environment, encoder, episodes)
+        chosen = choose_seeds(episodes, config.videos)
+        _film(log, output, [seed for seed in chosen if seed not in log.filmed()], run, start)
+        filmed = log.filmed() & set(chosen)
         latency = log.times.summary()
         results |= {
             "mismatch": mismatch,
             "seconds": round(log.seconds, 1),
             "latency_ms": latency and latency["median_ms"],
             "latency": latency,
-            "videos": [video for video in log.videos if video["seed"] in chosen],
+            "videos": [video for video in log.videos if video["seed"] in filmed],
             "warnings": [warning for seed, warning in log.warnings.items() if seed in chosen],
         }
         write_durably(output / "results.json", json.dumps(results, indent=1).encode())
@@ -117,24 +117,28 @@ def _make_run(
     return run
 
 
-def _run_episodes(log: EpisodeLog, actor: Actor, left: Sequence[int], total: int, run: Run, start: float) -> None:
-    """Run the seeds that are left and log each episode as it ends."""
-    with tqdm(total=total, initial=total - len(left), unit="episode", desc="rollouts") as bar:
-        for result, _ in run(left):
+def _run_episodes(log: EpisodeLog, actor: Actor, config: EvaluateConfig, run: Run, start: float) -> list[EpisodeResult]:
+    """Run the seeds that are left, log each episode as it ends, and return all that were asked for."""
+    seeds = range(config.first_seed, config.first_seed + config.episodes)
+    left = log.missing(seeds)
+    if len(left) < len(seeds):
+        print(f"{len(seeds) - len(left)} of {len(seeds)} episodes were run before: {log.path}", file=sys.stderr)
+    successes = errors = 0
+    with tqdm(total=len(seeds), initial=len(seeds) - len(left), unit="episode", desc="rollouts") as bar:
+        for count, (result, _) in enumerate(run(left), 1):
             log.add(result, actor.times.drain(), time.perf_counter() - start)
-            ran = [episode for episode in log.episodes.values() if episode.error is None]
-            errors = len(log.episodes) - len(ran)
+            successes += result.success
             if result.error is not None:
+                errors += 1
                 bar.write(
                     f"seed {result.seed} is not counted, its simulator failed twice: {result.error}", file=sys.stderr
                 )
-            if errors >= _HOPELESS and not ran:
-                log.path.unlink()
+            if errors == count >= _HOPELESS:
                 raise RolloutError(f"the simulator failed in each of the first {errors} episodes: {result.error}")
-            bar.set_postfix(
-                success=f"{sum(e.success for e in ran)}/{len(ran)}", **({"errors": errors} if errors else {})
-            )
+            failed = {"errors": errors} if errors else {}
+            bar.set_postfix(success=f"{successes}/{count - errors}", **failed)
             bar.update()
+    return [log.episodes[seed] for seed in seeds]
 
 
 def _film(log: EpisodeLog, output: Path, seeds: Sequence[int], run: Run, start: float) -> None:
@@ -147,10 +151,3 @@ def _film(log: EpisodeLog, output: Path, seeds: Sequence[int], run: Run, start: 
         if warning is not None:
             tqdm.write(f"warning: {warning}", file=sys.stderr)
         log.add_video(result.seed, video, warning, time.perf_counter() - start)
-
-
-def _identity(config: EvaluateConfig, environment: dict[str, Any]) -> str:
-    """Everything that the logged episodes depend on."""
-    recorded = (Path(config.checkpoint) / "config.json").read_text()
-    acting = (config.device, config.engine, config.execute_steps, config.temporal_ensemble)
-    return hash_json([recorded, environment, package_versions(), acting])

@@ -75,9 +75,9 @@ class MixtureChunk:
         log_modes, mean, std = (part.cpu() for part in self._parameters(raw))
         chunks = []
         for row, generator in enumerate(generators):
-            mode = int(torch.multinomial(log_modes[row].exp(), 1, generator=generator))
-            scale = self._min_std if self._low_noise else std[row, mode]
-            chunks.append(mean[row, mode] + scale * torch.randn(self._modes[1:], generator=generator))
+            mode = torch.multinomial(log_modes[row].exp(), 1, generator=generator)
+            scale = self._min_std if self._low_noise else std[row, mode].squeeze(0)
+            chunks.append(mean[row, mode].squeeze(0) + scale * torch.randn(self._modes[1:], generator=generator))
         return torch.stack(chunks).to(raw.device)
 
 
