@@ -83,7 +83,7 @@ lint: setup ## check style, types and layers
 	$(BIN)/lint-imports
 
 docs: setup ## build the documentation's site into site/, strictly
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: setup ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,7 @@
 """Success of the policies: demonstrations, training and rollouts of each experiment, as the table of docs/results.md.
 
-Run: python benchmarks/results.py [--experiments NAME …] [--episodes 200] [--output outputs/results] [key=value …]
-     (further words go to training, for example encoder.engine=openvino device=cpu)
+Run: python benchmarks/results.py [key=value …] [--experiments NAME …] [--episodes 200] [--output outputs/results]
+     (key=value words come first and go to training, for example encoder.engine=openvino device=cpu)
 Hours for all of them on two cores. Stopped anywhere, the same command goes on; what is finished is only printed.
 """
 
