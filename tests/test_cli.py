@@ -2,8 +2,10 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
+import yaml
 
 from s2robot.cli import VERBS, main
 from s2robot.cli.words import compose, parse
@@ -36,6 +38,16 @@ def test_help_needs_nothing_heavy():
 def test_help_of_every_command_works(verb, capsys):
     assert main([verb, "-h"]) == 0
     assert VERBS[verb].summary in capsys.readouterr().out
+
+
+def test_help_shows_the_defaults_of_the_configuration_files(capsys):
+    assert main(["benchmark", "-h"]) == 0
+    shown = capsys.readouterr().out.partition("(??? is required):")[2]
+    document, composed = yaml.safe_load(shown), compose("benchmark", [])
+    for key in ("demonstrations", "cameras", "output", "episodes"):
+        assert document[key] == getattr(composed, key)
+    assert document["training"] == json.loads(json.dumps(asdict(composed.training)))
+    assert document["policy"] == json.loads(json.dumps(asdict(composed.policy)))
 
 
 @pytest.mark.parametrize("words", [["encoders", "--json"], ["--json", "encoders"]])

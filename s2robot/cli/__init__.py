@@ -57,7 +57,7 @@ VERBS = {
         "verbs:inspect",
     ),
     "encode": Verb(
-        "encode dataset=demos/lift.hdf5 encoder.scales=[224,448]",
+        "encode dataset=demos/lift.hdf5 'encoder.scales=[224,448]'",
         "Fill the feature cache with what a training run of the same settings needs.",
         "verbs:encode",
     ),
@@ -197,14 +197,27 @@ def _help() -> str:
     return "\n".join(["usage: s2robot VERB [key=value …]", "", *lines, "", _EPILOGUE])
 
 
-def _verb_help(name: str) -> str:
-    from omegaconf import OmegaConf
+def _settings(name: str) -> str:
+    """YAML of a verb's settings with their defaults: those of the dataclass, and of its file in `configs/`."""
+    from omegaconf import DictConfig, OmegaConf
 
+    from s2robot.config import CONFIG_DIR, POLICIES
+
+    settings = OmegaConf.structured(VERBS[name].config)
+    if name in GROUPED:
+        file: Any = OmegaConf.load(CONFIG_DIR / f"{GROUPED[name]}.yaml")
+        chosen: Any = OmegaConf.merge(*(entry for entry in file.pop("defaults") if isinstance(entry, DictConfig)))
+        file.pop("hydra")
+        settings.policy = POLICIES[chosen.policy]
+        settings.merge_with(file)
+    return OmegaConf.to_yaml(settings).rstrip()
+
+
+def _verb_help(name: str) -> str:
     verb = VERBS[name]
     lines = [f"usage: s2robot {verb.usage}", "", verb.summary]
     if name in GROUPED:
         lines += ["", f"Words are Hydra overrides of configs/{GROUPED[name]}.yaml: policy=NAME, +experiment=NAME, …"]
     if verb.config is not None:
-        settings = OmegaConf.to_yaml(OmegaConf.structured(verb.config))
-        lines += ["", "Settings and defaults (??? is required):", "", settings.rstrip()]
+        lines += ["", "Settings and defaults (??? is required):", "", _settings(name)]
     return "\n".join(lines)
