@@ -1,6 +1,6 @@
 """Train a policy on demonstrations, over features of a frozen S² encoder.
 
-    python train_policy.py dataset=demos/lift.hdf5 encoder=efficientnet_lite0 encoder.scales=[224,448] policy=bc seed=0
+    python train_policy.py dataset=demos/lift.hdf5 encoder=efficientnet_lite0 'encoder.scales=[224,448]' policy=bc
 
 `--help` lists every setting and choice; `accelerate launch train_policy.py …` trains in several processes.
 """

@@ -1,9 +1,9 @@
 """The benchmark where it meets the simulator, and as a Hydra application for sweeps over cells.
 
-    python -m s2robot.cli.cells -m 'cells=range(0,24)' hydra/launcher=submitit_slurm output=outputs/benchmark
+    python -m s2robot.cli.cells -m 'cells=range(0,4)' hydra/launcher=submitit_slurm output=outputs/benchmark
 
-runs each cell as a job of its own (with `pip install 's2robot[slurm]'`, on SLURM); `s2robot benchmark` with the same
-words then finds them done and writes the report.
+runs each cell, of which dry_run=true prints the numbers, as a job of its own (with `pip install 's2robot[slurm]'`, on
+SLURM); `s2robot benchmark` with the same words then finds them done and writes the report.
 """
 
 from __future__ import annotations
