@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 
 @contextmanager
@@ -35,14 +35,19 @@ def sync_and_rename(partial: Path, path: Path) -> None:
     partial.rename(path)
 
 
+def wait_for_lock(file: IO[Any], kind: int, what: Path) -> None:
+    """Take the lock of an open file, shared or exclusive (`fcntl.LOCK_SH`, `LOCK_EX`); say so if that takes waiting."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process to finish with {what}", file=sys.stderr)
+        fcntl.flock(file, kind)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock` until the end of the block or of this process; another process waits, and says so."""
+    """Hold `<path>.lock` until the end of the block or of this process; another process waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process to finish with {path}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        wait_for_lock(file, fcntl.LOCK_EX, path)
         yield

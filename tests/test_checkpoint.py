@@ -13,9 +13,9 @@ from s2robot.checkpoint import (
     load_policy,
     require_task,
     save_checkpoint,
-    write_durably,
 )
 from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainConfig
+from s2robot.files import write_durably
 from s2robot.interfaces import CheckpointError, PolicySpec
 from s2robot.policies import make_policy
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from s2robot.checkpoint import Checkpoint, load_policy, package_versions
 from s2robot.config.deployment import ExportConfig
 from s2robot.deployment.graph import EncoderGraph, ExportError, PolicyGraph, without_branches
 from s2robot.extras import missing
-from s2robot.files import write_durably
+from s2robot.files import sync_and_rename, write_durably
 from s2robot.interfaces import CheckpointError
 from s2robot.rollout.checks import recorded_size
 
@@ -74,9 +73,7 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
             "environment": checkpoint.environment,
             "versions": package_versions(),
         }
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(out)
+        sync_and_rename(partial, out)
     finally:
         partial.unlink(missing_ok=True)
     write_durably(out.with_name(out.name + ".json"), json.dumps(document, indent=1).encode())

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from s2robot.files import sync_and_rename
+from s2robot.files import sync_and_rename, wait_for_lock
 from s2robot.interfaces import CacheError
 
 BLOCK_FRAMES = 32
@@ -231,11 +230,7 @@ def _acquire(path: Path, kind: int) -> IO[str]:
             file = path.open("a")
         except FileNotFoundError:  # pruned in this moment
             continue
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process to finish with {path.parent}", file=sys.stderr)
-            fcntl.flock(file, kind)
+        wait_for_lock(file, kind, path.parent)
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
