@@ -146,6 +146,15 @@ def test_a_contrast_without_both_arms_is_listed_as_not_compared(write):
     assert comparisons.missing == ("more scales: not both arms have results",)
 
 
+def test_the_first_sentence_counts_what_could_not_be_compared(write):
+    write(outcomes(0.5))
+    folder = write(outcomes(0.5), scales=[224, 448])
+    other = PlannedContrast("a larger model", {"backbone": "a"}, {"backbone": "none"})
+    comparisons = compare(folder, SCALES, other)
+    sentence = wording.headline(comparisons, load_arms([folder]))
+    assert sentence == "The one planned contrast shows no difference. 1 more could not be compared."
+
+
 def test_without_a_plan_arms_that_differ_in_one_setting_are_compared_as_leads(write):
     arms = {"base": {}, "scales": {"scales": [224, 448], "gmacs": 2.0}, "two": {"scales": [112], "policy": "diffusion"}}
     for changes in arms.values():

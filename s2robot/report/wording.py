@@ -95,17 +95,20 @@ def headline(comparisons: Comparisons, arms: Sequence[Arm]) -> str:
             f"[{percent_interval(best.interval)}]."
         )
     kind = "planned contrast" if comparisons.planned else "exploratory comparison"
+    absent = len(comparisons.missing) if comparisons.planned else 0
+    missing = f" {absent} more could not be compared." if absent else ""
     shown = [contrast for contrast in contrasts if contrast.verdict != "no difference shown"]
     if not shown:
         return (
             f"No difference is shown by any of {plural(len(contrasts), kind)}."
             if len(contrasts) > 1
             else f"The one {kind} shows no difference."
-        )
+        ) + missing
     higher = sum(contrast.verdict == "higher" for contrast in shown)
     return (
         f"{len(shown)} of {plural(len(contrasts), kind)} {'shows' if len(shown) == 1 else 'show'} a difference: "
         f"treatment higher in {higher}, lower in {len(shown) - higher}; none shown in {len(contrasts) - len(shown)}."
+        f"{missing}"
     )
 
 
