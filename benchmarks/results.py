@@ -13,12 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-# First word of an experiment's name -> task and demonstrations.
+# First word of an experiment's name -> task, demonstrations, pixels.
 TASKS = {
-    "lift": ("Lift", 120),
-    "stack": ("Stack", 200),
-    "can": ("PickPlaceCan", 200),
-    "square": ("NutAssemblySquare", 200),
+    "lift": ("Lift", 120, 448),
+    "stack": ("Stack", 200, 224),
+    "can": ("PickPlaceCan", 200, 224),
+    "square": ("NutAssemblySquare", 200, 224),
 }
 EXPERIMENTS = sorted(
     path.stem
@@ -34,13 +34,13 @@ def s2robot(*words: str) -> None:
 
 def run(experiment: str, output: Path, episodes: int, words: list[str]) -> dict:
     """Everything that one row needs, as far as it is not there yet; the evaluation's results."""
-    task, demonstrations = TASKS[experiment.partition("_")[0]]
+    task, demonstrations, size = TASKS[experiment.partition("_")[0]]
     dataset = output / f"{task}_{demonstrations}.hdf5"
     folder = output / experiment
     results = folder / "results.json"
     if results.exists() and json.loads(results.read_text())["episodes"] >= episodes:
         return json.loads(results.read_text())
-    s2robot("collect", f"task={task}", f"num={demonstrations}", "size=448", f"out={dataset}")
+    s2robot("collect", f"task={task}", f"num={demonstrations}", f"size={size}", f"out={dataset}")
     cache = f"cache_dir={output / 'feature_cache'}"
     s2robot("train", f"+experiment={experiment}", f"dataset={dataset}", f"output={folder}", cache, *words)
     s2robot("evaluate", f"checkpoint={folder / 'checkpoint'}", f"episodes={episodes}", f"output={folder}")

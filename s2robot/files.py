@@ -17,9 +17,7 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    sync_and_rename(partial, path)
 
 
 def write_durably(path: Path, content: bytes) -> None:

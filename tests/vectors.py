@@ -9,8 +9,10 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from s2robot_envs.processes import RecordingInfos
 
-class InProcess(SyncVectorEnv):
+
+class InProcess(RecordingInfos, SyncVectorEnv):
     """Decided episodes idle, and recordings may differ in length, as among environments in processes."""
 
     def __init__(self, factory: Callable[[], gymnasium.Env], num_envs: int) -> None:
@@ -20,11 +22,3 @@ class InProcess(SyncVectorEnv):
     def step(self, actions: np.ndarray) -> Any:
         self._autoreset_envs[:] = False
         return super().step(actions)
-
-    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
-        env_info = dict(env_info)
-        frames = env_info.pop("frames", None)
-        vector_infos = super()._add_info(vector_infos, env_info, env_num)
-        if frames is not None:
-            vector_infos.setdefault("frames", np.full(self.num_envs, None, dtype=object))[env_num] = frames
-        return vector_infos

@@ -32,7 +32,19 @@ _CLOSING = 5.0  # seconds a worker gets to close its simulator before it is kill
 MakeEnv = Callable[[], gymnasium.Env]
 
 
-class ProcessVectorEnv(VectorEnv):
+class RecordingInfos(VectorEnv):
+    """Lets recordings in `info["frames"]` differ in length: gymnasium assumes one shape for all environments."""
+
+    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
+        env_info = dict(env_info)
+        frames = env_info.pop("frames", None)
+        vector_infos = super()._add_info(vector_infos, env_info, env_num)
+        if frames is not None:
+            vector_infos.setdefault("frames", np.full(self.num_envs, None, dtype=object))[env_num] = frames
+        return vector_infos
+
+
+class ProcessVectorEnv(RecordingInfos):
     """Environments in processes of their own, observations in shared memory, no autoreset.
 
     The caller decides when each environment starts which seed: `reset(seed=[...], options={"reset_mask": mask})` resets
@@ -193,15 +205,6 @@ class ProcessVectorEnv(VectorEnv):
             worker.stop(0)
         self.close()
         raise WorkerError("; ".join(failures.values()))
-
-    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
-        # gymnasium assumes that arrays of all environments have one shape; recordings differ in length.
-        env_info = dict(env_info)
-        frames = env_info.pop("frames", None)
-        vector_infos = super()._add_info(vector_infos, env_info, env_num)
-        if frames is not None:
-            vector_infos.setdefault("frames", np.full(self.num_envs, None, dtype=object))[env_num] = frames
-        return vector_infos
 
 
 class _WorkerFailedError(Exception):
