@@ -215,6 +215,7 @@ def change_info(folder, change):
             lambda info: info["features"].update({"observation.force": {"dtype": "float32", "shape": [1]}}),
             "episode_0: field 'observation.force' is missing in file-000.parquet",
         ),
+        (lambda info: info.update(state_parts={"grip": 2}), r"{'grip': 2}, but observation.state has 3 numbers"),
     ],
 )
 def test_lerobot_description_that_does_not_fit_is_one_clear_error(change, message, tmp_path):

@@ -52,7 +52,8 @@ def test_lerobot_itself_reads_what_we_write(tmp_path, video):
     assert set(dataset.meta.camera_keys) == {"observation.images.agentview", "observation.images.wrist"}
     episode, row = make_episode(9, seed=1), dataset.hf_dataset[6 + 5]  # step 5 of the second episode
     np.testing.assert_array_equal(row["action"].numpy(), episode.actions[5].astype(np.float32))
-    np.testing.assert_array_equal(row["observation.position"].numpy(), episode.proprioception["position"][5])
+    state = np.concatenate([values[5] for values in episode.proprioception.values()])
+    np.testing.assert_array_equal(row["observation.state"].numpy(), state)
     np.testing.assert_allclose(dataset.meta.stats["action"]["max"].max(), 1, atol=1e-6)
     assert dataset.meta.tasks.index.tolist() == ["Lift"]
     if not video:  # the pictures of make_episode are noise, which no video codec keeps

@@ -1,6 +1,7 @@
 """s2robot's policies inside lerobot-train; `make test-lerobot` runs the marked tests where lerobot is installed."""
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -143,6 +144,30 @@ def test_trains_with_lerobot_train_and_acts_after_reloading(network, dataset, tm
     policy.config.encoder.scales = SCALES[:1]
     with pytest.raises(CheckpointError, match="trained on features of the encoder"):
         S2RobotPolicy.from_pretrained(folder, config=policy.config)
+
+
+@pytest.mark.integration
+def test_lerobots_own_policy_trains_on_a_converted_dataset(dataset, tmp_path, monkeypatch, capfd):
+    arguments = {
+        "dataset.repo_id": "local/squares",
+        "dataset.root": dataset,
+        "output_dir": tmp_path / "out",
+        "policy.type": "act",
+        "policy.pretrained_backbone_weights": "null",
+        "policy.chunk_size": 4,
+        "policy.n_action_steps": 4,
+        "policy.push_to_hub": "false",
+        "policy.device": "cpu",
+        "batch_size": 4,
+        "num_workers": 0,
+        "steps": 4,
+        "log_freq": 2,
+    }
+    train(monkeypatch, [f"--{name}={value}" for name, value in arguments.items()])
+    printed = "".join(capfd.readouterr())
+    assert len(re.findall(r"\bloss:[\d.]+", printed)) == 2
+    config = (tmp_path / "out" / "checkpoints" / "last" / "pretrained_model" / "config.json").read_text()
+    assert json.loads(config)["input_features"]["observation.state"]["shape"] == [2]
 
 
 @pytest.mark.integration

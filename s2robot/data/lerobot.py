@@ -7,7 +7,8 @@ data/chunk-000/file-000.parquet          one row a frame: action, observation.<k
 videos/<key>/chunk-000/file-000.mp4      the frames of many episodes one after another (lossy)
 ```
 
-Names lose their prefix here: the camera `observation.images.front` is `front`, `observation.state` is `state`.
+Names lose their prefix here: the camera `observation.images.front` is `front`, `observation.state` is `state`. Where
+`info.json` has our `state_parts` (key -> width), `observation.state` is those keys one after another.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from s2robot.interfaces import Episode
 
 EXTRA = "lerobot-format"
 ACTION, REWARD, SUCCESS, STATES = "action", "next.reward", "next.success", "simulator_state"
-IMAGE_PREFIX, OBSERVATION_PREFIX = "observation.images.", "observation."
+IMAGE_PREFIX, OBSERVATION_PREFIX, STATE = "observation.images.", "observation.", "observation.state"
+STATE_PARTS = "state_parts"
 _PICTURES = ("video", "image")
 
 
@@ -57,10 +59,12 @@ class LeRobotDataset(DemonstrationDataset):
         self._episodes = self._read_episodes()
         self._cameras = {_short(key): key for key, f in features.items() if f["dtype"] in _PICTURES}
         self._keys = {
-            _short(key): key
+            _short(key): (key, slice(None))
             for key, feature in features.items()
             if key.startswith(OBSERVATION_PREFIX) and feature["dtype"] not in (*_PICTURES, "string")
         }
+        if STATE_PARTS in self._info:
+            self._split_state(features)
         if ACTION not in features:
             raise self.error(f"has no feature 'action'; it has {sorted(features)}")
         return Index(
@@ -71,6 +75,15 @@ class LeRobotDataset(DemonstrationDataset):
             proprioception=sorted(self._keys),
             env_args=self._info.get("env_args", {}),
         )
+
+    def _split_state(self, features: dict[str, dict[str, Any]]) -> None:
+        parts: dict[str, int] = {str(key): int(width) for key, width in self._info[STATE_PARTS].items()}
+        width = int(np.prod(features[STATE]["shape"]))
+        if sum(parts.values()) != width:
+            raise self.error(f"{STATE_PARTS} in info.json are {parts}, but {STATE} has {width} numbers")
+        del self._keys[_short(STATE)]
+        ends = np.cumsum(list(parts.values()))
+        self._keys |= {key: (STATE, slice(end - parts[key], end)) for key, end in zip(parts, ends, strict=True)}
 
     def _read_episodes(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -91,7 +104,8 @@ class LeRobotDataset(DemonstrationDataset):
         path = self._file_of("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
         optional = [key for key in (REWARD, SUCCESS, STATES) if key in features]
         pictures = [self._cameras[name] for name in cameras if features[self._cameras[name]]["dtype"] == "image"]
-        columns = [ACTION, *optional, *pictures, *(self._keys[name] for name in proprioception)]
+        vectors = dict.fromkeys(self._keys[name][0] for name in proprioception)
+        columns = [ACTION, *optional, *pictures, *vectors]
         missing = set(columns) - set(self._parquet.read_schema(path).names)
         if missing:
             raise self.error(f"field {min(missing)!r} is missing in {path.name}", demo)
@@ -102,11 +116,12 @@ class LeRobotDataset(DemonstrationDataset):
         def values(key: str, dtype: type = np.float32) -> np.ndarray:
             return self.numbers(demo, key, table[key].to_pylist(), dtype)
 
+        numbers = {key: values(key) for key in vectors}
         success = bool(values(SUCCESS)[-1, 0]) if SUCCESS in optional else None
         return Episode(
             actions=values(ACTION),
             images={name: self._images(demo, row, self._cameras[name], table) for name in cameras},
-            proprioception={name: values(self._keys[name]) for name in proprioception},
+            proprioception={name: numbers[key][:, part] for name in proprioception for key, part in [self._keys[name]]},
             success=success is not False,
             rewards=values(REWARD)[:, 0] if REWARD in optional else None,
             states=values(STATES, np.float64) if STATES in optional else None,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from s2robot.data.lerobot import ACTION, EXTRA, IMAGE_PREFIX, OBSERVATION_PREFIX, REWARD, STATES, SUCCESS
+from s2robot.data.lerobot import ACTION, EXTRA, IMAGE_PREFIX, REWARD, STATE, STATE_PARTS, STATES, SUCCESS
 from s2robot.extras import import_extra
 from s2robot.interfaces import DatasetError, Episode
 
@@ -57,6 +57,7 @@ class LeRobotWriter:
         shutil.rmtree(self._partial, ignore_errors=True)
         (self._partial / "meta").mkdir(parents=True)
         self._features: dict[str, dict[str, Any]] = {}
+        self._state_parts: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []
         self._tasks: dict[str, int] = {}
         self._statistics: dict[str, _Statistics] = {}
@@ -77,12 +78,13 @@ class LeRobotWriter:
         """Append one episode."""
         number, length = len(self._rows), len(episode)
         vectors, images = _vectors(episode), {IMAGE_PREFIX + name: values for name, values in episode.images.items()}
-        features = _features(vectors, images, self._fps, self._video)
-        self._features = self._features or features
+        parts = {key: values.shape[1] for key, values in episode.proprioception.items()}
+        features = _features(vectors, images, parts, self._fps, self._video)
+        if not self._rows:
+            self._features, self._state_parts = features, parts
         if features != self._features:
-            raise DatasetError(
-                f"episode {number} has the fields {_shapes(features)}; the first {_shapes(self._features)}"
-            )
+            fields, first = _fields(features, parts), _fields(self._features, self._state_parts)
+            raise DatasetError(f"episode {number} has the fields {fields}; the first {first}")
         task = str((episode.attributes.get("tasks") or [self._env_args.get("env_name", "task")])[0])
         task_index = self._tasks.setdefault(task, len(self._tasks))
         where = {"chunk_index": number // _EPISODES_PER_CHUNK, "file_index": number % _EPISODES_PER_CHUNK}
@@ -132,6 +134,7 @@ class LeRobotWriter:
             "data_path": _DATA,
             "video_path": _VIDEOS if self._video else None,
             "features": self._features,
+            STATE_PARTS: self._state_parts,
             "env_args": self._env_args,
         }
         self._file("meta/info.json").write_text(json.dumps(info, indent=4))
@@ -189,7 +192,8 @@ class _Statistics:
 def _vectors(episode: Episode) -> dict[str, np.ndarray]:
     """Every field but the images under LeRobot's name, [T, d]."""
     vectors = {ACTION: episode.actions}
-    vectors |= {OBSERVATION_PREFIX + key: values for key, values in episode.proprioception.items()}
+    if episode.proprioception:
+        vectors[STATE] = np.concatenate(list(episode.proprioception.values()), axis=1)
     if episode.rewards is not None:
         vectors[REWARD] = episode.rewards.reshape(-1, 1).astype(np.float32)
     if episode.states is not None:
@@ -200,7 +204,11 @@ def _vectors(episode: Episode) -> dict[str, np.ndarray]:
 
 
 def _features(
-    vectors: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray], fps: int, video: bool
+    vectors: Mapping[str, np.ndarray],
+    images: Mapping[str, np.ndarray],
+    parts: Mapping[str, int],
+    fps: int,
+    video: bool,
 ) -> dict[str, dict[str, Any]]:
     features: dict[str, dict[str, Any]] = {}
     for key, values in images.items():
@@ -210,7 +218,8 @@ def _features(
             features[key] |= {"dtype": "video", "info": _video_info(height, width, fps)}
     for key, values in vectors.items():
         width = values.shape[1]
-        names = [f"{key.split('.')[-1]}_{i}" for i in range(width)]
+        widths = parts if key == STATE else {key.split(".")[-1]: width}
+        names = [f"{name}_{i}" for name, count in widths.items() for i in range(count)]
         features[key] = {"dtype": str(values.dtype), "shape": [width], "names": names}
     for key in ("timestamp", *_INDICES):
         features[key] = {"dtype": "float32" if key == "timestamp" else "int64", "shape": [1], "names": None}
@@ -230,8 +239,9 @@ def _video_info(height: int, width: int, fps: int) -> dict[str, Any]:
     }
 
 
-def _shapes(features: Mapping[str, Mapping[str, Any]]) -> str:
-    return ", ".join(f"{key} {feature['shape']}" for key, feature in features.items())
+def _fields(features: Mapping[str, Mapping[str, Any]], parts: Mapping[str, int]) -> str:
+    shapes = {key: feature["shape"] for key, feature in features.items() if key != STATE}
+    return ", ".join(f"{key} {shape}" for key, shape in (shapes | {key: [n] for key, n in parts.items()}).items())
 
 
 def _column(arrow: Any, values: np.ndarray) -> Any:
