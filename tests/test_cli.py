@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 
 import pytest
 import yaml
@@ -32,6 +33,12 @@ def test_help_needs_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     for module in ("torch", "numpy", "omegaconf", "hydra", "mujoco", "s2robot_envs"):
         assert f"'{module}'" not in done.stderr, f"{module} is imported for help"
+
+
+@pytest.mark.parametrize("words", [["--version"], ["version"]])
+def test_version_is_that_of_the_package(words, capsys):
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"s2robot {version('s2robot')}\n"
 
 
 @pytest.mark.parametrize("verb", list(VERBS))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from s2robot import __version__
 from s2robot.interfaces import ConfigError, S2RobotError, unknown_name
 
 
@@ -125,6 +126,7 @@ options, before or after the verb:
   --json     print the result as one JSON document; everything else goes to stderr
   --debug    show the traceback of an error
   -h         this help, or that of a verb with its settings
+  --version  the version of s2robot
 
 exit status: 0 done; 1 a bug in this program; 2 something given or found is wrong, said in one line; 130 interrupted"""
 
@@ -134,11 +136,13 @@ def main(words: list[str] | None = None) -> int:
     # Before torch loads OpenMP: threads that spin while they wait cost tenfold as soon as another process is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if words is None else words
-    flags = {"-h", "--help", "--json", "--debug"} & set(given)
-    name, *rest = [word for word in given if word not in flags] or ["help"]
+    flags = {"-h", "--help", "--version", "--json", "--debug"} & set(given)
+    name, *rest = [word for word in given if word not in flags] or ["version" if "--version" in flags else "help"]
     try:
         if name == "help":
             print(_help())
+        elif name == "version":
+            print(f"s2robot {__version__}")
         elif name not in VERBS:
             raise ConfigError(unknown_name("command", name, VERBS))
         elif {"-h", "--help"} & flags:
