@@ -101,3 +101,10 @@ def test_cells_can_be_run_by_number_and_joined_afterwards(runs, tmp_path):
     assert rows(tmp_path) == rows(runs[0] / "straight")
     with pytest.raises(ConfigError, match=r"cells=9 is not possible; valid: numbers of 0 … 3"):
         run_toys(toy_config(tmp_path, cells=9))
+
+
+def test_contrasts_within_the_cells_asked_for_are_filmed(tmp_path):
+    run_toys(toy_config(tmp_path, cells=[0, 2]))
+    base, treatment = (json.loads(path.read_text())["videos"] for path in tmp_path.glob("cells/*/results.json"))
+    assert base
+    assert [video["seed"] for video in base] == [video["seed"] for video in treatment]

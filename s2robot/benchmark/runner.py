@@ -96,9 +96,9 @@ def run_benchmark(
     chosen = select_cells(config, cells)
     runner = Runner(Stages(config, collect, make_vector_env, num_envs), output)
     _run_rounds(config, runner, races, chosen)
+    _film(config, runner, document["contrasts"], chosen)
     if len(chosen) < len(cells):
         return None
-    _film(config, runner, document["contrasts"], cells)
     return finish(config, cells, document, races)
 
 

@@ -98,7 +98,8 @@ class BenchmarkConfig:
         arms: further arms: mappings with `name`, `encoder` (changed settings), and optionally `readout` and `policy`.
         contrasts: comparisons planned before anything runs: mappings with `name`, `baseline` and `treatment`, each a
             mapping of settings that an arm must have; empty = those that follow from grid and controls.
-        cells: numbers of the cells to run, as `dry_run=true` prints them; null = all, and the report.
+        cells: numbers of the cells to run, as `dry_run=true` prints them; null = all, and the report. Contrasts between
+            cells of one list are filmed.
         videos: initial states filmed for each contrast, in both arms: those that divide them.
         amend: why the plan stored in `output` is changed; without a reason a changed plan is refused.
         calibrate: run the base arm alone on calibration seeds, and print the blocks to freeze in `tasks`.
