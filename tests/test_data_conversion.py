@@ -52,6 +52,16 @@ def test_lerobot_round_trip_keeps_every_number_bit_for_bit(tmp_path, video):
                 np.testing.assert_array_equal(episode.proprioception[key], values)
 
 
+def test_episodes_without_proprioception_are_written_and_read(tmp_path):
+    episode = make_episode(4, 0)
+    episode.proprioception = {}
+    with LeRobotWriter(tmp_path / "demos", video=False) as writer:
+        writer.add(episode)
+    with open_dataset(tmp_path / "demos") as dataset:
+        assert dataset.episode(0).proprioception == {}
+        np.testing.assert_array_equal(dataset.episode(0).actions, episode.actions)
+
+
 def test_pictures_come_back_equal_and_videos_above_35_decibels(tmp_path):
     with (
         open_dataset(write(tmp_path / "pictures", video=False)) as lossless,

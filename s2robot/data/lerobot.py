@@ -63,7 +63,7 @@ class LeRobotDataset(DemonstrationDataset):
             for key, feature in features.items()
             if key.startswith(OBSERVATION_PREFIX) and feature["dtype"] not in (*_PICTURES, "string")
         }
-        if STATE_PARTS in self._info:
+        if self._info.get(STATE_PARTS):
             self._split_state(features)
         if ACTION not in features:
             raise self.error(f"has no feature 'action'; it has {sorted(features)}")
@@ -79,7 +79,7 @@ class LeRobotDataset(DemonstrationDataset):
     def _split_state(self, features: dict[str, dict[str, Any]]) -> None:
         parts: dict[str, int] = {str(key): int(width) for key, width in self._info[STATE_PARTS].items()}
         width = int(np.prod(features[STATE]["shape"]))
-        if sum(parts.values()) != width:
+        if sum(parts.values()) != width or min(parts.values()) < 1:
             raise self.error(f"{STATE_PARTS} in info.json are {parts}, but {STATE} has {width} numbers")
         del self._keys[_short(STATE)]
         ends = np.cumsum(list(parts.values()))
