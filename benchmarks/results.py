@@ -15,10 +15,11 @@ from pathlib import Path
 
 # First word of an experiment's name -> task, demonstrations, pixels.
 TASKS = {
-    "lift": ("Lift", 120, 448),
-    "stack": ("Stack", 200, 224),
-    "can": ("PickPlaceCan", 200, 224),
-    "square": ("NutAssemblySquare", 200, 224),
+    "lift": ("Lift", 120, 448, 100_000),
+    "can": ("PickPlaceCan", 200, 224, 100_000),
+    # Their `execute_steps` was chosen on the first seeds.
+    "stack": ("Stack", 200, 224, 100_200),
+    "square": ("NutAssemblySquare", 200, 224, 100_200),
 }
 EXPERIMENTS = sorted(
     path.stem
@@ -34,7 +35,7 @@ def s2robot(*words: str) -> None:
 
 def run(experiment: str, output: Path, episodes: int, words: list[str]) -> dict:
     """Everything that one row needs, as far as it is not there yet; the evaluation's results."""
-    task, demonstrations, size = TASKS[experiment.partition("_")[0]]
+    task, demonstrations, size, first_seed = TASKS[experiment.partition("_")[0]]
     dataset = output / f"{task}_{demonstrations}.hdf5"
     folder = output / experiment
     results = folder / "results.json"
@@ -43,7 +44,12 @@ def run(experiment: str, output: Path, episodes: int, words: list[str]) -> dict:
     s2robot("collect", f"task={task}", f"num={demonstrations}", f"size={size}", f"out={dataset}")
     cache = f"cache_dir={output / 'feature_cache'}"
     s2robot("train", f"+experiment={experiment}", f"dataset={dataset}", f"output={folder}", cache, *words)
-    s2robot("evaluate", f"checkpoint={folder / 'checkpoint'}", f"episodes={episodes}", f"output={folder}")
+    rollouts = [
+        f"episodes={episodes}",
+        f"first_seed={first_seed}",
+        *(word for word in words if word.startswith("device=")),
+    ]
+    s2robot("evaluate", f"checkpoint={folder / 'checkpoint'}", f"output={folder}", *rollouts)
     return json.loads(results.read_text())
 
 

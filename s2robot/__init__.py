@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s2robot.encoder import S2Encoder
 
 __all__ = ["S2Encoder", "__version__"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import `S2Encoder` (and with it torch and timm) only when it is asked for."""
+    """Import `S2Encoder` (and with it torch and timm) only when it is asked for; look the installed version up."""
+    if name == "__version__":
+        return importlib.metadata.version("s2robot")
     if name == "S2Encoder":
         from s2robot.encoder import S2Encoder
 

@@ -3,14 +3,22 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
-from importlib.metadata import version
 
 import pytest
 import yaml
 
+import s2robot
 from s2robot.cli import VERBS, main
 from s2robot.cli.words import compose, parse
-from s2robot.config import BCConfig, BenchmarkConfig, CollectConfig, DiffusionUNetConfig, EvaluateConfig, TrainConfig
+from s2robot.config import (
+    CONFIG_DIR,
+    BCConfig,
+    BenchmarkConfig,
+    CollectConfig,
+    DiffusionUNetConfig,
+    EvaluateConfig,
+    TrainConfig,
+)
 from s2robot.interfaces import ConfigError
 
 
@@ -35,10 +43,17 @@ def test_help_needs_nothing_heavy():
         assert f"'{module}'" not in done.stderr, f"{module} is imported for help"
 
 
-@pytest.mark.parametrize("words", [["--version"], ["version"]])
+@pytest.mark.parametrize("words", [["--version"], ["doctor", "--version"]])
 def test_version_is_that_of_the_package(words, capsys):
     assert main(words) == 0
-    assert capsys.readouterr().out == f"s2robot {version('s2robot')}\n"
+    assert capsys.readouterr().out == f"s2robot {s2robot.__version__}\n"
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": s2robot.__version__}
+
+
+def test_the_citation_names_the_version():
+    citation = yaml.safe_load((CONFIG_DIR.parent / "CITATION.cff").read_text())
+    assert citation["version"] == s2robot.__version__
 
 
 @pytest.mark.parametrize("verb", list(VERBS))

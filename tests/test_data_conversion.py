@@ -52,6 +52,24 @@ def test_lerobot_round_trip_keeps_every_number_bit_for_bit(tmp_path, video):
                 np.testing.assert_array_equal(episode.proprioception[key], values)
 
 
+def test_proprioception_is_one_state_vector_whatever_the_order_of_its_keys(tmp_path):
+    first, second = make_episode(4, 0), make_episode(4, 1)
+    for episode in (first, second):
+        episode.proprioception |= {"nothing": np.zeros((4, 0), np.float32), "environment_state": episode.actions}
+    second.proprioception = dict(reversed(second.proprioception.items()))
+    with LeRobotWriter(tmp_path / "demos", video=False) as writer:
+        writer.add(first)
+        writer.add(second)
+    info = json.loads((tmp_path / "demos" / "meta" / "info.json").read_text())
+    assert info["state_parts"] == {"extra": 2, "position": 3}
+    assert info["features"]["observation.state"]["names"][:3] == ["extra_0", "extra_1", "position_0"]
+    assert info["features"]["observation.environment_state"]["shape"] == [4]
+    with open_dataset(tmp_path / "demos") as dataset:
+        found = dataset.episode(1).proprioception
+    for key in ("extra", "position", "environment_state"):
+        np.testing.assert_array_equal(found[key], second.proprioception[key])
+
+
 def test_episodes_without_proprioception_are_written_and_read(tmp_path):
     episode = make_episode(4, 0)
     episode.proprioception = {}

@@ -216,6 +216,7 @@ def change_info(folder, change):
             "episode_0: field 'observation.force' is missing in file-000.parquet",
         ),
         (lambda info: info.update(state_parts={"grip": 2}), r"{'grip': 2}, but observation.state has 3 numbers"),
+        (lambda info: info.update(state_parts=["grip"]), r"state_parts in info.json are \['grip'\], but"),
         (lambda info: info.update(state_parts={"a": 4, "b": -1}), r"{'a': 4, 'b': -1}, but observation.state has 3"),
     ],
 )

@@ -52,7 +52,7 @@ def test_lerobot_itself_reads_what_we_write(tmp_path, video):
     assert set(dataset.meta.camera_keys) == {"observation.images.agentview", "observation.images.wrist"}
     episode, row = make_episode(9, seed=1), dataset.hf_dataset[6 + 5]  # step 5 of the second episode
     np.testing.assert_array_equal(row["action"].numpy(), episode.actions[5].astype(np.float32))
-    state = np.concatenate([values[5] for values in episode.proprioception.values()])
+    state = np.concatenate([values[5] for _, values in sorted(episode.proprioception.items())])
     np.testing.assert_array_equal(row["observation.state"].numpy(), state)
     np.testing.assert_allclose(dataset.meta.stats["action"]["max"].max(), 1, atol=1e-6)
     assert dataset.meta.tasks.index.tolist() == ["Lift"]

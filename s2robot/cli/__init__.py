@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from s2robot import __version__
 from s2robot.interfaces import ConfigError, S2RobotError, unknown_name
 
 
@@ -137,12 +137,13 @@ def main(words: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if words is None else words
     flags = {"-h", "--help", "--version", "--json", "--debug"} & set(given)
-    name, *rest = [word for word in given if word not in flags] or ["version" if "--version" in flags else "help"]
+    name, *rest = [word for word in given if word not in flags] or ["help"]
     try:
-        if name == "help":
+        if "--version" in flags:
+            version = importlib.metadata.version("s2robot")
+            print(json.dumps({"version": version}) if "--json" in flags else f"s2robot {version}")
+        elif name == "help":
             print(_help())
-        elif name == "version":
-            print(f"s2robot {__version__}")
         elif name not in VERBS:
             raise ConfigError(unknown_name("command", name, VERBS))
         elif {"-h", "--help"} & flags:

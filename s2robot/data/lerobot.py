@@ -26,7 +26,7 @@ from s2robot.interfaces import Episode
 EXTRA = "lerobot-format"
 ACTION, REWARD, SUCCESS, STATES = "action", "next.reward", "next.success", "simulator_state"
 IMAGE_PREFIX, OBSERVATION_PREFIX, STATE = "observation.images.", "observation.", "observation.state"
-STATE_PARTS = "state_parts"
+STATE_PARTS, ENVIRONMENT_STATE = "state_parts", "environment_state"
 _PICTURES = ("video", "image")
 
 
@@ -77,10 +77,11 @@ class LeRobotDataset(DemonstrationDataset):
         )
 
     def _split_state(self, features: dict[str, dict[str, Any]]) -> None:
-        parts: dict[str, int] = {str(key): int(width) for key, width in self._info[STATE_PARTS].items()}
-        width = int(np.prod(features[STATE]["shape"]))
-        if sum(parts.values()) != width or min(parts.values()) < 1:
-            raise self.error(f"{STATE_PARTS} in info.json are {parts}, but {STATE} has {width} numbers")
+        parts = self._info[STATE_PARTS]
+        width = int(np.prod(features[STATE]["shape"])) if STATE in features else 0
+        valid = isinstance(parts, dict) and all(isinstance(part, int) and part > 0 for part in parts.values())
+        if not valid or sum(parts.values()) != width:
+            raise self.error(f"{STATE_PARTS} in info.json are {parts!r}, but {STATE} has {width} numbers")
         del self._keys[_short(STATE)]
         ends = np.cumsum(list(parts.values()))
         self._keys |= {key: (STATE, slice(end - parts[key], end)) for key, end in zip(parts, ends, strict=True)}

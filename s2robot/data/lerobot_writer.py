@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from s2robot.data.lerobot import ACTION, EXTRA, IMAGE_PREFIX, REWARD, STATE, STATE_PARTS, STATES, SUCCESS
+from s2robot.data.lerobot import (
+    ACTION,
+    ENVIRONMENT_STATE,
+    EXTRA,
+    IMAGE_PREFIX,
+    OBSERVATION_PREFIX,
+    REWARD,
+    STATE,
+    STATE_PARTS,
+    STATES,
+    SUCCESS,
+)
 from s2robot.extras import import_extra
 from s2robot.interfaces import DatasetError, Episode
 
@@ -29,8 +40,10 @@ class LeRobotWriter:
     """Write demonstrations to one folder, under a temporary name until `close` makes it whole.
 
     Every episode gets files of its own. Images become H.264 videos (lossy; docs/datasets.md states the quality) or,
-    with `video=False`, PNG pictures inside of the parquet files (lossless). Simulator states and the environment
-    description are kept under names that LeRobot ignores (`simulator_state`, `env_args` in `info.json`).
+    with `video=False`, PNG pictures inside of the parquet files (lossless). Proprioception becomes the one vector
+    `observation.state` that LeRobot's own policies read, its keys in the order of their names; `state_parts` in
+    `info.json` has their widths. Simulator states are the feature `simulator_state`, the environment is `env_args` in
+    `info.json`.
 
     Used as a context manager: leaving it by an exception removes the unfinished folder.
 
@@ -77,8 +90,12 @@ class LeRobotWriter:
     def add(self, episode: Episode) -> None:
         """Append one episode."""
         number, length = len(self._rows), len(episode)
-        vectors, images = _vectors(episode), {IMAGE_PREFIX + name: values for name, values in episode.images.items()}
-        parts = {key: values.shape[1] for key, values in episode.proprioception.items()}
+        state = _state(episode)
+        vectors, images = (
+            _vectors(episode, state),
+            {IMAGE_PREFIX + name: values for name, values in episode.images.items()},
+        )
+        parts = {key: values.shape[1] for key, values in state.items()}
         features = _features(vectors, images, parts, self._fps, self._video)
         if not self._rows:
             self._features, self._state_parts = features, parts
@@ -189,11 +206,19 @@ class _Statistics:
         return {name: values.reshape(shape).tolist() for name, values in found.items()} | {"count": [self._count]}
 
 
-def _vectors(episode: Episode) -> dict[str, np.ndarray]:
+def _state(episode: Episode) -> dict[str, np.ndarray]:
+    """The keys of which `observation.state` is made."""
+    keys = sorted(episode.proprioception.keys() - {ENVIRONMENT_STATE})
+    return {key: values for key in keys if (values := episode.proprioception[key]).shape[1]}
+
+
+def _vectors(episode: Episode, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every field but the images under LeRobot's name, [T, d]."""
     vectors = {ACTION: episode.actions}
-    if episode.proprioception:
-        vectors[STATE] = np.concatenate(list(episode.proprioception.values()), axis=1)
+    if state:
+        vectors[STATE] = np.concatenate(list(state.values()), axis=1)
+    if ENVIRONMENT_STATE in episode.proprioception:
+        vectors[OBSERVATION_PREFIX + ENVIRONMENT_STATE] = episode.proprioception[ENVIRONMENT_STATE]
     if episode.rewards is not None:
         vectors[REWARD] = episode.rewards.reshape(-1, 1).astype(np.float32)
     if episode.states is not None:
