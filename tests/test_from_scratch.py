@@ -55,4 +55,4 @@ def test_a_rollout_sees_what_the_cache_holds_cropped_at_the_centre(tmp_path):
 def test_the_experiment_is_the_published_network():
     config = compose("train_policy", ["dataset=d", "+experiment=lift_from_scratch"])
     assert (config.encoder.backbone, config.encoder.scales, config.readout.name) == ("pixels", [84], "resnet18")
-    assert (config.training.learning_rate, config.training.weight_decay) == (1e-4, 1e-6)
+    assert (config.training.weight_decay, config.training.betas) == (1e-6, [0.95, 0.999])
