@@ -118,3 +118,18 @@ def test_readme_shows_the_commands_that_a_reader_starts_with():
     text = (ROOT / "README.md").read_text()
     for command in ("make demo", "make test", "s2robot collect", "train_policy.py", "s2robot evaluate"):
         assert command in text, f"README.md does not show {command!r}"
+
+
+@pytest.mark.parametrize(
+    ("page", "containing"),
+    [
+        ("README.md", "features.prefix.shape"),
+        ("README.md", "multiscale_forward"),
+        ("README.md", "make_env"),
+        ("docs/tutorials/extend.md", "from_module"),
+        ("docs/tutorials/extend.md", "multiscale_forward"),
+    ],
+)
+def test_snippets_that_need_nothing_else_run(page, containing):
+    (code,) = [code for code in blocks(ROOT / page, {"python"}) if containing in code]
+    exec(code, {})
