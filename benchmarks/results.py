@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# First word of an experiment's name -> task, demonstrations, pixels.
+# First word of an experiment's name -> task, demonstrations, pixels, first seed of the rollouts.
 TASKS = {
     "lift": ("Lift", 120, 448, 100_000),
     "can": ("PickPlaceCan", 200, 224, 100_000),

@@ -8,22 +8,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from snippets import FENCE, ROOT, blocks
 
 from s2robot import cli
 from s2robot.cli import words as words_of
 from s2robot.interfaces import ConfigError
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = {"", "sh", "bash", "console", "shell"}
 PLACEHOLDER = "…"  # a line that shows the form of a command, not one to run
-
-
-def blocks(page: Path, languages: set[str]) -> list[str]:
-    """The fenced code blocks of a page that are written in one of these languages."""
-    return [body for language, body in FENCE.findall(page.read_text()) if language in languages]
 
 
 def commands(text: str) -> list[str]:
@@ -131,5 +125,5 @@ def test_readme_shows_the_commands_that_a_reader_starts_with():
     ],
 )
 def test_snippets_that_need_nothing_else_run(page, containing):
-    (code,) = [code for code in blocks(ROOT / page, {"python"}) if containing in code]
+    (code,) = blocks(ROOT / page, {"python"}, containing)
     exec(code, {})

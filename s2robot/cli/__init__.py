@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import json
 import os
 import sys
@@ -140,8 +139,9 @@ def main(words: list[str] | None = None) -> int:
     name, *rest = [word for word in given if word not in flags] or ["help"]
     try:
         if "--version" in flags:
-            version = importlib.metadata.version("s2robot")
-            print(json.dumps({"version": version}) if "--json" in flags else f"s2robot {version}")
+            from s2robot import __version__
+
+            print(json.dumps({"version": __version__}) if "--json" in flags else f"s2robot {__version__}")
         elif name == "help":
             print(_help())
         elif name not in VERBS:
