@@ -1,6 +1,6 @@
 # Every verb sets the project up by itself; that takes seconds once nothing has changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-ray test-sb3 test-torchrl test-export test-integrations lint docs format clean
+.PHONY: help setup demo test test-slow test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-clusters test-sb3 test-torchrl test-export test-integrations lint docs format clean
 
 BIN := .venv/bin
 
@@ -72,8 +72,8 @@ test-metaworld: setup ## run Meta-World's tasks and its scripted policies
 	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh metaworld) -m pytest \
 	  tests/test_envs_metaworld.py $(PYTEST_ARGS)
 
-test-ray: setup ## run a benchmark on a Ray cluster with a worker killed, and as submitit jobs
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh ray) -m pytest \
+test-clusters: setup ## run a benchmark on Ray with a worker killed, and on SLURM (where installed) with a job preempted
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh clusters) -m pytest \
 	  tests/test_benchmark_engines.py $(PYTEST_ARGS)
 
 lint: setup ## check style, types and layers

@@ -5,14 +5,14 @@
 #   scripts/setup_integration.sh diffusion_policy    DIFFUSION_POLICY=…  a Git URL or a checkout
 #   scripts/setup_integration.sh lerobot             LEROBOT=…           what pip installs; PYTHON312=… its interpreter
 #   scripts/setup_integration.sh metaworld           Meta-World 3.0
-#   scripts/setup_integration.sh ray                 Ray, and Hydra's submitit launcher
+#   scripts/setup_integration.sh clusters            Ray, and Hydra's submitit launcher
 #
 # All but LeRobot see the packages of .venv, with their own pins before them, which saves 7 GB each; it needs
 # another Python, torch and numpy than the simulator, so it gets all of its own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly name="${1:?give robomimic, diffusion_policy, lerobot, metaworld or ray}"
+readonly name="${1:?give robomimic, diffusion_policy, lerobot, metaworld or clusters}"
 readonly venv=.venvs/$name
 readonly python=$venv/bin/python
 readonly stamp=$venv/setup-stamp
@@ -74,7 +74,7 @@ install_metaworld() {
 }
 
 # The ranges of the extras `ray` and `slurm`.
-install_ray() {
+install_clusters() {
   create_overlay
   pip_install 'ray>=2.40,<3' 'hydra-submitit-launcher>=1.2,<2'
 }
@@ -104,11 +104,11 @@ if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     diffusion_policy) install_diffusion_policy ;;
     lerobot) install_lerobot ;;
     metaworld) install_metaworld ;;
-    ray) install_ray ;;
+    clusters) install_clusters ;;
     sb3) install_sb3 ;;
     torchrl) install_torchrl ;;
     export) install_export ;;
-    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, ray, sb3, torchrl, export" ;;
+    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, clusters, sb3, torchrl, export" ;;
   esac
   echo "$wanted" >"$stamp"
 fi

@@ -1,6 +1,6 @@
-"""The same benchmark on a Ray cluster with a worker killed, and as submitit jobs: the results of the local run.
+"""The same benchmark on Ray with a worker killed, as submitit jobs and on SLURM: the results of the local run.
 
-Run by `make test-ray`, which installs Ray and Hydra's submitit launcher beside this project.
+Run by `make test-clusters`, which installs Ray and Hydra's submitit launcher beside this project.
 """
 
 import json
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from slurm_cluster import output, slurm_cluster, until
 from test_benchmark_faults import rows
 from toy_benchmark import run_toys, toy_config
 
@@ -26,6 +27,15 @@ def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("local")
     run_toys(toy_config(folder))
     return folder
+
+
+@pytest.fixture
+def slurm(tmp_path_factory):
+    try:
+        with slurm_cluster(tmp_path_factory.mktemp("slurm")):
+            yield
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -88,19 +98,44 @@ def test_a_node_that_dies_costs_nothing_either(cluster, straight, tmp_path):
     assert rows(tmp_path) == rows(straight)
 
 
-def test_cells_as_submitit_jobs_leave_what_the_local_run_leaves(straight, tmp_path):
+def sweep(folder: Path, launcher: str) -> subprocess.Popen:
+    """The four cells of the toy as jobs, begun."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    words = [
-        "-m",
-        "cells=0,1,2,3",
-        "hydra/launcher=submitit_local",
-        f"output={tmp_path}",
-        "hydra.launcher.timeout_min=10",
-    ]
+    words = ["-m", "cells=0,1,2,3", f"hydra/launcher={launcher}", f"output={folder}", "hydra.launcher.timeout_min=10"]
+    words += ["hydra.launcher.max_num_timeout=1"] if launcher == "submitit_slurm" else []
     script = Path(__file__).with_name("toy_sweep.py")
-    environment = {**os.environ, "PYTHONPATH": TESTS}
-    subprocess.run([sys.executable, script, *words], check=True, cwd=tmp_path, env=environment)
-    assert not (tmp_path / "results.parquet").exists()  # each job ran its own cell alone
-    assert len(list(tmp_path.glob("cells/*/results.json"))) == 4
-    run_toys(toy_config(tmp_path))
-    assert rows(tmp_path) == rows(straight)
+    paths = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "TOY_PAUSE": "1"}  # so that a signal finds work in progress
+    return subprocess.Popen([sys.executable, script, *words], cwd=folder, env=environment)
+
+
+def check(folder: Path, straight: Path) -> None:
+    """Each job ran its own cell alone, and the command that joins them finds what the local run leaves."""
+    assert not (folder / "results.parquet").exists()
+    assert len(list(folder.glob("cells/*/results.json"))) == 4
+    run_toys(toy_config(folder))
+    assert rows(folder) == rows(straight)
+
+
+def preempt_a_running_job(folder: Path) -> None:
+    """Send what SLURM sends a job whose time is up or whose place is wanted; submitit then asks to be queued again."""
+    until(lambda: list(folder.glob("rollouts/*/*/episodes.jsonl")), 240)
+    job = output("squeue", "--noheader", "--states=RUNNING", "--array", "--format=%i").split()[-1]
+    with subprocess.Popen(["scancel", "--signal=USR2", job]) as scancel:
+        until(lambda: f"Requeued job {job}" in (folder / f"sweep/.submitit/{job}/{job}_0_log.out").read_text(), 60)
+        scancel.kill()  # it would repeat the signal until the job runs again
+
+
+def test_cells_as_submitit_jobs_leave_what_the_local_run_leaves(straight, tmp_path):
+    assert sweep(tmp_path, "submitit_local").wait() == 0
+    check(tmp_path, straight)
+
+
+def test_cells_as_slurm_jobs_one_of_them_preempted_leave_what_the_local_run_leaves(slurm, straight, tmp_path):
+    jobs = sweep(tmp_path, "submitit_slurm")
+    try:
+        preempt_a_running_job(tmp_path)
+        assert jobs.wait(timeout=240) == 0
+    finally:
+        jobs.kill()
+    check(tmp_path, straight)

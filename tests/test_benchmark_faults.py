@@ -103,6 +103,15 @@ def test_cells_can_be_run_by_number_and_joined_afterwards(runs, tmp_path):
         run_toys(toy_config(tmp_path, cells=9))
 
 
+def test_a_failing_cell_asked_for_by_its_number_fails_the_run_that_it_is_after_the_others(tmp_path):
+    config = toy_config(tmp_path, backbones=["nonsense", "test_efficientnet"], scale_sets=[[32]], cells=[0, 2])
+    with pytest.raises(
+        S2RobotError, match="1 of 2 cells failed; the first, Lift-nonsense.*: unknown backbone 'nonsense'"
+    ):
+        run_toys(config)
+    assert len(list(tmp_path.glob("cells/*/results.json"))) == 1
+
+
 def test_contrasts_within_the_cells_asked_for_are_filmed(tmp_path):
     run_toys(toy_config(tmp_path, cells=[0, 2]))
     base, treatment = (json.loads(path.read_text())["videos"] for path in tmp_path.glob("cells/*/results.json"))

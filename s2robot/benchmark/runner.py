@@ -87,7 +87,7 @@ def run_benchmark(
 
     Raises:
         ConfigError: a setting is impossible, or the output holds another plan.
-        S2RobotError: every cell failed.
+        S2RobotError: every cell failed, or one of some `cells`, whose process, a job of a cluster, so ends as failed.
     """
     output = Path(config.output).resolve()
     cells = make_cells(config)
@@ -95,11 +95,14 @@ def run_benchmark(
     races = make_races(config, document["contrasts"], cells)
     chosen = select_cells(config, cells)
     runner = Runner(Stages(config, collect, make_vector_env, num_envs), output)
-    _run_rounds(config, runner, races, chosen)
+    failed = _run_rounds(config, runner, races, chosen)
     _film(config, runner, document["contrasts"], chosen)
-    if len(chosen) < len(cells):
-        return None
-    return finish(config, cells, document, races)
+    if len(chosen) == len(cells):
+        return finish(config, cells, document, races)
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise S2RobotError(f"{len(failed)} of {len(chosen)} cells failed; the first, {name}: {error}")
+    return None
 
 
 def select_cells(config: BenchmarkConfig, cells: list[Cell]) -> list[Cell]:
@@ -146,9 +149,13 @@ def finish(config: BenchmarkConfig, cells: list[Cell], document: dict[str, Any],
     return write_report([output], output / "report").parent
 
 
-def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cells: list[Cell]) -> None:
-    """Run cells until each has the episodes it should have; sequential stopping takes several rounds."""
-    failed: set[str] = set()
+def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cells: list[Cell]) -> dict[str, str]:
+    """Run cells until each has the episodes it should have; sequential stopping takes several rounds.
+
+    Returns:
+        The errors of the cells that failed, by their names.
+    """
+    failed: dict[str, str] = {}
     for cell in cells:
         if (count := _episodes(runner.output, cell)) >= config.episodes:
             print(f"{cell.name}: done before, {count} episodes")
@@ -160,21 +167,21 @@ def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cell
             if cell.name not in failed and _episodes(runner.output, cell) < targets[cell.name]
         ]
         if not jobs:
-            break
+            return failed
         failed |= _run_round(config, runner, jobs, total=len(cells))
 
 
-def _run_round(config: BenchmarkConfig, runner: Runner, jobs: list[CellJob], total: int) -> set[str]:
-    """Collect what is missing, then run the jobs; return the names of the cells that failed."""
+def _run_round(config: BenchmarkConfig, runner: Runner, jobs: list[CellJob], total: int) -> dict[str, str]:
+    """Collect what is missing, then run the jobs; return the errors of the cells that failed, by name."""
     tasks = {demonstrations_key(job.cell.task): job.cell.task for job in jobs}
     for _ in run_jobs(config, runner.collect, list(tasks.values())):
         pass  # an error comes again, and is recorded, with the cells that need these demonstrations
-    failed = set()
+    failed = {}
     with tqdm(total=total, initial=total - len(jobs), unit="cell", desc="cells") as bar:
         for job, error in run_jobs(config, runner.run, jobs):
             bar.update()
             if error:
-                failed.add(job.cell.name)
+                failed[job.cell.name] = error
                 write_error(runner.output, job.cell, error)
             state = f"failed: {error.strip().splitlines()[-1]}" if error else "done"
             tqdm.write(f"{job.cell.name}: {state}")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from s2robot.benchmark import TaskFacts, calibrate, describe, run_benchmark
@@ -54,6 +56,8 @@ def main(settings: DictConfig) -> None:
     try:
         print(run_cells(resolve(settings)).text)
     except (S2RobotError, S2RobotEnvError) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the launcher notes it against this job and runs the others
         sys.exit(f"error: {error}")
 
 
