@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from report_results import make_results, write_results
 from toy_benchmark import collect_toys, make_toys, run_toys, toy_config, toy_facts
 
 from s2robot.benchmark import calibrate, describe, make_cells, planned_contrasts
@@ -14,13 +15,16 @@ from s2robot.benchmark.controls import encoder_cost
 from s2robot.benchmark.dry_run import power_sentence
 from s2robot.benchmark.films import choose_films
 from s2robot.benchmark.grid import make_arms
-from s2robot.benchmark.sequential import make_races, next_episodes
+from s2robot.benchmark.sequential import is_decided, make_races, next_episodes
 from s2robot.benchmark.stages import rollouts_key, training_key
 from s2robot.config import CALIBRATION_SEED, BCConfig, BenchmarkConfig, DiffusionUNetConfig, EncoderConfig
 from s2robot.config.benchmark import CONTROLS
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import ConfigError
 from s2robot.report import write_report
+from s2robot.report.contrasts import compare_all
+from s2robot.report.load import load_arms
+from s2robot.report.plan import load_plan
 
 
 def grid(**changes) -> BenchmarkConfig:
@@ -174,7 +178,7 @@ def test_the_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):
     text = describe(config, toy_facts, 2)
     assert "9 cells, 9 of them to run" in text
     assert all(cell.name in text for cell in make_cells(config))
-    assert "200 rollouts × 3 seeds tell 80% from 89% apart with 80% power" in text
+    assert "200 rollouts × 3 seeds tell 80% from 92% apart with 80% power" in text
     assert "estimated time" in text
     assert "measured now" in text
     assert "disk: demonstrations" in text
@@ -233,6 +237,42 @@ def test_a_sequential_benchmark_stops_early_and_its_report_says_so(tmp_path):
     assert "sequential stopping</span>" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_what_decides_a_race_is_what_the_report_calls_a_difference(tmp_path):
+    config = grid(output=str(tmp_path), backbones=["efficientnet_lite0"], training_seeds=[0, 1, 2], episodes=200)
+    config.sequential.batch = 20
+    cells = make_cells(config)
+    (race,) = races = make_races(config, planned_contrasts(config), cells)
+    none, all_ = [False] * 100, [True] * 100
+    differs = [none] * 3, [all_] * 3
+    differs_for_these_policies = [none, none, all_], [all_, all_, none]  # training again may turn it around
+    does_not = [[False, True] * 50] * 3, [[False, True] * 50] * 3
+    found = []
+    for sides in (differs, differs_for_these_policies, does_not):
+        for cell, outcomes in zip([*race[1], *race[2]], itertools.chain(*sides), strict=True):
+            results = make_results(outcomes, **cell.setting, training_seed=cell.training_seed)
+            write_results(tmp_path / "cells" / cell.name, results)
+        stopping = {"contrasts": [race[0]["name"]], "batch": 20, "alpha": 0.05, "budget": 200, "decided": []}
+        settings = [cell.setting for cell in cells]
+        document = {"contrasts": [race[0]], "arms": settings, "sequential": stopping}
+        (tmp_path / "benchmark.json").write_text(json.dumps(document))
+        (contrast,) = compare_all(load_arms([tmp_path]), load_plan([tmp_path])).contrasts
+        decided = is_decided(config, tmp_path, races, race)
+        assert decided == (contrast.verdict != "no difference shown")
+        found.append(decided)
+    assert found == [True, False, False]
+
+
+def test_weights_that_were_overwritten_make_another_cell(tmp_path):
+    file = tmp_path / "mine.safetensors"
+    config = grid(output=str(tmp_path), encoder=EncoderConfig(weights=str(file)), training_seeds=[0])
+    names = []
+    for content in (b"one", b"another", b"one"):
+        file.write_bytes(content)
+        (cell, *_) = make_cells(config)
+        names.append((cell.name, training_key(cell)))
+    assert names[0] == names[2] != names[1]
+
+
 def test_films_are_of_states_that_divide_the_arms_of_a_contrast(tmp_path, fake_results):
     config = grid(output=str(tmp_path), backbones=["efficientnet_lite0"], training_seeds=[0, 1])
     cells = make_cells(config)
@@ -261,6 +301,9 @@ def test_calibration_runs_the_base_arm_alone_on_seeds_of_its_own(tmp_path):
     where = "calibrated on seeds 1000000 to 1000003 with test_efficientnet {32}, mean alone"
     assert f"{where} (bc {solved} of 4 solved)" in frozen
     assert "are others" not in frozen
+    dated = replace(config, tasks=[{**task, "calibration": {**block, "date": "2026-05-05"}}])
+    for planned, order in (("2026-05-05T10:00:00", "not later than"), ("2026-05-04T23:00:00", "LATER than")):
+        assert f"{order} the day its contrasts were written down" in calibration_statements(dated, planned)[0]
     (changed,) = calibration_statements(replace(config, demonstrations=9, tasks=[{**task, "calibration": block}]))
     assert "The settings of now are others than those calibrated, for bc" in changed
 

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,23 @@ def test_another_benchmark_finds_what_the_store_holds(runs, tmp_path):
     assert all((cell / video["path"]).is_file() for video in extended["videos"])
 
 
+def test_fewer_episodes_than_the_store_holds_are_taken_from_it(runs, tmp_path):
+    store = runs[0] / "straight"
+    before = sorted(store.glob("rollouts/*/*"))
+    config = toy_config(tmp_path, store=str(store), scale_sets=[[32]], training_seeds=[0], episodes=4, videos=0)
+    run_toys(config)
+    assert sorted(store.glob("rollouts/*/*")) == before
+    (cell,) = (tmp_path / "cells").iterdir()
+    whole = json.loads((store / "cells" / cell.name / "results.json").read_text())["episode_results"]
+    part = json.loads((cell / "results.json").read_text())
+    assert part["episode_results"] == whole[:4]
+    assert (part["episodes"], part["successes"]) == (4, sum(row["success"] for row in whole[:4]))
+
+
 def test_a_failing_cell_is_recorded_and_the_rest_go_on(tmp_path):
     config = toy_config(tmp_path, backbones=["test_efficientnet", "nonsense"], scale_sets=[[32]], training_seeds=[0])
-    run_toys(config)
+    with pytest.raises(S2RobotError, match="1 of 2 cells failed; the rest is reported in .*report; the first, "):
+        run_toys(config)
     document = json.loads((tmp_path / "benchmark.json").read_text())
     (failed,) = document["failed"]
     assert "unknown backbone 'nonsense'" in failed["error"]
@@ -86,6 +101,9 @@ def test_a_changed_plan_is_refused_without_a_reason_and_recorded_with_one(runs, 
     run_toys(toy_config(tmp_path, episodes=3, **few))
     with pytest.raises(ConfigError, match="holds a plan of .* that differs in episodes; .*amend="):
         run_toys(toy_config(tmp_path, episodes=6, **few))
+    with pytest.raises(ConfigError, match="that differs in cells; .*amend="):
+        longer = replace(toy_config(tmp_path).training, epochs=5)
+        run_toys(toy_config(tmp_path, episodes=3, training=longer, **few))
     run_toys(toy_config(tmp_path, episodes=6, amend="the machine is free tonight", **few))
     (amendment,) = json.loads((tmp_path / "benchmark.json").read_text())["amendments"]
     assert amendment["reason"] == "the machine is free tonight"

@@ -1,13 +1,15 @@
 """Comparing arms: pairing by evaluation seed, Holm over all contrasts, caveats, and the sentences made of them."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from report_results import make_results, write_results
 
 from s2robot.report import wording
-from s2robot.report.aggregates import aggregate
+from s2robot.report.aggregates import _summary, aggregate
 from s2robot.report.contrasts import compare_all
 from s2robot.report.load import load_arms
 from s2robot.report.plan import Plan, PlannedContrast, load_plan
@@ -183,7 +185,49 @@ def test_a_plan_file_is_read_with_its_failed_cells_and_notes(tmp_path):
     }
     (tmp_path / "benchmark.json").write_text(json.dumps(plan))
     expected = PlannedContrast("n", {"scales": (224,)}, {"scales": (224, 448)})
-    assert load_plan([tmp_path]) == Plan((expected,), (("Lift-vit", "out of memory"),), ("calibrated on other seeds",))
+    failed, notes = (("Lift-vit", "out of memory"),), ("calibrated on other seeds",)
+    assert load_plan([tmp_path]) == Plan((expected,), failed=failed, notes=notes)
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "benchmark.json").write_text(json.dumps({"contrasts": plan["contrasts"]}))
+    assert load_plan([tmp_path]).contrasts == (expected,)  # planned twice, compared once
+
+
+def test_what_was_planned_and_has_no_results_is_named_and_counts_in_the_adjustment(write):
+    write(outcomes(0.5))
+    arms = load_arms([write(outcomes(0.8, seed=1), scales=[224, 448])])
+    (alone,) = compare_all(arms, Plan((SCALES,))).contrasts
+    settings = {replace(arm.setting, encoder="", task=task) for arm in arms for task in ("Lift", "Door", "Stack")}
+    comparisons = compare_all(arms, Plan((SCALES,), frozenset(settings)))
+    assert comparisons.missing == tuple(
+        f"more scales ({task}): not both arms have results" for task in ("Door", "Stack")
+    )
+    (one_of_three,) = comparisons.contrasts
+    assert one_of_three.name == "more scales (Lift)"
+    assert one_of_three.adjusted == pytest.approx(3 * alone.adjusted)
+    assert "2 more could not be compared" in wording.headline(comparisons, arms)
+
+
+def test_an_interval_without_0_beside_a_large_p_is_called_a_lead(write):
+    write(outcomes(0.5))
+    arms = load_arms([write(outcomes(0.68, seed=1), scales=[224, 448])])
+    (contrast,) = compare_all(arms, Plan((SCALES,))).contrasts
+    assert (contrast.difference.interval.low > 0, contrast.pvalue < 0.05) == (True, True)
+    sentence = wording.finding(replace(contrast, adjusted=0.2))
+    assert sentence.startswith("No difference shown")
+    assert "a lead, no finding" in sentence
+    assert "compatible with anything" not in sentence
+
+
+def test_the_smallest_p_that_the_bootstrap_can_give_is_a_bound_and_shrinks_with_the_number_of_contrasts(write):
+    write([False] * 40)
+    arms = load_arms([write([True] * 40, scales=[224, 448])])
+    (contrast,) = compare_all(arms, Plan((SCALES,))).contrasts
+    assert "p < 0.001" in wording.finding(contrast)
+    assert "p ≤ 0.010" in wording.finding(replace(contrast, adjusted=0.01))
+    many = frozenset(replace(arm.setting, encoder="", task=f"task {n}") for arm in arms for n in range(300))
+    (contrast,) = compare_all(arms, Plan((SCALES,), many)).contrasts
+    assert contrast.adjusted == pytest.approx(0.01, rel=0.01)
+    assert contrast.verdict == "higher"
 
 
 @pytest.mark.parametrize(
@@ -217,11 +261,27 @@ def test_sequential_stopping_takes_the_anytime_test_and_says_so(write):
     plan = load_plan([folder])
     (contrast,) = compare_all(load_arms([folder]), plan).contrasts
     anytime = anytime_comparison(base, treated)
-    assert contrast.sequential
+    assert contrast.stopping == "decides"
+    assert contrast.adjusted == contrast.pvalue  # one of one
     assert (contrast.exact_pvalue, contrast.difference.interval) == (anytime.pvalue, anytime.interval)
     assert contrast.pvalue > mcnemar_exact(base, treated).pvalue
     assert any("Rollouts were added until" in caveat for caveat in contrast.caveats)
     assert plan.budgets[0].startswith("Sequential stopping: rollouts were added 10 at a time")
+
+
+def test_a_contrast_that_shares_an_arm_with_a_deciding_one_takes_the_anytime_test_too(write):
+    base, treated, other = outcomes(0.4), outcomes(0.9, seed=1), outcomes(0.6, seed=2)
+    write(base)
+    write(other, backbone="efficientnet_lite2")
+    arms = load_arms([write(treated, scales=[224, 448])])
+    larger = PlannedContrast("larger", {"backbone": "efficientnet_lite0"}, {"backbone": "efficientnet_lite2"})
+    plan = Plan((SCALES, larger), sequential=frozenset(["more scales"]), alpha=0.01)
+    deciding, following = compare_all(arms, plan).contrasts
+    assert (deciding.stopping, deciding.alpha, deciding.verdict) == ("decides", 0.01, "higher")
+    assert (following.stopping, following.alpha) == ("follows", 0.05)
+    assert following.exact_pvalue == anytime_comparison(base, other).pvalue
+    assert following.adjusted == following.pvalue  # Holm over the contrasts that decided nothing
+    assert any("until another comparison of one of its arms" in caveat for caveat in following.caveats)
 
 
 def test_episodes_in_error_are_named_and_compared_nowhere(write):
@@ -236,6 +296,17 @@ def test_episodes_in_error_are_named_and_compared_nowhere(write):
     ((where, error),) = wording.failed_episodes(arms)
     assert "initial state 100001" in where
     assert error == "the simulator hung"
+
+
+def test_the_interval_of_the_interquartile_mean_covers_about_nine_times_in_ten():
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(300):
+        cells = [SimpleNamespace(rate=rate) for rate in rng.normal(0.6, 0.05, 6)]
+        arms = [SimpleNamespace(cells=cells[:3]), SimpleNamespace(cells=cells[3:])]
+        low, high = _summary(None, arms).interval
+        hits.append(low <= 0.6 <= high)
+    assert 0.87 <= np.mean(hits) <= 0.97  # 0.83 without the widening
 
 
 def test_the_interquartile_mean_is_shown_over_all_tasks(write):

@@ -38,6 +38,24 @@ def test_overlapping_folders_count_a_cell_once(tmp_path):
     assert load_arms([tmp_path, tmp_path / "cells", tmp_path / "cells" / "a"])[0].episodes == 2
 
 
+def test_a_cell_that_the_plan_does_not_have_any_more_is_left_out_and_counted(tmp_path):
+    write_results(tmp_path / "cells" / "now", make_results([True, False]))
+    write_results(tmp_path / "cells" / "before", make_results([False, False], training_seed=1))
+    (tmp_path / "benchmark.json").write_text(json.dumps({"cells": ["now"]}))
+    (arm,) = load_arms([tmp_path])
+    assert [cell.training_seed for cell in arm.cells] == [0]
+    (note,) = load_plan([tmp_path]).notes
+    assert note.startswith("Left out, because the plan has them no more: 1 of the cells in")
+
+
+def test_the_rollouts_of_a_store_are_not_read_beside_the_cells_made_of_them(tmp_path):
+    write_results(tmp_path / "lift" / "cells" / "a", make_results([True, False]))
+    for part in ("100000-100001", "film100001"):
+        write_results(tmp_path / "store" / "rollouts" / "0123456789abcdef" / part, make_results([False, False]))
+    (arm,) = load_arms([tmp_path])
+    assert (arm.successes, arm.episodes) == (1, 2)
+
+
 def test_a_copied_result_counts_once(tmp_path):
     for name in ("a", "b"):
         write_results(tmp_path / name, make_results([True, False]))

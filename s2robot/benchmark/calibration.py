@@ -7,6 +7,7 @@ alone, and frozen in the configuration with a `calibration` block before any con
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -58,9 +59,14 @@ def blocks_text(config: BenchmarkConfig, blocks: list[dict[str, Any]]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def calibration_statements(config: BenchmarkConfig) -> list[str]:
-    """One sentence per task: how its difficulty was chosen, and whether that holds for the settings of now."""
-    return [_statement(config, task) for task in config.task_list]
+def calibration_statements(config: BenchmarkConfig, planned: str | None = None) -> list[str]:
+    """One sentence per task: how its difficulty was chosen, and whether that holds for the settings of now.
+
+    Args:
+        config: of the benchmark.
+        planned: when its plan was written down (ISO 8601); None before it is.
+    """
+    return [_statement(config, task, planned) for task in config.task_list]
 
 
 def _base_arms(config: BenchmarkConfig) -> list[Arm]:
@@ -72,8 +78,7 @@ def _base_arms(config: BenchmarkConfig) -> list[Arm]:
 def _block(config: BenchmarkConfig, task: TaskConfig, stages: Stages) -> dict[str, Any]:
     policies = {}
     for arm in _base_arms(config):
-        parts = stages.rollouts(Cell(task, arm, CALIBRATION_SEED), config.episodes)
-        documents = [json.loads((part / "results.json").read_text()) for part in parts]
+        documents = stages.rollouts(Cell(task, arm, CALIBRATION_SEED), config.episodes)
         policies[arm.policy.label] = {
             "successes": sum(document["successes"] for document in documents),
             "episodes": sum(document["episodes"] for document in documents),
@@ -85,7 +90,7 @@ def _block(config: BenchmarkConfig, task: TaskConfig, stages: Stages) -> dict[st
         "last_seed": CALIBRATION_SEED + config.episodes - 1,
         "training_seed": CALIBRATION_SEED,
         "policies": policies,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "version": __version__,
     }
@@ -99,7 +104,7 @@ def _identity(task: TaskConfig, arm: Arm) -> str:
     return hash_json([settings, task.horizon])[:16]
 
 
-def _statement(config: BenchmarkConfig, task: TaskConfig) -> str:
+def _statement(config: BenchmarkConfig, task: TaskConfig, planned: str | None) -> str:
     block = task.calibration
     if block is None:
         return f"{task.label}: not calibrated; its difficulty was not chosen on separate seeds."
@@ -112,8 +117,12 @@ def _statement(config: BenchmarkConfig, task: TaskConfig) -> str:
             rates.append(f"{arm.policy.label} {counts['successes']} of {counts['episodes']}")
     statement = (
         f"{task.label}: calibrated on seeds {block['first_seed']} to {block['last_seed']} with {block['arm']} alone "
-        f"({', '.join(rates)} solved) on {block['date']}, before any contrast was looked at."
+        f"({', '.join(rates)} solved) on {block['date']}"
     )
+    if planned is not None:
+        order = "not later than" if block["date"] <= planned[:10] else "LATER than"
+        statement += f", {order} the day its contrasts were written down, {planned[:10]}"
+    statement += "."
     if stale:
         statement += f" The settings of now are others than those calibrated, for {', '.join(stale)}."
     return statement

@@ -9,6 +9,7 @@ from typing import Any
 from s2robot.benchmark.grid import Cell
 from s2robot.benchmark.results import read_results
 from s2robot.config import BenchmarkConfig
+from s2robot.report.results import SELECTORS
 
 
 def choose_films(
@@ -22,9 +23,10 @@ def choose_films(
     films: dict[str, set[int]] = {}
     for contrast in contrasts:
         sides = [[cell for cell in first if selects(contrast[side], cell)] for side in ("baseline", "treatment")]
+        held = [key for key in SELECTORS if key not in contrast["baseline"] and key not in contrast["treatment"]]
         for baseline, treatment in itertools.product(*sides):
-            if baseline.task != treatment.task or baseline is treatment:
-                continue
+            if baseline is treatment or any(baseline.setting[key] != treatment.setting[key] for key in held):
+                continue  # not a pair that the report compares
             seeds = _telling(_outcomes(output, baseline), _outcomes(output, treatment), config.videos)
             for cell in (baseline, treatment):
                 films.setdefault(cell.name, set()).update(seeds)
@@ -33,8 +35,7 @@ def choose_films(
 
 def selects(selector: dict[str, Any], cell: Cell) -> bool:
     """Whether a cell has all the settings of one side of a contrast."""
-    known = {"task": cell.task.label, "demonstrations": cell.task.demonstrations, **cell.arm.selector}
-    return all(known[key] == value for key, value in selector.items())
+    return all(cell.setting[key] == value for key, value in selector.items())
 
 
 def _outcomes(output: Path, cell: Cell) -> dict[int, bool]:

@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from s2robot.config import (
@@ -62,7 +64,7 @@ class Arm:
     @property
     def key(self) -> str:
         """What the arm computes, whatever it is called."""
-        return as_json([asdict(self.encoder), asdict(self.readout.config), asdict(self.policy)])
+        return as_json([encoder_settings(self.encoder), asdict(self.readout.config), asdict(self.policy)])
 
     @property
     def encoder_key(self) -> str:
@@ -93,6 +95,11 @@ class Cell:
     task: TaskConfig
     arm: Arm
     training_seed: int
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """By what a contrast finds the cell among the results; its training seed is not part of that."""
+        return {"task": self.task.label, "demonstrations": self.task.demonstrations, **self.arm.selector}
 
     @property
     def name(self) -> str:
@@ -157,6 +164,28 @@ def make_readouts(config: BenchmarkConfig) -> list[Readout]:
         ConfigError: an entry is malformed.
     """
     return [_readout(config, entry) for entry in config.readouts] or [Readout(config.readout.name, config.readout)]
+
+
+def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
+    """All that the features depend on: the settings, and the content of weights that are files of the user's."""
+    from s2robot.backbones.loading import SOURCES
+
+    path = Path(encoder.weights).expanduser()
+    if encoder.weights in SOURCES or not path.exists():
+        return asdict(encoder)
+    files = sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
+    stamps = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return {**asdict(encoder), "weights_sha256": _hash_files(stamps)}
+
+
+@lru_cache(maxsize=64)
+def _hash_files(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """Sha256 of the files' contents; sizes and times say when to read them again."""
+    digest = hashlib.sha256()
+    for name, *_ in stamps:
+        with Path(name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def as_json(document: Any) -> str:

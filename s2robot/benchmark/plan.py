@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.controls import PIXELS
-from s2robot.benchmark.grid import Arm, Cell, make_arms, product_encoders
+from s2robot.benchmark.grid import Arm, Cell, as_json, make_arms, product_encoders
 from s2robot.config import BenchmarkConfig, require
 from s2robot.files import locked, write_durably
 from s2robot.interfaces import ConfigError, unknown_name
@@ -108,12 +109,14 @@ def store_plan(config: BenchmarkConfig, cells: list[Cell]) -> dict[str, Any]:
 
 def _store_plan(config: BenchmarkConfig, cells: list[Cell], path: Path) -> dict[str, Any]:
     plan = json.loads(json.dumps(make_plan(config)))
+    names = [cell.name for cell in cells]  # each ends in a hash of all that can change its outcomes
     now = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"schema": _SCHEMA, "planned": now, "plan": plan, "amendments": [], "failed": []}
     if path.exists():
         document = json.loads(path.read_text())
         stored = document.get("plan", {})
         changed = [key for key in plan if stored.get(key) != plan[key]]
+        changed += ["cells"] if sorted(document.get("cells", names)) != sorted(names) else []
         if changed and not config.amend:
             raise ConfigError(
                 f"{str(path)!r} holds a plan of {document.get('planned', 'before')} that differs in "
@@ -123,7 +126,9 @@ def _store_plan(config: BenchmarkConfig, cells: list[Cell], path: Path) -> dict[
         if changed:
             amendment = {"date": now, "reason": config.amend, "changed": changed, "before": stored}
             document |= {"plan": plan, "amendments": [*document.get("amendments", []), amendment]}
-    document |= {"contrasts": plan["contrasts"], "cells": [cell.name for cell in cells]}
+    arms = list({as_json(cell.setting): cell.setting for cell in cells}.values())
+    document |= {"contrasts": plan["contrasts"], "cells": names, "arms": arms}
+    document["calibration"] = calibration_statements(config, document["planned"])
     write_plan(config, document)
     return document
 

@@ -47,7 +47,9 @@ def write_error(output: Path, cell: Cell, error: str) -> None:
     write_durably(folder / _ERROR_FILE, json.dumps(document, indent=1).encode())
 
 
-def write_results(output: Path, cell: Cell, parts: list[Path], films: list[Path], seconds: dict[str, float]) -> None:
+def write_results(
+    output: Path, cell: Cell, documents: list[dict[str, Any]], films: list[Path], seconds: dict[str, float]
+) -> None:
     """Join the ranges of evaluation seeds of one cell into its `results.json`, with the names that the grid gives.
 
     Videos are linked into the cell's folder, which thereby can be copied without the store.
@@ -55,11 +57,10 @@ def write_results(output: Path, cell: Cell, parts: list[Path], films: list[Path]
     Args:
         output: the benchmark's folder.
         cell: whose results.
-        parts: folders of finished ranges, by ascending seed.
+        documents: the results of ranges of seeds, ascending.
         films: folders of filmed episodes.
         seconds: time spent now in each stage [s]; added to what is recorded.
     """
-    documents = [json.loads((part / RESULTS_FILE).read_text()) for part in parts]
     folder = cell_folder(output, cell)
     folder.mkdir(parents=True, exist_ok=True)
     episodes = [episode for document in documents for episode in document["episode_results"]]

@@ -9,7 +9,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.engines import run_jobs
 from s2robot.benchmark.films import choose_films
 from s2robot.benchmark.grid import Cell, make_cells
@@ -64,9 +63,9 @@ class Runner:
         return _guarded(lambda: self._write(job))
 
     def _write(self, job: CellJob) -> None:
-        parts = self.stages.rollouts(job.cell, job.episodes)
+        documents = self.stages.rollouts(job.cell, job.episodes)
         films = self.stages.film(job.cell, job.films)
-        write_results(self.output, job.cell, parts, films, self.stages.seconds)
+        write_results(self.output, job.cell, documents, films, self.stages.seconds)
 
 
 def run_benchmark(
@@ -87,7 +86,7 @@ def run_benchmark(
 
     Raises:
         ConfigError: a setting is impossible, or the output holds another plan.
-        S2RobotError: every cell failed, or one of some `cells`, whose process, a job of a cluster, so ends as failed.
+        S2RobotError: a cell failed; all else is done and written by then.
     """
     output = Path(config.output).resolve()
     cells = make_cells(config)
@@ -97,12 +96,12 @@ def run_benchmark(
     runner = Runner(Stages(config, collect, make_vector_env, num_envs), output)
     failed = _run_rounds(config, runner, races, chosen)
     _film(config, runner, document["contrasts"], chosen)
-    if len(chosen) == len(cells):
-        return finish(config, cells, document, races)
+    report = finish(config, cells, document, races) if len(chosen) == len(cells) else None
     if failed:
         name, error = next(iter(failed.items()))
-        raise S2RobotError(f"{len(failed)} of {len(chosen)} cells failed; the first, {name}: {error}")
-    return None
+        rest = f"the rest is reported in {report}; " if report else ""
+        raise S2RobotError(f"{len(failed)} of {len(chosen)} cells failed; {rest}the first, {name}: {error}")
+    return report
 
 
 def select_cells(config: BenchmarkConfig, cells: list[Cell]) -> list[Cell]:
@@ -140,7 +139,6 @@ def finish(config: BenchmarkConfig, cells: list[Cell], document: dict[str, Any],
             "alpha": config.sequential.alpha,
             "budget": config.episodes,
         }
-    document["calibration"] = calibration_statements(config)
     write_plan(config, document)
     if len(errors) == len(cells) and all(read_results(output, cell) is None for cell in cells):
         raise S2RobotError(f"every cell of the benchmark failed; the first: {errors[0][1]}")

@@ -11,7 +11,7 @@ from s2robot.benchmark.films import selects
 from s2robot.benchmark.grid import Cell
 from s2robot.benchmark.results import read_results
 from s2robot.config import BenchmarkConfig, require
-from s2robot.statistics import anytime_comparison
+from s2robot.statistics import anytime_comparison, paired_bootstrap
 
 Race = tuple[dict[str, Any], list[Cell], list[Cell]]
 """A deciding contrast with the cells of its baseline and of its treatment."""
@@ -60,13 +60,18 @@ def next_episodes(config: BenchmarkConfig, output: Path, races: list[Race], cell
 
 
 def is_decided(config: BenchmarkConfig, output: Path, races: list[Race], race: Race) -> bool:
-    """Whether the anytime p-value of a deciding contrast is below its share of alpha (Bonferroni over contrasts)."""
+    """Whether the report will show a difference: p at most the contrast's share of alpha (Bonferroni over contrasts).
+
+    That p is the larger of the anytime-valid test's and the bootstrap's over training seeds: asking for both is the
+    stricter rule, so it keeps the error rate of the first at whatever moment one stops.
+    """
     baseline, treatment = race[1:]
     outcomes = _outcomes(output, [*baseline, *treatment])
     if not outcomes.size:
         return False
-    comparison = anytime_comparison(outcomes[: len(baseline)], outcomes[len(baseline) :])
-    return comparison.pvalue <= config.sequential.alpha / len(races)
+    sides = outcomes[: len(baseline)], outcomes[len(baseline) :]
+    pvalue = max(anytime_comparison(*sides).pvalue, paired_bootstrap(*sides).pvalue)
+    return pvalue * len(races) <= config.sequential.alpha
 
 
 def _outcomes(output: Path, cells: list[Cell]) -> np.ndarray:

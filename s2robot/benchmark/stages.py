@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2robot.benchmark.grid import Cell, hash_json
+from s2robot.benchmark.grid import Cell, encoder_settings, hash_json
 from s2robot.config import BenchmarkConfig, CollectConfig, EncoderConfig, EvaluateConfig, TaskConfig, TrainConfig
 from s2robot.encoder import S2Encoder
 from s2robot.evaluation import MakeVectorEnv, evaluate
@@ -91,8 +91,8 @@ class Stages:
                     train(self._train_config(cell, dataset, folder), encoder)
         return checkpoint
 
-    def rollouts(self, cell: Cell, episodes: int) -> list[Path]:
-        """Folders with the results of the first `episodes` evaluation seeds, run where they are not there."""
+    def rollouts(self, cell: Cell, episodes: int) -> list[dict[str, Any]]:
+        """The results documents of the first `episodes` evaluation seeds, run where they are not there."""
         folder = self.store / "rollouts" / rollouts_key(cell)[:16]
         first = self.config.first_seed
         with locked(folder):
@@ -106,7 +106,7 @@ class Stages:
                 with self._clock("rollouts"):
                     self._evaluate(cell, checkpoint, part, range(start, stop))
                 found.append(((start, stop), part))
-        return [part for _, part in sorted(found)]
+        return [_clip(json.loads((part / "results.json").read_text()), *span) for span, part in sorted(found)]
 
     def film(self, cell: Cell, seeds: Sequence[int]) -> list[Path]:
         """Folders with the video of these initial states, and of those filmed for others."""
@@ -180,7 +180,7 @@ def training_settings(cell: Cell) -> dict[str, Any]:
     return {
         "version": _VERSION,
         "demonstrations": demonstrations_settings(cell.task),
-        "encoder": asdict(arm.encoder),
+        "encoder": encoder_settings(arm.encoder),
         "readout": asdict(arm.readout.config),
         "policy": asdict(arm.policy.config),
         "training": asdict(arm.policy.training),
@@ -225,7 +225,7 @@ def _collect_arguments(task: TaskConfig) -> dict[str, Any]:
 
 
 def _finished(folder: Path, first: int, stop: int) -> list[tuple[tuple[int, int], Path]]:
-    """Finished ranges [start, stop) of seeds within the wanted one that do not overlap, in order."""
+    """Ranges [start, stop) of seeds that are finished, as far as they are wanted and do not overlap, in order."""
     ranges = []
     for part in folder.glob("*-*"):
         if (part / "results.json").exists():
@@ -233,9 +233,23 @@ def _finished(folder: Path, first: int, stop: int) -> list[tuple[tuple[int, int]
             ranges.append(((low, high + 1), part))
     kept: list[tuple[tuple[int, int], Path]] = []
     for (low, high), part in sorted(ranges, key=lambda item: (item[0][0], -item[0][1])):
-        if low >= (kept[-1][0][1] if kept else first) and high <= stop:
+        low, high = max(low, kept[-1][0][1] if kept else first), min(high, stop)
+        if low < high:
             kept.append(((low, high), part))
     return kept
+
+
+def _clip(document: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """The results of those of its episodes whose seeds lie in [start, stop)."""
+    rows = [row for row in document["episode_results"] if start <= row["seed"] < stop]
+    ran = [row for row in rows if row.get("error") is None]
+    return {
+        **document,
+        "episode_results": rows,
+        "successes": sum(row["success"] for row in ran),
+        "episodes": len(ran),
+        "seconds": document["seconds"] * len(rows) / len(document["episode_results"]),
+    }
 
 
 def _gaps(spans: list[tuple[int, int]], first: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -67,7 +68,7 @@ def make_results(
         "environment": environment,
         "fingerprints": {**checkpoint.fingerprints, "environment": hash_json(environment)},
         "versions": package_versions(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "training_command": checkpoint.command,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

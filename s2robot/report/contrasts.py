@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from s2robot.report.plan import Plan, PlannedContrast
-from s2robot.report.results import SELECTORS, Arm, setting_label, varying
+from s2robot.report.results import SELECTORS, Arm, Setting, setting_label, varying
 from s2robot.statistics import (
+    RESAMPLES,
     Difference,
     anytime_comparison,
     fisher_exact,
@@ -25,6 +27,7 @@ from s2robot.statistics import (
 SIGNIFICANCE = 0.05
 MAX_EXPLORATORY = 30  # more pairs than this without a plan would be a fishing trip
 Verdict = Literal["higher", "lower", "no difference shown"]
+Stopping = Literal["", "decides", "follows"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,10 @@ class Contrast:
         discordant: states solved by (baseline, treatment) alone, averaged over training seeds; None where unpaired.
         improvement: probability that a training run of the treatment beats one of the baseline; several seeds only.
         caveats: what limits the comparison, one sentence each.
-        sequential: rollouts were added until this comparison was decided: interval and p are anytime-valid ones.
+        stopping: "decides": rollouts were added until this comparison was decided; "follows": until another one was,
+            of one of its arms. Interval and p are then anytime-valid ones.
+        alpha: up to which the adjusted p-value counts as a difference.
+        resamples: of the bootstrap.
     """
 
     name: str
@@ -58,8 +64,20 @@ class Contrast:
     discordant: tuple[float, float] | None
     improvement: float | None
     caveats: tuple[str, ...]
-    sequential: bool = False
+    stopping: Stopping = ""
     adjusted: float = 1.0
+    alpha: float = SIGNIFICANCE
+    resamples: int = RESAMPLES
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether the p-value is the smallest that the bootstrap can give."""
+        return self.states > 0 and math.isclose(self.pvalue, 2 / (self.resamples + 1))
+
+    @property
+    def deciding(self) -> bool:
+        """Whether rollouts were added until this comparison was decided."""
+        return self.stopping == "decides"
 
     @property
     def pvalue(self) -> float:
@@ -68,8 +86,8 @@ class Contrast:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the adjusted p-value is below 5%, and in which direction."""
-        if self.adjusted >= SIGNIFICANCE:
+        """Whether the adjusted p-value is low enough, and in which direction."""
+        if self.adjusted > self.alpha:
             return "no difference shown"
         return "higher" if self.difference.value > 0 else "lower"
 
@@ -86,45 +104,77 @@ class Comparisons:
 def compare_all(arms: Sequence[Arm], plan: Plan) -> Comparisons:
     """Evaluate the planned contrasts; without a plan, all pairs of arms that differ in exactly one setting."""
     missing: list[str] = []
-    contrasts: list[Contrast] = []
+    comparisons: list[tuple[str, Arm, Arm, Stopping]] = []
+    evaluated = {arm.setting: arm for arm in arms}
+    deciding = [planned for planned in plan.contrasts if planned.name in plan.sequential]
+    raced = {setting for planned in deciding for pair in _matching_pairs(evaluated, planned) for setting in pair}
     for planned in plan.contrasts:
-        pairs = _matching_pairs(arms, planned)
-        if not pairs:
-            missing.append(f"{planned.name}: not both arms have results")
-        told_apart = varying([baseline for baseline, _ in pairs], _unnamed(planned))
+        pairs = _matching_pairs(evaluated, planned)
+        have = {tuple(replace(setting, encoder="") for setting in pair) for pair in pairs}
+        absent = [pair for pair in _matching_pairs(plan.settings, planned) if pair not in have]
+        told_apart = varying([baseline for baseline, _ in [*pairs, *absent]], _unnamed(planned))
         for baseline, treatment in pairs:
-            suffix = f" ({setting_label(baseline.setting, told_apart)})" if told_apart else ""
-            contrasts.append(compare(planned.name + suffix, baseline, treatment, planned.name in plan.sequential))
+            name = _contrast_name(planned, baseline, told_apart)
+            stopping: Stopping = "follows" if raced & {baseline, treatment} else ""
+            if planned.name in plan.sequential:
+                stopping = "decides"
+            comparisons.append((name, evaluated[baseline], evaluated[treatment], stopping))
+        names = sorted(_contrast_name(planned, baseline, told_apart) for baseline, _ in absent)
+        missing += [f"{name}: not both arms have results" for name in names]
+        if not pairs and not absent:
+            missing.append(f"{planned.name}: not both arms have results")
     if not plan.contrasts:
-        pairs = _neighbours(arms)
-        if len(pairs) > MAX_EXPLORATORY:
-            missing.append(f"no contrasts were planned, and picking among {len(pairs)} pairs of arms would mislead")
-            pairs = []
-        contrasts = [compare(_pair_name(*pair), *pair) for pair in pairs]
-    adjusted = holm([contrast.pvalue for contrast in contrasts])
+        close = _neighbours(arms)
+        if len(close) > MAX_EXPLORATORY:
+            missing.append(f"no contrasts were planned, and picking among {len(close)} pairs of arms would mislead")
+            close = []
+        comparisons = [(_pair_name(*pair), *pair, "") for pair in close]
+    awaited = len(missing) if plan.contrasts else 0
+    # So many that the smallest p-value the bootstrap can give, adjusted, stays at 0.01 or below.
+    resamples = max(RESAMPLES, 200 * (len(comparisons) + awaited))
+    contrasts = [compare(*comparison, resamples) for comparison in comparisons]
     return Comparisons(
-        tuple(replace(contrast, adjusted=p) for contrast, p in zip(contrasts, adjusted, strict=True)),
+        _adjust(contrasts, awaited, plan),
         planned=bool(plan.contrasts),
         missing=tuple(missing),
     )
 
 
-def compare(name: str, baseline: Arm, treatment: Arm, sequential: bool = False) -> Contrast:
+def _adjust(contrasts: Sequence[Contrast], awaited: int, plan: Plan) -> tuple[Contrast, ...]:
+    """Adjust p for the number of contrasts: by Holm, and by Bonferroni for those that decided when rollouts ended.
+
+    Those were stopped at alpha over their number (`s2robot.benchmark.sequential`), and are judged as they were
+    stopped. Of the others, what was planned and has no results yet counts too: a report half way through must not be
+    the more lenient one.
+    """
+    deciding = max(len(plan.sequential), sum(contrast.deciding for contrast in contrasts))
+    others = [contrast.pvalue for contrast in contrasts if not contrast.deciding]
+    adjusted = iter(holm(others + [1.0] * awaited))
+    return tuple(
+        replace(contrast, adjusted=min(1.0, contrast.pvalue * deciding), alpha=plan.alpha)
+        if contrast.deciding
+        else replace(contrast, adjusted=float(next(adjusted)))
+        for contrast in contrasts
+    )
+
+
+def compare(name: str, baseline: Arm, treatment: Arm, stopping: Stopping = "", resamples: int = RESAMPLES) -> Contrast:
     """Compare two arms on the initial states that all their training seeds share; unpaired where there is none.
 
     Args:
         name: of the comparison.
         baseline: the arm compared with.
         treatment: the arm of interest.
-        sequential: whether the number of states followed from the outcomes; then the anytime-valid test and interval
-            take the place of the exact test and of the bootstrap's interval.
+        stopping: whether and how the number of states followed from outcomes, see `Contrast`; then the anytime-valid
+            test and interval take the place of the exact test and of the bootstrap's interval.
+        resamples: of the bootstrap.
     """
     shared = np.intersect1d(baseline.shared_seeds(), treatment.shared_seeds())
     everything = np.unique(np.concatenate([cell.seeds for arm in (baseline, treatment) for cell in arm.cells]))
     if len(shared):
         base, treated = baseline.outcomes(shared), treatment.outcomes(shared)
-        difference = paired_bootstrap(base, treated)
-        if sequential:
+        difference = paired_bootstrap(base, treated, resamples=resamples)
+        if stopping:
             anytime = anytime_comparison(base, treated)
             difference, exact = difference._replace(interval=anytime.interval), anytime.pvalue
         else:
@@ -151,18 +201,20 @@ def compare(name: str, baseline: Arm, treatment: Arm, sequential: bool = False) 
         exact_pvalue=exact,
         discordant=discordant,
         improvement=probability_of_improvement(*runs) if several else None,
-        caveats=tuple(_caveats(baseline, treatment, rates, len(shared), left_out, sequential)),
-        sequential=sequential,
+        caveats=tuple(_caveats(baseline, treatment, rates, len(shared), left_out, stopping)),
+        stopping=stopping,
+        resamples=resamples,
     )
 
 
 def _caveats(
-    baseline: Arm, treatment: Arm, rates: tuple[float, float], states: int, left_out: int, sequential: bool
+    baseline: Arm, treatment: Arm, rates: tuple[float, float], states: int, left_out: int, stopping: Stopping
 ) -> Iterable[str]:
-    if sequential:
+    if stopping:
+        which = "this comparison" if stopping == "decides" else "another comparison of one of its arms"
         yield (
-            "Rollouts were added until this comparison was decided or its budget spent. Its p and interval allow for "
-            "that, and hold for the policies that were trained; the success rates themselves lean towards the decision."
+            f"Rollouts were added until {which} was decided or the budget spent. Its p and interval allow for that, "
+            "and hold for the policies that were trained; the success rates themselves lean towards the decision."
         )
     seeds = min(len(baseline.cells), len(treatment.cells))
     if seeds == 1:
@@ -187,8 +239,12 @@ def _caveats(
         yield f"Episodes that ended in an error of the simulator are left out: {errors}."
 
 
-def _matches(arm: Arm, selector: dict[str, Any]) -> bool:
-    return all(getattr(arm.setting, key) == value for key, value in selector.items())
+def _contrast_name(planned: PlannedContrast, baseline: Setting, told_apart: list[str]) -> str:
+    return planned.name + (f" ({setting_label(baseline, told_apart)})" if told_apart else "")
+
+
+def _matches(setting: Setting, selector: dict[str, Any]) -> bool:
+    return all(getattr(setting, key) == value for key, value in selector.items())
 
 
 def _unnamed(planned: PlannedContrast) -> list[str]:
@@ -196,14 +252,14 @@ def _unnamed(planned: PlannedContrast) -> list[str]:
     return [key for key in SELECTORS if key not in planned.baseline and key not in planned.treatment]
 
 
-def _matching_pairs(arms: Sequence[Arm], planned: PlannedContrast) -> list[tuple[Arm, Arm]]:
+def _matching_pairs(settings: Iterable[Setting], planned: PlannedContrast) -> list[tuple[Setting, Setting]]:
     held = _unnamed(planned)
     return [
         (baseline, treatment)
-        for baseline, treatment in itertools.permutations(arms, 2)
+        for baseline, treatment in itertools.permutations(settings, 2)
         if _matches(baseline, planned.baseline)
         and _matches(treatment, planned.treatment)
-        and all(getattr(baseline.setting, key) == getattr(treatment.setting, key) for key in held)
+        and all(getattr(baseline, key) == getattr(treatment, key) for key in held)
     ]
 
 

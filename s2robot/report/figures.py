@@ -102,7 +102,7 @@ def _draw_success(ax: Axes, title: str, arms: list[Arm], cost: Cost, looks: dict
         looks,
         extra=[Line2D([], [], color=MUTED, ls=":", label="Pareto front")],
     )
-    names = ["scales", *varying(arms, ("readout", "demonstrations", "variant"))]
+    names = ["scales", *varying([arm.setting for arm in arms], ("readout", "demonstrations", "variant"))]
     texts = [shorten(setting_label(arm.setting, names)) for arm in arms]
     colors = [looks[arm.setting.backbone].color for arm in arms]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2robot.interfaces import ReportError
+from s2robot.report.plan import former_cells
 from s2robot.report.reading import Reader, find_files, read_json
 from s2robot.report.results import Arm, Cell, Failure, Setting, Video
 
 RESULTS_SCHEMA = 1
+_STAGE = re.compile(r"/rollouts/[0-9a-f]{16}/(\d+-\d+|film\d+)/results\.json$")  # see s2robot.benchmark.stages
 
 
 def load_arms(folders: Sequence[Path]) -> list[Arm]:
     """Read every `results.json` in and below the folders and group the cells into arms.
 
-    A benchmark's `rollouts/` are left out: its `cells/` are made of them.
+    Left out are the rollouts in a benchmark's store, of which its `cells/` are made, and cells that its plan does not
+    have any more.
 
     Raises:
         ReportError: there is none, one is damaged, or two disagree about the same cell.
     """
-    benchmarks = [path.parent for path in find_files(folders, "benchmark.json")]
-    paths = [path for path in find_files(folders, "results.json") if not _is_stage(path, benchmarks)]
+    former = {cell for path in find_files(folders, "benchmark.json") for cell in former_cells(path)}
+    found = find_files(folders, "results.json")
+    paths = [path for path in found if path.parent not in former and not _STAGE.search(path.as_posix())]
     if not paths:
         raise ReportError(f"no results.json in or below {', '.join(map(str, folders)) or 'no folder at all'}")
     groups: dict[Setting, dict[int, Cell]] = {}
@@ -41,10 +46,6 @@ def load_arms(folders: Sequence[Path]) -> list[Arm]:
             )
     arms = [Arm(setting, tuple(group[seed] for seed in sorted(group))) for setting, group in groups.items()]
     return sorted(_name_encoders(arms), key=_order)
-
-
-def _is_stage(path: Path, benchmarks: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(root / "rollouts") for root in benchmarks)
 
 
 def load_cell(path: Path) -> Cell:

@@ -95,7 +95,7 @@ def _task_tables(arms: Sequence[Arm]) -> Iterable[dict[str, Any]]:
     for task in dict.fromkeys(arm.setting.task for arm in arms):
         here = [arm for arm in arms if arm.setting.task == task]
         rows = [arm_row(arm) for arm in here]
-        differing = varying(here, ARM_COLUMNS[:measured])
+        differing = varying([arm.setting for arm in here], ARM_COLUMNS[:measured])
         names = [name for name in ARM_COLUMNS if name in {"backbone", "scales", *differing, *ARM_COLUMNS[measured:]}]
         kept = [
             ARM_COLUMNS.index(name) for name in names if any(arm.latency_ms for arm in here) or "latency" not in name

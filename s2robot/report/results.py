@@ -196,6 +196,6 @@ class Arm:
         return shared
 
 
-def varying(arms: Sequence[Arm], names: Sequence[str]) -> list[str]:
-    """Those of the settings in which the arms differ."""
-    return [name for name in names if len({getattr(arm.setting, name) for arm in arms}) > 1]
+def varying(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
+    """Those of the fields in which the settings differ."""
+    return [name for name in names if len({getattr(setting, name) for setting in settings}) > 1]

@@ -53,14 +53,25 @@ def finding(contrast: Contrast) -> str:
     low, high = contrast.difference.interval
     numbers = (
         f"{treated} against {base}, a difference of {points(contrast.difference.value)} points "
-        f"[95% interval {points_interval(contrast.difference.interval)}], {pvalue(contrast.adjusted)}"
+        f"[95% interval {points_interval(contrast.difference.interval)}], {_adjusted(contrast)}"
     )
-    if contrast.verdict == "no difference shown":
+    if contrast.verdict == "no difference shown" and low <= 0 <= high:
         return (
             f"No difference shown: {numbers}. The data are compatible with anything from "
             f"{points(low)} to {points(high)} points."
         )
+    if contrast.verdict == "no difference shown":
+        return (
+            f"No difference shown: {numbers}. The interval, which is of this comparison by itself, leaves out 0; p, "
+            "which allows for all of them and for the policies that were trained, does not: a lead, no finding."
+        )
     return f"{contrast.verdict.capitalize()}: {numbers}."
+
+
+def _adjusted(contrast: Contrast) -> str:
+    """The adjusted p-value, as a bound where more resamples would make it smaller."""
+    text = pvalue(contrast.adjusted)
+    return text.replace("=", "≤") if contrast.at_floor else text
 
 
 def evidence(contrast: Contrast) -> str:
@@ -156,15 +167,19 @@ def limits(comparisons: Comparisons, arms: Sequence[Arm]) -> list[str]:
 METHOD = (
     "Success is the share of solved episodes. Intervals are at 95%: Wilson's for one training seed; for several, a "
     "bootstrap over training seeds × initial states, because episodes of one training run are not independent trials "
-    "of the method.",
+    "of the method. From three training seeds that bootstrap knows little of their spread: in simulations its 95% held "
+    "the true rate 95 to 99% of the time where training seeds differed by 4 points or less (standard deviation), and "
+    "89 to 91% where they differed by 7 to 9.",
     "Arms are compared on the initial states (evaluation seeds) they share. The difference's interval redraws those "
     "states, and each arm's training seeds. The p-value is the larger of that bootstrap's and of the exact McNemar "
-    "test (sign-flip test over initial states for several training seeds), Holm-adjusted over all contrasts; below "
-    "0.05 counts as a difference. Under sequential stopping an anytime-valid test (a betting e-process, Waudby-Smith & "
-    "Ramdas 2024) takes the place of the exact one, and its interval that of the bootstrap.",
+    "test (sign-flip test over initial states for several training seeds), Holm-adjusted over all planned contrasts, "
+    "those that await results included; 0.05 or less counts as a difference. Under sequential stopping an "
+    "anytime-valid test (a betting e-process, Waudby-Smith & Ramdas 2024) takes the place of the exact one, its "
+    "interval that of the bootstrap, and Bonferroni's adjustment over the deciding contrasts that of Holm.",
     "The interquartile mean is the mean of the middle half of the training runs' success rates; its interval redraws "
-    "the runs of each task. The probability of improvement is that of a run of one arm beating one of the other, ties "
-    "counting one half (Agarwal et al. 2021).",
+    "the runs of each task (nominally 95%; 89 to 94% in simulations of one to five tasks with three to five runs). The "
+    "probability of improvement is that of a run of one arm beating one of the other, ties counting one half (Agarwal "
+    "et al. 2021).",
     "GMACs are those of the encoder per frame; parameters those of the backbone; latency is the median time of one "
     "action call, encoder and policy together, and depends on the machine.",
 )

@@ -16,13 +16,14 @@ Everything is a pure function of its arguments; the bootstraps draw from a gener
 """
 
 from s2robot.statistics.anytime import anytime_comparison
-from s2robot.statistics.bootstrap import Difference, hierarchical_bootstrap, paired_bootstrap
+from s2robot.statistics.bootstrap import RESAMPLES, Difference, hierarchical_bootstrap, paired_bootstrap
 from s2robot.statistics.intervals import Interval, clopper_pearson_interval, newcombe_interval, wilson_interval
 from s2robot.statistics.power import comparison_power, detectable_difference, effective_episodes, required_n
 from s2robot.statistics.scores import interquartile_mean, probability_of_improvement
 from s2robot.statistics.significance import McNemar, fisher_exact, holm, mcnemar_exact, sign_flip_test
 
 __all__ = [
+    "RESAMPLES",
     "Difference",
     "Interval",
     "McNemar",

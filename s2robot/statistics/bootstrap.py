@@ -13,6 +13,7 @@ from s2robot.statistics.checks import FloatArray, check_open_unit, check_outcome
 from s2robot.statistics.intervals import Interval
 
 Float32Array = NDArray[np.float32]
+RESAMPLES = 10_000
 
 
 class Difference(NamedTuple):
@@ -26,7 +27,7 @@ class Difference(NamedTuple):
 def hierarchical_bootstrap(
     outcomes: ArrayLike,
     confidence: float = 0.95,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     pseudo_states: bool = True,
 ) -> Interval:
@@ -64,7 +65,7 @@ def paired_bootstrap(
     baseline: ArrayLike,
     treatment: ArrayLike,
     confidence: float = 0.95,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     pseudo_states: bool = True,
 ) -> Difference:
@@ -109,8 +110,10 @@ def _state_counts(n: int, resamples: int, seed: int) -> Float32Array:
 def _draw_counts(rng: np.random.Generator, n: int, draws: int, resamples: int) -> Float32Array:
     if resamples < 1:
         raise StatisticsError(f"resamples must be at least 1, got {resamples}")
-    units = rng.integers(n, size=(resamples, draws)) + n * np.arange(resamples)[:, None]
-    counts = np.bincount(units.ravel(), minlength=n * resamples).reshape(resamples, n).astype(np.float32)
+    counts = np.empty((resamples, n), np.float32)
+    for block in np.split(counts, range(RESAMPLES, resamples, RESAMPLES)):  # bounds the memory for the integers
+        units = rng.integers(n, size=(len(block), draws)) + n * np.arange(len(block))[:, None]
+        block[:] = np.bincount(units.ravel(), minlength=block.size).reshape(block.shape)
     counts.flags.writeable = False
     return counts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ class _Result:
             },
             demonstrations=len(self.plan.demonstrations.actions),
             loss_curve=rows,
-            command=" ".join(sys.argv),
+            command=shlex.join(sys.argv),
         )
         save_checkpoint(folder, state, checkpoint)
 
