@@ -12,8 +12,10 @@ from report_results import make_results, write_benchmark, write_results
 
 from s2robot.interfaces import ReportError
 from s2robot.report import plot_run, write_report
+from s2robot.report.contrasts import compare_all
 from s2robot.report.figures import loss_series, pareto_front, success_figure
 from s2robot.report.load import load_arms
+from s2robot.report.plan import load_plan
 from s2robot.report.plots import COLORS, make_looks, style, to_svg
 
 
@@ -27,7 +29,7 @@ def report(tmp_path_factory):
 
 def test_every_promised_file_is_written(report):
     plots = ("success_vs_gmacs", "success_vs_latency", "differences", "learning_curves")
-    expected = {"report.md", "report.csv", "report.html"} | {
+    expected = {"report.md", "report.csv", "contrasts.csv", "report.html"} | {
         f"{plot}.{kind}" for plot in plots for kind in ("png", "pdf")
     }
     assert {path.name for path in report.iterdir()} == expected
@@ -62,6 +64,18 @@ def test_csv_holds_the_numbers_in_full(report):
         assert float(row["success_rate"]) == arm.rate
         assert (float(row["interval_low"]), float(row["interval_high"])) == arm.interval
         assert row["scales"] == "+".join(map(str, arm.setting.scales))
+
+
+def test_csv_of_the_contrasts_holds_the_numbers_in_full(report):
+    with (report / "contrasts.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    comparisons = compare_all(load_arms([report.parent]), load_plan([report.parent]))
+    assert len(rows) == len(comparisons.contrasts) > 1
+    for row, contrast in zip(rows, comparisons.contrasts, strict=True):
+        assert (row["contrast"], row["verdict"]) == (contrast.name, contrast.verdict)
+        assert float(row["difference"]) == contrast.difference.value
+        assert (float(row["interval_low"]), float(row["interval_high"])) == contrast.difference.interval
+        assert (float(row["p_value"]), float(row["p_adjusted"])) == (contrast.pvalue, contrast.adjusted)
 
 
 def test_a_single_cell_makes_a_report(tmp_path):

@@ -78,11 +78,11 @@ def report(tmp_path_factory):
     return write_report([root], root / "out")
 
 
-def open_in_chromium(path, profile):
+def open_in_chromium(path, profile, *flags):
     """Load a page in headless Chromium without a network and return its final DOM."""
     quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     sandbox = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--proxy-server=127.0.0.1:9"]
-    command = [CHROMIUM, *sandbox, *quiet, f"--user-data-dir={profile}", "--virtual-time-budget=20000"]
+    command = [CHROMIUM, *sandbox, *quiet, *flags, f"--user-data-dir={profile}", "--virtual-time-budget=20000"]
     done = subprocess.run(
         [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
@@ -117,6 +117,30 @@ def test_the_page_works_in_chromium(report, tmp_path):
     assert seen["overflow"] <= 0
     window, content = seen["phone"]
     assert content <= window == 390
+
+
+LUMINANCES = """<script>
+const luminance = (text) => {
+  const [red, green, blue] = text.match(/[0-9.]+/g).map(Number);
+  return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255;
+};
+const body = getComputedStyle(document.body);
+const paper = body.backgroundColor === "rgba(0, 0, 0, 0)" ? getComputedStyle(document.documentElement) : body;
+document.documentElement.dataset.seen = [luminance(paper.backgroundColor), luminance(body.color)].join(" ");
+</script>"""
+
+
+@needs_chromium
+def test_the_page_is_dark_where_the_reader_prefers_it(report, tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text(report.read_text().replace("</body>", LUMINANCES + "</body>"))
+    seen = []
+    for scheme in (0, 1):  # Blink's kDark and kLight
+        dom = open_in_chromium(page, tmp_path / f"profile{scheme}", f"--blink-settings=preferredColorScheme={scheme}")
+        seen.append([float(number) for number in re.search(r'data-seen="([^"]*)"', dom)[1].split()])
+    (dark_paper, dark_ink), (light_paper, light_ink) = seen
+    assert dark_paper < 0.2 < 0.7 < dark_ink
+    assert light_ink < 0.2 < 0.9 < light_paper
 
 
 class Links(HTMLParser):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2robot.report.aggregates import Aggregate, aggregate, aggregate_label
-from s2robot.report.contrasts import Comparisons
+from s2robot.report.contrasts import Comparisons, Contrast
 from s2robot.report.plan import Plan
-from s2robot.report.results import Arm, scales_label
+from s2robot.report.results import Arm, scales_label, setting_label
 from s2robot.report.wording import (
     METHOD,
     count,
@@ -59,6 +59,24 @@ def arm_row(arm: Arm) -> list[str]:
         count(arm.parameters),
         "–" if arm.latency_ms is None else f"{arm.latency_ms:.3g}",
     ]
+
+
+def write_contrasts_csv(contrasts: Sequence[Contrast], path: Path) -> None:
+    """One row per contrast, numbers in full: rates and differences in [−1, 1]."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        labels = ["contrast", "baseline", "treatment", "verdict", "sequential_stopping"]
+        rates = ["baseline_rate", "treatment_rate", "difference", "interval_low", "interval_high"]
+        writer.writerow([*labels, *rates, "p_value", "p_adjusted", "shared_states", "training_seeds"])
+        for contrast in contrasts:
+            arms = (contrast.baseline, contrast.treatment)
+            sides = [setting_label(arm.setting) for arm in arms]
+            difference = contrast.difference
+            numbers = [*contrast.rates, difference.value, *difference.interval, contrast.pvalue, contrast.adjusted]
+            seeds = "/".join(str(len(arm.cells)) for arm in arms)
+            writer.writerow(
+                [contrast.name, *sides, contrast.verdict, contrast.stopping, *numbers, contrast.states, seeds]
+            )
 
 
 def write_csv(arms: Sequence[Arm], path: Path) -> None:

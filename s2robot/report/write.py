@@ -11,11 +11,11 @@ from s2robot.report.load import load_arms
 from s2robot.report.page import write_page
 from s2robot.report.plan import load_plan
 from s2robot.report.plots import make_looks, save_publication
-from s2robot.report.tables import write_csv, write_markdown
+from s2robot.report.tables import write_contrasts_csv, write_csv, write_markdown
 
 
 def write_report(folders: Sequence[Path | str], out: Path | str) -> Path:
-    """Turn result folders into `report.md`, `report.csv`, plots (PNG and PDF) and `report.html`.
+    """Turn result folders into `report.md`, `report.csv`, `contrasts.csv`, plots (PNG and PDF) and `report.html`.
 
     Args:
         folders: every `results.json` in and below them is one evaluated cell; every `benchmark.json` adds planned
@@ -37,6 +37,7 @@ def write_report(folders: Sequence[Path | str], out: Path | str) -> Path:
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     write_csv(arms, out / "report.csv")
+    write_contrasts_csv(comparisons.contrasts, out / "contrasts.csv")
     write_markdown(arms, comparisons, plan, out / "report.md")
     panels = facets(arms)
     costs: tuple[Cost, ...] = ("gmacs", "latency_ms")
