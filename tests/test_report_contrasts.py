@@ -214,7 +214,7 @@ def test_an_interval_without_0_beside_a_large_p_is_called_a_lead(write):
     assert (contrast.difference.interval.low > 0, contrast.pvalue < 0.05) == (True, True)
     sentence = wording.finding(replace(contrast, adjusted=0.2))
     assert sentence.startswith("No difference shown")
-    assert "a lead, no finding" in sentence
+    assert "a lead, not a finding" in sentence
     assert "compatible with anything" not in sentence
 
 

@@ -62,8 +62,8 @@ def finding(contrast: Contrast) -> str:
         )
     if contrast.verdict == "no difference shown":
         return (
-            f"No difference shown: {numbers}. The interval, which is of this comparison by itself, leaves out 0; p, "
-            "which allows for all of them and for the policies that were trained, does not: a lead, no finding."
+            f"No difference shown: {numbers}. The interval leaves out 0, but it is that of this comparison alone; p "
+            "allows for all of them: a lead, not a finding."
         )
     return f"{contrast.verdict.capitalize()}: {numbers}."
 
