@@ -1,5 +1,6 @@
 """The grid, its controls and contrasts, the dry run, sequential stopping and calibration."""
 
+import hashlib
 import itertools
 import json
 from dataclasses import asdict, replace
@@ -14,13 +15,13 @@ from s2robot.benchmark.calibration import blocks_text, calibration_statements
 from s2robot.benchmark.controls import encoder_cost
 from s2robot.benchmark.dry_run import power_sentence
 from s2robot.benchmark.films import choose_films
-from s2robot.benchmark.grid import make_arms
+from s2robot.benchmark.grid import encoder_settings, make_arms, weights_digest
 from s2robot.benchmark.sequential import is_decided, make_races, next_episodes
 from s2robot.benchmark.stages import rollouts_key, training_key
 from s2robot.config import CALIBRATION_SEED, BCConfig, BenchmarkConfig, DiffusionUNetConfig, EncoderConfig
 from s2robot.config.benchmark import CONTROLS
 from s2robot.encoder import S2Encoder
-from s2robot.interfaces import ConfigError
+from s2robot.interfaces import ConfigError, WeightsError
 from s2robot.report import write_report
 from s2robot.report.contrasts import compare_all
 from s2robot.report.load import load_arms
@@ -231,6 +232,7 @@ def test_a_sequential_benchmark_stops_early_and_its_report_says_so(tmp_path):
     run_toys(config)
     document = json.loads((tmp_path / "benchmark.json").read_text())
     assert document["sequential"]["decided"] == []  # four states decide nothing
+    assert document["sequential"]["contrasts"] == [contrast["name"] for contrast in document["contrasts"]]
     assert len(list(tmp_path.glob("rollouts/*/*-*/results.json"))) == 2 * 2  # cells × batches
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Sequential stopping: rollouts were added 2 at a time" in text
@@ -240,6 +242,7 @@ def test_a_sequential_benchmark_stops_early_and_its_report_says_so(tmp_path):
 def test_what_decides_a_race_is_what_the_report_calls_a_difference(tmp_path):
     config = grid(output=str(tmp_path), backbones=["efficientnet_lite0"], training_seeds=[0, 1, 2], episodes=200)
     config.sequential.batch = 20
+    config.training_seeds.reverse()  # their order must not matter
     cells = make_cells(config)
     (race,) = races = make_races(config, planned_contrasts(config), cells)
     none, all_ = [False] * 100, [True] * 100
@@ -268,9 +271,19 @@ def test_weights_that_were_overwritten_make_another_cell(tmp_path):
     names = []
     for content in (b"one", b"another", b"one"):
         file.write_bytes(content)
+        weights_digest.cache_clear()  # as a new process has it
         (cell, *_) = make_cells(config)
         names.append((cell.name, training_key(cell)))
     assert names[0] == names[2] != names[1]
+    (tmp_path / "README.txt").write_text("a folder holds more than weights")
+    file.rename(tmp_path / "efficientnet_lite0.safetensors")
+    weights_digest.cache_clear()
+    (cell, *_) = make_cells(replace(config, encoder=EncoderConfig(weights=str(tmp_path))))
+    assert encoder_settings(cell.arm.encoder)["weights_sha256"] == hashlib.sha256(b"one").hexdigest()
+    weights_digest.cache_clear()
+    with pytest.raises(WeightsError, match="mine.safetensors does not exist"):
+        run_toys(config)
+    assert not (tmp_path / "benchmark.json").exists()
 
 
 def test_films_are_of_states_that_divide_the_arms_of_a_contrast(tmp_path, fake_results):

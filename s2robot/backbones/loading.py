@@ -200,10 +200,15 @@ def _find_file(spec: BackboneSpec, source: str) -> Path:
         if not path.is_file():
             raise NotHereError(f"{path} does not exist; run `s2robot encoders fetch {spec.name}` with a network")
         return path
-    return _local_file(spec, source)
+    return local_file(spec, source)
 
 
-def _local_file(spec: BackboneSpec, source: str) -> Path:
+def local_file(spec: BackboneSpec, source: str) -> Path:
+    """The file of weights that a path of the user's stands for: itself, or the one for this backbone in a folder.
+
+    Raises:
+        WeightsError: there is none.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         candidates = [path / f"{stem}{suffix}" for stem in (spec.name, spec.timm_name) for suffix in SUFFIXES]

@@ -23,14 +23,19 @@ def choose_films(
     films: dict[str, set[int]] = {}
     for contrast in contrasts:
         sides = [[cell for cell in first if selects(contrast[side], cell)] for side in ("baseline", "treatment")]
-        held = [key for key in SELECTORS if key not in contrast["baseline"] and key not in contrast["treatment"]]
         for baseline, treatment in itertools.product(*sides):
-            if baseline is treatment or any(baseline.setting[key] != treatment.setting[key] for key in held):
-                continue  # not a pair that the report compares
+            if baseline is treatment or not are_compared(contrast, baseline, treatment):
+                continue
             seeds = _telling(_outcomes(output, baseline), _outcomes(output, treatment), config.videos)
             for cell in (baseline, treatment):
                 films.setdefault(cell.name, set()).update(seeds)
     return {name: sorted(seeds) for name, seeds in films.items() if seeds}
+
+
+def are_compared(contrast: dict[str, Any], baseline: Cell, treatment: Cell) -> bool:
+    """Whether the report compares the two: they agree in all settings that neither side of the contrast names."""
+    held = [key for key in SELECTORS if key not in contrast["baseline"] and key not in contrast["treatment"]]
+    return all(baseline.setting[key] == treatment.setting[key] for key in held)
 
 
 def selects(selector: dict[str, Any], cell: Cell) -> bool:

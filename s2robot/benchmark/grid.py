@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
+from s2robot.backbones.table import find_spec
 from s2robot.config import (
     POLICIES,
     READOUTS,
@@ -22,7 +23,7 @@ from s2robot.config import (
     build,
     require,
 )
-from s2robot.interfaces import ConfigError, unknown_name
+from s2robot.interfaces import ConfigError, EncoderError, unknown_name
 from s2robot.report.results import scales_label
 
 
@@ -167,25 +168,26 @@ def make_readouts(config: BenchmarkConfig) -> list[Readout]:
 
 
 def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
-    """All that the features depend on: the settings, and the content of weights that are files of the user's."""
-    from s2robot.backbones.loading import SOURCES
-
-    path = Path(encoder.weights).expanduser()
-    if encoder.weights in SOURCES or not path.exists():
-        return asdict(encoder)
-    files = sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
-    stamps = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    return {**asdict(encoder), "weights_sha256": _hash_files(stamps)}
+    """All that the features depend on: the settings, and the content of weights that are a file of the user's."""
+    with suppress(EncoderError):  # the plan, or the cell itself, says so
+        if digest := weights_digest(encoder.backbone, encoder.weights):
+            return {**asdict(encoder), "weights_sha256": digest}
+    return asdict(encoder)
 
 
-@lru_cache(maxsize=64)
-def _hash_files(stamps: tuple[tuple[str, int, int], ...]) -> str:
-    """Sha256 of the files' contents; sizes and times say when to read them again."""
-    digest = hashlib.sha256()
-    for name, *_ in stamps:
-        with Path(name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+@lru_cache(maxsize=64)  # read once: a run goes on with the weights that it began with
+def weights_digest(backbone: str, weights: str) -> str | None:
+    """Sha256 of the user's file of weights; None where they come from elsewhere.
+
+    Raises:
+        EncoderError: there is no such backbone; as WeightsError, no such file.
+    """
+    from s2robot.backbones.loading import SOURCES, local_file
+
+    if weights in SOURCES:
+        return None
+    with local_file(find_spec(backbone), weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_json(document: Any) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.controls import PIXELS
-from s2robot.benchmark.grid import Arm, Cell, as_json, make_arms, product_encoders
+from s2robot.benchmark.grid import Arm, Cell, as_json, make_arms, product_encoders, weights_digest
 from s2robot.config import BenchmarkConfig, require
 from s2robot.files import locked, write_durably
-from s2robot.interfaces import ConfigError, unknown_name
+from s2robot.interfaces import ConfigError, EncoderError, WeightsError, unknown_name
 from s2robot.report.results import SELECTORS
 
 PLAN_FILE = "benchmark.json"
@@ -101,8 +101,16 @@ def store_plan(config: BenchmarkConfig, cells: list[Cell]) -> dict[str, Any]:
 
     Raises:
         ConfigError: another plan is stored there and `amend` gives no reason; what differs is named.
+        WeightsError: weights are said to be in a file that is not there; cells are named by its content.
     """
     path = Path(config.output) / PLAN_FILE
+    for encoder in {cell.arm.encoder_key: cell.arm.encoder for cell in cells}.values():
+        try:
+            weights_digest(encoder.backbone, encoder.weights)
+        except WeightsError:  # else the cells would have other names once the file is there
+            raise
+        except EncoderError:
+            pass  # an unknown backbone fails its own cells
     with locked(path):  # the jobs of a sweep start at the same moment
         return _store_plan(config, cells, path)
 
@@ -113,7 +121,7 @@ def _store_plan(config: BenchmarkConfig, cells: list[Cell], path: Path) -> dict[
     now = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"schema": _SCHEMA, "planned": now, "plan": plan, "amendments": [], "failed": []}
     if path.exists():
-        document = json.loads(path.read_text())
+        document = {"amendments": [], **json.loads(path.read_text())}
         stored = document.get("plan", {})
         changed = [key for key in plan if stored.get(key) != plan[key]]
         changed += ["cells"] if sorted(document.get("cells", names)) != sorted(names) else []
@@ -124,11 +132,14 @@ def _store_plan(config: BenchmarkConfig, cells: list[Cell], path: Path) -> dict[
                 'amend="REASON", which the report will print'
             )
         if changed:
-            amendment = {"date": now, "reason": config.amend, "changed": changed, "before": stored}
+            before = {**stored, "cells": document.get("cells", [])}
+            amendment = {"date": now, "reason": config.amend, "changed": changed, "before": before}
             document |= {"plan": plan, "amendments": [*document.get("amendments", []), amendment]}
     arms = list({as_json(cell.setting): cell.setting for cell in cells}.values())
     document |= {"contrasts": plan["contrasts"], "cells": names, "arms": arms}
-    document["calibration"] = calibration_statements(config, document["planned"])
+    written = [document.get("planned", now)]
+    written += [entry["date"] for entry in document["amendments"] if "contrasts" in entry["changed"]]
+    document["calibration"] = calibration_statements(config, written[-1])
     write_plan(config, document)
     return document
 

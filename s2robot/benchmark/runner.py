@@ -21,7 +21,7 @@ from s2robot.benchmark.results import (
     write_parquet,
     write_results,
 )
-from s2robot.benchmark.sequential import Race, is_decided, make_races, next_episodes
+from s2robot.benchmark.sequential import Race, is_decided, make_races, next_episodes, stopping_rule
 from s2robot.benchmark.stages import Collect, Stages, demonstrations_key
 from s2robot.config import BenchmarkConfig, TaskConfig, require
 from s2robot.evaluation import MakeVectorEnv
@@ -92,6 +92,9 @@ def run_benchmark(
     cells = make_cells(config)
     document = store_plan(config, cells)
     races = make_races(config, document["contrasts"], cells)
+    if races:  # from the start: a report half way through must know of it
+        document["sequential"] = stopping_rule(config, races, [])
+        write_plan(config, document)
     chosen = select_cells(config, cells)
     runner = Runner(Stages(config, collect, make_vector_env, num_envs), output)
     failed = _run_rounds(config, runner, races, chosen)
@@ -132,13 +135,7 @@ def finish(config: BenchmarkConfig, cells: list[Cell], document: dict[str, Any],
         decided = [
             race[0]["name"] for race in races if _has_results(output, race) and is_decided(config, output, races, race)
         ]
-        document["sequential"] = {
-            "contrasts": [race[0]["name"] for race in races],
-            "decided": decided,
-            "batch": config.sequential.batch,
-            "alpha": config.sequential.alpha,
-            "budget": config.episodes,
-        }
+        document["sequential"] = stopping_rule(config, races, decided)
     write_plan(config, document)
     if len(errors) == len(cells) and all(read_results(output, cell) is None for cell in cells):
         raise S2RobotError(f"every cell of the benchmark failed; the first: {errors[0][1]}")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from s2robot.benchmark.films import selects
+from s2robot.benchmark.films import are_compared, selects
 from s2robot.benchmark.grid import Cell
 from s2robot.benchmark.results import read_results
 from s2robot.config import BenchmarkConfig, require
-from s2robot.statistics import anytime_comparison, paired_bootstrap
+from s2robot.statistics import anytime_comparison, paired_bootstrap, resamples_for
 
 Race = tuple[dict[str, Any], list[Cell], list[Cell]]
 """A deciding contrast with the cells of its baseline and of its treatment."""
@@ -31,13 +31,27 @@ def make_races(config: BenchmarkConfig, contrasts: list[dict[str, Any]], cells: 
         require(name in names, "sequential.contrasts", name, f"names of planned contrasts: {'; '.join(names)}")
         contrast = contrasts[names.index(name)]
         baseline, treatment = (
-            [cell for cell in cells if selects(contrast[side], cell)] for side in ("baseline", "treatment")
+            # By training seed, as the report has them: the bootstrap's draws follow the order.
+            sorted((cell for cell in cells if selects(contrast[side], cell)), key=lambda cell: cell.training_seed)
+            for side in ("baseline", "treatment")
         )
         arms = [{cell.arm.key + cell.task.label for cell in side} for side in (baseline, treatment)]
-        one_pair = all(len(side) == 1 for side in arms)
-        require(one_pair, "sequential.contrasts", name, "contrasts whose two sides select one arm of one task each")
+        one_pair = all(len(side) == 1 for side in arms) and are_compared(contrast, baseline[0], treatment[0])
+        valid = "contrasts whose two sides select one arm of one task each, alike in all that neither side names"
+        require(one_pair, "sequential.contrasts", name, valid)
         races.append((contrast, baseline, treatment))
     return races
+
+
+def stopping_rule(config: BenchmarkConfig, races: list[Race], decided: list[str]) -> dict[str, Any]:
+    """What the report must know of the rule; `decided` are the names of contrasts."""
+    return {
+        "contrasts": [race[0]["name"] for race in races],
+        "decided": decided,
+        "batch": config.sequential.batch,
+        "alpha": config.sequential.alpha,
+        "budget": config.episodes,
+    }
 
 
 def next_episodes(config: BenchmarkConfig, output: Path, races: list[Race], cells: list[Cell]) -> dict[str, int]:
@@ -70,7 +84,8 @@ def is_decided(config: BenchmarkConfig, output: Path, races: list[Race], race: R
     if not outcomes.size:
         return False
     sides = outcomes[: len(baseline)], outcomes[len(baseline) :]
-    pvalue = max(anytime_comparison(*sides).pvalue, paired_bootstrap(*sides).pvalue)
+    resamples = resamples_for(len(races), config.sequential.alpha)
+    pvalue = max(anytime_comparison(*sides).pvalue, paired_bootstrap(*sides, resamples=resamples).pvalue)
     return pvalue * len(races) <= config.sequential.alpha
 
 

@@ -68,7 +68,7 @@ def _summary(setting: Setting, arms: Sequence[Arm], resamples: int = 2000) -> Ag
     cut = int(0.25 * draws.shape[1])
     middle = np.sort(draws, axis=1)[:, cut : draws.shape[1] - cut].mean(axis=1)
     rates = np.concatenate(runs)
-    low, high = np.quantile(middle, [0.025, 0.975])
+    low, high = np.clip(np.quantile(middle, [0.025, 0.975]), 0, 1)
     return Aggregate(
         setting=setting,
         tasks=len(arms),

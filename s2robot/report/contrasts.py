@@ -21,6 +21,7 @@ from s2robot.statistics import (
     newcombe_interval,
     paired_bootstrap,
     probability_of_improvement,
+    resamples_for,
     sign_flip_test,
 )
 
@@ -43,7 +44,7 @@ class Contrast:
         rates: success of (baseline, treatment) on the shared states.
         difference: success of the treatment minus success of the baseline.
         exact_pvalue: of the trained policies: exact McNemar (sign-flip) test, or Fisher's where unpaired.
-        adjusted: the larger of both p-values, Holm-adjusted over all contrasts of the report.
+        adjusted: the larger of both p-values, adjusted for the number of contrasts, see `compare_all`.
         discordant: states solved by (baseline, treatment) alone, averaged over training seeds; None where unpaired.
         improvement: probability that a training run of the treatment beats one of the baseline; several seeds only.
         caveats: what limits the comparison, one sentence each.
@@ -102,60 +103,57 @@ class Comparisons:
 
 
 def compare_all(arms: Sequence[Arm], plan: Plan) -> Comparisons:
-    """Evaluate the planned contrasts; without a plan, all pairs of arms that differ in exactly one setting."""
+    """Evaluate the planned contrasts; without a plan, all pairs of arms that differ in exactly one setting.
+
+    Those that decided when rollouts ended were stopped at alpha over their number (`s2robot.benchmark.sequential`), and
+    are judged as they were stopped. Over the others p is adjusted by Holm; what was planned and has no results yet
+    counts too: a report half way through must not be the more lenient one.
+    """
+    if plan.contrasts:
+        pairs, missing, awaited = _planned_pairs(arms, plan)
+    else:
+        pairs, missing, awaited = [(_pair_name(*pair), *pair, "") for pair in _neighbours(arms)], [], 0
+        if len(pairs) > MAX_EXPLORATORY:
+            missing = [f"no contrasts were planned, and picking among {len(pairs)} pairs of arms would mislead"]
+            pairs = []
+    deciding = len(plan.sequential)
+    others = sum(stopping != "decides" for *_, stopping in pairs) + awaited
+    resamples = {"decides": resamples_for(deciding, plan.alpha)}
+    contrasts = [compare(*pair, resamples.get(pair[-1], resamples_for(others))) for pair in pairs]
+    holms = iter(holm([contrast.pvalue for contrast in contrasts if not contrast.deciding] + [1.0] * awaited))
+    adjusted = (
+        replace(contrast, adjusted=min(1.0, contrast.pvalue * deciding), alpha=plan.alpha)
+        if contrast.deciding
+        else replace(contrast, adjusted=float(next(holms)))
+        for contrast in contrasts
+    )
+    return Comparisons(tuple(adjusted), planned=bool(plan.contrasts), missing=tuple(missing))
+
+
+def _planned_pairs(arms: Sequence[Arm], plan: Plan) -> tuple[list[tuple[str, Arm, Arm, Stopping]], list[str], int]:
+    """The pairs of arms to compare, a sentence for each that lacks results, and how many of those decide nothing."""
+    pairs: list[tuple[str, Arm, Arm, Stopping]] = []
     missing: list[str] = []
-    comparisons: list[tuple[str, Arm, Arm, Stopping]] = []
+    awaited = 0
     evaluated = {arm.setting: arm for arm in arms}
     deciding = [planned for planned in plan.contrasts if planned.name in plan.sequential]
     raced = {setting for planned in deciding for pair in _matching_pairs(evaluated, planned) for setting in pair}
     for planned in plan.contrasts:
-        pairs = _matching_pairs(evaluated, planned)
-        have = {tuple(replace(setting, encoder="") for setting in pair) for pair in pairs}
+        present = _matching_pairs(evaluated, planned)
+        have = {tuple(replace(setting, encoder="") for setting in pair) for pair in present}
         absent = [pair for pair in _matching_pairs(plan.settings, planned) if pair not in have]
-        told_apart = varying([baseline for baseline, _ in [*pairs, *absent]], _unnamed(planned))
-        for baseline, treatment in pairs:
-            name = _contrast_name(planned, baseline, told_apart)
+        told_apart = varying([baseline for baseline, _ in [*present, *absent]], _unnamed(planned))
+        for baseline, treatment in present:
             stopping: Stopping = "follows" if raced & {baseline, treatment} else ""
-            if planned.name in plan.sequential:
+            if planned in deciding:
                 stopping = "decides"
-            comparisons.append((name, evaluated[baseline], evaluated[treatment], stopping))
+            name = _contrast_name(planned, baseline, told_apart)
+            pairs.append((name, evaluated[baseline], evaluated[treatment], stopping))
         names = sorted(_contrast_name(planned, baseline, told_apart) for baseline, _ in absent)
+        names = names or ([] if present else [planned.name])
         missing += [f"{name}: not both arms have results" for name in names]
-        if not pairs and not absent:
-            missing.append(f"{planned.name}: not both arms have results")
-    if not plan.contrasts:
-        close = _neighbours(arms)
-        if len(close) > MAX_EXPLORATORY:
-            missing.append(f"no contrasts were planned, and picking among {len(close)} pairs of arms would mislead")
-            close = []
-        comparisons = [(_pair_name(*pair), *pair, "") for pair in close]
-    awaited = len(missing) if plan.contrasts else 0
-    # So many that the smallest p-value the bootstrap can give, adjusted, stays at 0.01 or below.
-    resamples = max(RESAMPLES, 200 * (len(comparisons) + awaited))
-    contrasts = [compare(*comparison, resamples) for comparison in comparisons]
-    return Comparisons(
-        _adjust(contrasts, awaited, plan),
-        planned=bool(plan.contrasts),
-        missing=tuple(missing),
-    )
-
-
-def _adjust(contrasts: Sequence[Contrast], awaited: int, plan: Plan) -> tuple[Contrast, ...]:
-    """Adjust p for the number of contrasts: by Holm, and by Bonferroni for those that decided when rollouts ended.
-
-    Those were stopped at alpha over their number (`s2robot.benchmark.sequential`), and are judged as they were
-    stopped. Of the others, what was planned and has no results yet counts too: a report half way through must not be
-    the more lenient one.
-    """
-    deciding = max(len(plan.sequential), sum(contrast.deciding for contrast in contrasts))
-    others = [contrast.pvalue for contrast in contrasts if not contrast.deciding]
-    adjusted = iter(holm(others + [1.0] * awaited))
-    return tuple(
-        replace(contrast, adjusted=min(1.0, contrast.pvalue * deciding), alpha=plan.alpha)
-        if contrast.deciding
-        else replace(contrast, adjusted=float(next(adjusted)))
-        for contrast in contrasts
-    )
+        awaited += 0 if planned in deciding else len(names)
+    return pairs, missing, awaited
 
 
 def compare(name: str, baseline: Arm, treatment: Arm, stopping: Stopping = "", resamples: int = RESAMPLES) -> Contrast:

@@ -31,7 +31,7 @@ from s2robot.report.plots import (
     style,
 )
 from s2robot.report.results import Arm, Setting, scales_label, setting_label, varying
-from s2robot.report.wording import points, points_interval, pvalue
+from s2robot.report.wording import adjusted_pvalue, points, points_interval
 
 Cost = Literal["gmacs", "latency_ms"]
 COST_LABELS: dict[Cost, str] = {"gmacs": "encoder GMACs per frame", "latency_ms": "median time of one action call [ms]"}
@@ -159,7 +159,7 @@ def difference_figure(contrasts: Sequence[Contrast]) -> Figure:
             ax.plot([100 * end for end in low_high], [bottom, bottom], color=color, lw=2.2, solid_capstyle="butt")
             filled = color if contrast.verdict != "no difference shown" else PAPER
             ax.plot(100 * contrast.difference.value, bottom, "o", ms=7, color=filled, mec=color, mew=1.6)
-            numbers = f"{points(contrast.difference.value)} [{points_interval(low_high)}], {pvalue(contrast.adjusted)}"
+            numbers = f"{points(contrast.difference.value)} [{points_interval(low_high)}], {adjusted_pvalue(contrast)}"
             ax.annotate(
                 "\n".join([*lines, numbers]),
                 (0, bottom),

@@ -53,7 +53,7 @@ def finding(contrast: Contrast) -> str:
     low, high = contrast.difference.interval
     numbers = (
         f"{treated} against {base}, a difference of {points(contrast.difference.value)} points "
-        f"[95% interval {points_interval(contrast.difference.interval)}], {_adjusted(contrast)}"
+        f"[95% interval {points_interval(contrast.difference.interval)}], {adjusted_pvalue(contrast)}"
     )
     if contrast.verdict == "no difference shown" and low <= 0 <= high:
         return (
@@ -61,14 +61,13 @@ def finding(contrast: Contrast) -> str:
             f"{points(low)} to {points(high)} points."
         )
     if contrast.verdict == "no difference shown":
-        return (
-            f"No difference shown: {numbers}. The interval leaves out 0, but it is that of this comparison alone; p "
-            "allows for all of them: a lead, not a finding."
-        )
+        many = contrast.adjusted > contrast.pvalue
+        why = "is that of this comparison alone, and p allows for all of them" if many else "is the more lenient test"
+        return f"No difference shown: {numbers}. The interval leaves out 0, but {why}: a lead, not a finding."
     return f"{contrast.verdict.capitalize()}: {numbers}."
 
 
-def _adjusted(contrast: Contrast) -> str:
+def adjusted_pvalue(contrast: Contrast) -> str:
     """The adjusted p-value, as a bound where more resamples would make it smaller."""
     text = pvalue(contrast.adjusted)
     return text.replace("=", "≤") if contrast.at_floor else text
@@ -174,8 +173,9 @@ METHOD = (
     "states, and each arm's training seeds. The p-value is the larger of that bootstrap's and of the exact McNemar "
     "test (sign-flip test over initial states for several training seeds), Holm-adjusted over all planned contrasts, "
     "those that await results included; 0.05 or less counts as a difference. Under sequential stopping an "
-    "anytime-valid test (a betting e-process, Waudby-Smith & Ramdas 2024) takes the place of the exact one, its "
-    "interval that of the bootstrap, and Bonferroni's adjustment over the deciding contrasts that of Holm.",
+    "anytime-valid test (a betting e-process, Waudby-Smith & Ramdas 2024) takes the place of the exact one, and its "
+    "interval that of the bootstrap; the contrasts that decided when to stop are a family of their own, adjusted by "
+    "Bonferroni and held against the level that was stopped at.",
     "The interquartile mean is the mean of the middle half of the training runs' success rates; its interval redraws "
     "the runs of each task (nominally 95%; 89 to 94% in simulations of one to five tasks with three to five runs). The "
     "probability of improvement is that of a run of one arm beating one of the other, ties counting one half (Agarwal "

@@ -16,7 +16,7 @@ Everything is a pure function of its arguments; the bootstraps draw from a gener
 """
 
 from s2robot.statistics.anytime import anytime_comparison
-from s2robot.statistics.bootstrap import RESAMPLES, Difference, hierarchical_bootstrap, paired_bootstrap
+from s2robot.statistics.bootstrap import RESAMPLES, Difference, hierarchical_bootstrap, paired_bootstrap, resamples_for
 from s2robot.statistics.intervals import Interval, clopper_pearson_interval, newcombe_interval, wilson_interval
 from s2robot.statistics.power import comparison_power, detectable_difference, effective_episodes, required_n
 from s2robot.statistics.scores import interquartile_mean, probability_of_improvement
@@ -41,6 +41,7 @@ __all__ = [
     "paired_bootstrap",
     "probability_of_improvement",
     "required_n",
+    "resamples_for",
     "sign_flip_test",
     "wilson_interval",
 ]

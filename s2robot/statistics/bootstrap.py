@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,6 +15,11 @@ from s2robot.statistics.intervals import Interval
 
 Float32Array = NDArray[np.float32]
 RESAMPLES = 10_000
+
+
+def resamples_for(comparisons: int, alpha: float = 0.05) -> int:
+    """So many resamples that the smallest p-value they can give, times the comparisons, is half of alpha at most."""
+    return max(RESAMPLES, math.ceil(4 * comparisons / alpha))
 
 
 class Difference(NamedTuple):
@@ -58,7 +64,7 @@ def hierarchical_bootstrap(
     # Deviations of states are taken within training seeds: a seed that misses states must not shift them.
     by_state = np.nanmean(values - np.nanmean(values, axis=1, keepdims=True), axis=0)
     draws = np.nanmean(values) + _mean_over(states, by_state) + _seed_deviations(values, resamples, [seed, 1])
-    return _percentile_interval(draws, confidence)
+    return _percentile_interval(draws, confidence, lowest=0)
 
 
 def paired_bootstrap(
@@ -95,7 +101,7 @@ def paired_bootstrap(
     draws += _seed_deviations(treated, resamples, [seed, 1]) - _seed_deviations(base, resamples, [seed, 2])
     tails = ((draws <= 0).sum() + 1, (draws >= 0).sum() + 1)
     pvalue = min(1.0, 2 * min(tails) / (resamples + 1))
-    return Difference(value, _percentile_interval(draws, confidence), float(pvalue))
+    return Difference(value, _percentile_interval(draws, confidence, lowest=-1), float(pvalue))
 
 
 @lru_cache(maxsize=1)
@@ -131,8 +137,8 @@ def _seed_deviations(outcomes: FloatArray, resamples: int, stream: list[int]) ->
     return counts.astype(np.float64) @ (rates - rates.mean()) / draws
 
 
-def _percentile_interval(draws: FloatArray, confidence: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+def _percentile_interval(draws: FloatArray, confidence: float, lowest: float) -> Interval:
+    low, high = np.clip(np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]), lowest, 1)
     return Interval(float(low), float(high))
 
 

@@ -79,7 +79,7 @@ def sign_flip_test(baseline: ArrayLike, treatment: ArrayLike) -> float:
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values: below 0.05 means significant with the family-wise error at 5%.
+    """Holm's (1979) adjusted p-values: 0.05 or less means significant with the family-wise error at 5%.
 
     Raises:
         StatisticsError: a p-value is not in [0, 1].
