@@ -23,9 +23,7 @@ from s2robot.statistics import detectable_difference, effective_episodes
 STEP_SECONDS, FRAME_SECONDS = 0.010, 0.017
 DEMONSTRATION_STEPS = 60  # assumed where the demonstrations are not recorded yet
 BYTES_PER_PIXEL = 1.2  # of losslessly compressed camera images
-# Standard deviation of success between training seeds: 0.053, sampling of the episodes taken out, over the 29 arms that
-# `+experiment=size_or_scales` had run with three (docs/benchmark.md).
-SEED_STD = 0.05
+SEED_STD = 0.05  # of success between training seeds, about what docs/benchmark.md found
 _PROPRIOCEPTION, _ACTION = 9, 7
 
 

@@ -102,7 +102,7 @@ VERBS = {
     ),
     "serve": Verb(
         "serve checkpoint=outputs/lift/checkpoint port=8765",
-        "Let robots on other computers ask a checkpoint for actions, over a websocket.",
+        "Let robots ask a checkpoint for actions over a websocket; host= and token_file= let in other computers.",
         "deployment:serve",
         "ServeConfig",
     ),

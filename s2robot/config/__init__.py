@@ -7,6 +7,7 @@ a mistyped key or name is an error that lists the valid ones.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,26 @@ def resolve(settings: Container) -> Any:
     """Turn a composed configuration into its dataclass, once, at the entry point.
 
     Raises:
-        ConfigError: a required setting is missing, or a value is impossible.
+        ConfigError: a required setting is missing, a value is impossible, or a setting unknown (Hydra's `+key=value`).
     """
     try:
-        return OmegaConf.to_container(
+        config = OmegaConf.to_container(
             settings, resolve=True, throw_on_missing=True, structured_config_mode=SCMode.INSTANTIATE
         )
     except MissingMandatoryValue as error:
         raise ConfigError(f"a required setting is missing: {str(error).splitlines()[0]}") from error
+    _refuse_unknown(config)
+    return config
+
+
+def _refuse_unknown(config: Any, prefix: str = "") -> None:
+    """OmegaConf sets what is not a field as an attribute, and nothing would ever read it."""
+    known = [item.name for item in fields(config)]
+    for name, value in vars(config).items():
+        if name not in known:
+            raise ConfigError(unknown_name("setting", f"{prefix}{name}", [f"{prefix}{other}" for other in known]))
+        if is_dataclass(value):
+            _refuse_unknown(value, f"{prefix}{name}.")
 
 
 def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:
