@@ -64,8 +64,7 @@ def write_results(
     folder = cell_folder(output, cell)
     folder.mkdir(parents=True, exist_ok=True)
     episodes = [episode for document in documents for episode in document["episode_results"]]
-    ran = [episode for episode in episodes if episode.get("error") is None]
-    successes = sum(episode["success"] for episode in ran)
+    successes, ran = (sum(document[key] for document in documents) for key in ("successes", "episodes"))
     earlier = (read_results(output, cell) or {}).get("stage_seconds", {})
     merged = {
         **documents[0],
@@ -75,10 +74,10 @@ def write_results(
         "readout": cell.arm.readout.label,
         "variant": cell.arm.variant,
         "successes": successes,
-        "episodes": len(ran),
-        "errors": len(episodes) - len(ran),
-        "success_rate": successes / len(ran),
-        "interval": list(wilson_interval(successes, len(ran))),
+        "episodes": ran,
+        "errors": len(episodes) - ran,
+        "success_rate": successes / ran,
+        "interval": list(wilson_interval(successes, ran)),
         "episode_results": episodes,
         "seconds": round(sum(document["seconds"] for document in documents), 1),
         "videos": list(_link_videos(folder, films)),
