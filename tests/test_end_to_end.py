@@ -78,8 +78,10 @@ def test_benchmark_runs_its_cells_reports_and_resumes(dataset, tmp_path, capsys)
         "episodes=2",
         "num_envs=2",
     ]
-    assert main(["benchmark", *words]) == 0
-    first = capsys.readouterr().out
+    assert main(["benchmark", *words]) == 2
+    printed = capsys.readouterr()
+    first = printed.out
+    assert "error: 2 of 4 cells failed; the rest is reported in" in printed.err
     document = json.loads((tmp_path / "benchmark.json").read_text())
     assert len(document["cells"]) == 4
     assert len(document["failed"]) == 2  # the rest went on
@@ -90,7 +92,7 @@ def test_benchmark_runs_its_cells_reports_and_resumes(dataset, tmp_path, capsys)
     assert (tmp_path / "report" / "success_vs_gmacs.png").exists()
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/results.json")}
-    assert main(["benchmark", *words]) == 0
+    assert main(["benchmark", *words]) == 2
     assert capsys.readouterr().out.count("done before") == 2
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 

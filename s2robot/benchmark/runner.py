@@ -102,7 +102,10 @@ def run_benchmark(
     report = finish(config, cells, document, races) if len(chosen) == len(cells) else None
     if failed:
         name, error = next(iter(failed.items()))
-        rest = f"the rest is reported in {report}; " if report else ""
+        rest = ""
+        if report:
+            print((report / "report.md").read_text())
+            rest = f"the rest is reported in {report}; "
         raise S2RobotError(f"{len(failed)} of {len(chosen)} cells failed; {rest}the first, {name}: {error}")
     return report
 
