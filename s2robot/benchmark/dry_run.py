@@ -23,7 +23,7 @@ from s2robot.statistics import detectable_difference, effective_episodes
 STEP_SECONDS, FRAME_SECONDS = 0.010, 0.017
 DEMONSTRATION_STEPS = 60  # assumed where the demonstrations are not recorded yet
 BYTES_PER_PIXEL = 1.2  # of losslessly compressed camera images
-SEED_STD = 0.05  # of success between training seeds, about what docs/benchmark.md found
+SEED_STD = 0.05  # assumed standard deviation of a method's success rate between training seeds
 _PROPRIOCEPTION, _ACTION = 9, 7
 
 
@@ -239,7 +239,7 @@ def _power(config: BenchmarkConfig) -> list[str]:
     lines = ["detectable difference:"] + [f"  {power_sentence(episodes, seeds, rate)}" for rate in (0.5, 0.8)]
     assumed = (
         f"for one contrast at 5%, before Holm's correction; {100 * SEED_STD:.0f} points of standard deviation between "
-        "training seeds (as measured in docs/benchmark.md), and nothing gained from shared initial states"
+        "training seeds (assumed), and nothing gained from shared initial states"
     )
     if seeds == 1:
         assumed = "of two trained policies: one training seed says nothing about training again"

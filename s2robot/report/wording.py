@@ -177,7 +177,7 @@ METHOD = (
     "interval that of the bootstrap; the contrasts that decided when to stop are a family of their own, adjusted by "
     "Bonferroni and held against the level that was stopped at.",
     "The interquartile mean is the mean of the middle half of the training runs' success rates; its interval redraws "
-    "the runs of each task (nominally 95%; 89 to 94% in simulations of one to five tasks with three to five runs). The "
+    "the runs of each task (nominally 95%; of few runs about nine times in ten). The "
     "probability of improvement is that of a run of one arm beating one of the other, ties counting one half (Agarwal "
     "et al. 2021).",
     "GMACs are those of the encoder per frame; parameters those of the backbone; latency is the median time of one "
