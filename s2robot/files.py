@@ -43,6 +43,17 @@ def wait_for_lock(file: IO[Any], kind: int, what: Path) -> None:
 
 
 @contextmanager
+def claimed(path: Path, refusal: Exception) -> Iterator[None]:
+    """Hold `<path>.lock` until the end of the block or of this process; raise `refusal` if another process does."""
+    with path.with_name(path.name + ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
+        yield
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold `<path>.lock` until the end of the block or of this process; another process waits."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from data.make import frames
 from helpers import make_episode, write_dataset
 
 from s2robot.cli import main
-from s2robot.data import LeRobotWriter, open_dataset
+from s2robot.data import LeRobotWriter, RobomimicWriter, open_dataset
 from s2robot.data.conversion import convert_dataset
 from s2robot.interfaces import DatasetError
 
@@ -140,6 +140,39 @@ def test_command_converts_there_and_back(tmp_path, capsys):
             np.testing.assert_array_equal(new.actions, old.actions)
             for camera in before.cameras:
                 np.testing.assert_array_equal(new.images[camera], old.images[camera])
+
+
+def lengths_after_interruption(monkeypatch, tmp_path, resumed_from):
+    """Convert one file, killed before its third episode, then `resumed_from` to the same name."""
+    source, add = write_dataset(tmp_path / "demos.hdf5"), RobomimicWriter.add
+
+    def killed(self, episode):
+        if self.count == 2:
+            raise KeyboardInterrupt
+        add(self, episode)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RobomimicWriter, "add", killed)
+        convert_dataset(source, tmp_path / "out.hdf5")
+    written = []
+    with monkeypatch.context() as patch:
+        patch.setattr(RobomimicWriter, "add", lambda self, episode: (written.append(len(episode)), add(self, episode)))
+        convert_dataset(resumed_from, tmp_path / "out.hdf5")
+    with open_dataset(tmp_path / "out.hdf5") as dataset:
+        return dataset.lengths, written
+
+
+def test_interrupted_conversion_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    found, written = lengths_after_interruption(monkeypatch, tmp_path, tmp_path / "demos.hdf5")
+    with open_dataset(tmp_path / "demos.hdf5") as source:
+        assert found == source.lengths
+        assert written == source.lengths[2:]
+
+
+def test_interrupted_conversion_is_not_mixed_with_another_source(monkeypatch, tmp_path):
+    other = write_dataset(tmp_path / "other.hdf5", lengths=(9, 8, 7, 6, 5))
+    found, written = lengths_after_interruption(monkeypatch, tmp_path, other)
+    assert found == written == [9, 8, 7, 6, 5]
 
 
 def test_existing_output_is_kept(tmp_path):

@@ -180,6 +180,16 @@ def test_parts_of_another_environment_are_not_mixed_in(tmp_path):
     assert RobomimicWriter(tmp_path / "a.hdf5", {"env_name": "Stack"}).count == 0
 
 
+def test_one_process_writes_a_file_at_a_time(tmp_path):
+    with RobomimicWriter(tmp_path / "a.hdf5", {}) as writer:
+        writer.add(make_episode(4, 0))
+        with pytest.raises(DatasetError, match=r"a\.hdf5' is being written by another process; wait for it or choose"):
+            RobomimicWriter(tmp_path / "a.hdf5", {})
+        writer.add(make_episode(5, 1))
+    with open_dataset(tmp_path / "a.hdf5") as dataset:
+        assert dataset.lengths == [4, 5]
+
+
 def test_fingerprint_follows_the_content(path):
     before = open_dataset(path).fingerprint()
     assert before == open_dataset(path).fingerprint()

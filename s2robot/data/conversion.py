@@ -15,6 +15,8 @@ from s2robot.interfaces import DatasetError
 def convert_dataset(path: str | Path, out: str | Path, *, fps: int = 20, video: bool = True) -> int:
     """Copy every demonstration into another format, one at a time.
 
+    An interrupted conversion to robomimic goes on where it stopped when it is started again.
+
     Actions, states, rewards and low-dimensional observations stay bit-equal; images do too, except in LeRobot videos.
 
     Args:
@@ -35,10 +37,13 @@ def convert_dataset(path: str | Path, out: str | Path, *, fps: int = 20, video: 
     with open_dataset(path) as source:
         writer: RobomimicWriter | LeRobotWriter
         if out.suffix in (".hdf5", ".h5"):
-            writer = RobomimicWriter(out, source.env_args)
+            writer = RobomimicWriter(out, source.env_args, origin=source.fingerprint())
         else:
             writer = LeRobotWriter(out, fps=fps, env_args=source.env_args, video=video)
         with writer:
-            for index in tqdm(range(len(source)), unit="demo", desc="converting"):
+            # Of an interrupted run; LeRobot folders are written whole.
+            done = writer.count if isinstance(writer, RobomimicWriter) else 0
+            left = range(done, len(source))
+            for index in tqdm(left, initial=done, total=len(source), unit="demo", desc="converting"):
                 writer.add(source.episode(index))
         return len(source)

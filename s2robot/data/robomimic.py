@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,8 +26,8 @@ import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index
 from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, read_rows, require_array, write_rows
-from s2robot.files import sync_and_rename
-from s2robot.interfaces import Episode, unknown_name
+from s2robot.files import claimed, sync_and_rename, write_durably
+from s2robot.interfaces import DatasetError, Episode, unknown_name
 
 _IMAGE = "_image"
 
@@ -164,22 +165,31 @@ class RobomimicWriter:
 
     Args:
         path: the file to write.
-        env_args: environment description, JSON-able; parts written under another one are discarded.
+        env_args: environment description, JSON-able.
+        origin: what else the demonstrations follow from, such as the fingerprint of the dataset they are copied from.
+            Parts written under another description or origin are discarded.
 
     Attributes:
         count: demonstrations written so far, those of an interrupted run included.
         attributes: of the last of them; empty before the first.
+
+    Raises:
+        DatasetError: another process is writing the same file.
     """
 
-    def __init__(self, path: str | Path, env_args: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, env_args: dict[str, Any], origin: str = "") -> None:
         self.path = Path(path)
         self._env_args = json.dumps(env_args)
         self._parts = self.path.with_name(self.path.name + ".parts")
-        identity = self._parts / "env_args.json"
-        if not identity.exists() or identity.read_text() != self._env_args:
-            shutil.rmtree(self._parts, ignore_errors=True)
-            self._parts.mkdir(parents=True)
-            identity.write_text(self._env_args)
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._claim = ExitStack()
+        refusal = DatasetError(f"{str(path)!r} is being written by another process; wait for it or choose another name")
+        self._claim.enter_context(claimed(self._parts / "writer", refusal))
+        identity, described = self._parts / "identity.json", json.dumps([env_args, origin])
+        if not identity.exists() or identity.read_text() != described:
+            for part in self._parts.glob("demo_*"):
+                part.unlink()
+            write_durably(identity, described.encode())
         self.count = 0
         self.attributes: dict[str, Any] = {}
         while self._part(self.count).exists():
@@ -194,10 +204,11 @@ class RobomimicWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        elif not self.count:  # nothing to go on from
-            shutil.rmtree(self._parts)
+        with self._claim:
+            if kind is None:
+                self.close()
+            elif not self.count:  # nothing to go on from
+                shutil.rmtree(self._parts)
 
     def _part(self, index: int) -> Path:
         return self._parts / f"demo_{index}.hdf5"
