@@ -7,6 +7,7 @@ import torch
 from policy_toys import READOUT, SMALL, SPEC, build, generators, repeated
 
 from s2robot.config import DiffusionTransformerConfig, DiffusionUNetConfig
+from s2robot.interfaces import ConfigError
 from s2robot.policies import make_policy
 from s2robot.policies.networks import Diffusion
 
@@ -36,6 +37,16 @@ def sample(sampler, steps, spread, count=256):
 def test_a_known_target_is_hit_with_few_steps_and_with_many(sampler, steps):
     chunks, target = sample(sampler, steps, spread=1e-3)
     torch.testing.assert_close(chunks, target.expand_as(chunks), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm_solver"])
+def test_every_number_of_steps_that_is_accepted_hits_the_target(sampler):
+    for steps in range(2, 101):
+        try:
+            chunks, target = sample(sampler, steps, spread=1e-3, count=4)
+        except ConfigError:
+            continue
+        torch.testing.assert_close(chunks, target.expand_as(chunks), atol=0.03, rtol=0, msg=f"{steps} steps")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -125,7 +126,8 @@ class BCTransformerConfig(HeadSettings, PolicyConfig):
 class DiffusionSettings:
     """Diffusion over chunks as published (arXiv 2303.04137): 100 steps of DDPM in training and in acting.
 
-    `sampler`: ddpm; ddim or dpm_solver (DPM-Solver++, arXiv 2211.01095) act well in `inference_steps` of 10 or so.
+    `sampler`: ddpm; ddim or dpm_solver (DPM-Solver++, arXiv 2211.01095) act well in `inference_steps` of 10 or so;
+    those of ddim must divide `train_timesteps`.
     """
 
     train_timesteps: int = 100
@@ -140,6 +142,17 @@ class DiffusionSettings:
             self.inference_steps,
             f"1 … train_timesteps={self.train_timesteps}",
         )
+        total, steps = self.train_timesteps, self.inference_steps
+        # diffusers' DDIM goes N // n back between times that lie N / n apart. The times of the others are
+        # np.arange(N, 0, -N / n): for some n one too many by rounding, which lies before time 0.
+        exact = total % steps == 0 if self.sampler == "ddim" else math.ceil(total / (total / steps)) == steps
+        divisors = [str(n) for n in range(1, total + 1) if total % n == 0]
+        require(
+            exact,
+            "policy.inference_steps",
+            steps,
+            f"a divisor of train_timesteps ({', '.join(divisors)}); with ddpm and dpm_solver most other numbers too",
+        )
 
 
 @dataclass
@@ -153,7 +166,22 @@ class UNetSettings:
 
     def check_unet(self, action_steps: int) -> None:
         """Refuse impossible sizes for chunks of `action_steps`."""
-        require(len(self.down_dims) >= 1, "policy.down_dims", self.down_dims, "one width or more")
+        require(
+            self.kernel_size >= 1 and self.kernel_size % 2 == 1, "policy.kernel_size", self.kernel_size, "1, 3, 5, …"
+        )
+        require(
+            self.step_embedding >= 4 and self.step_embedding % 2 == 0,
+            "policy.step_embedding",
+            self.step_embedding,
+            "an even number of 4 or more",
+        )
+        _require_positive(self, "groups")
+        require(
+            len(self.down_dims) >= 1 and min(self.down_dims) >= 1,
+            "policy.down_dims",
+            self.down_dims,
+            "one width or more, each 1 or more",
+        )
         require(
             all(d % self.groups == 0 for d in self.down_dims),
             "policy.down_dims",
@@ -181,7 +209,9 @@ class DenoisingTransformerSettings:
 
     def check_transformer(self) -> None:
         """Refuse impossible sizes."""
-        _require_positive(self, "layers", "heads", "width")
+        _require_positive(self, "layers", "heads")
+        # Sines and cosines of the step, half of the width each.
+        require(self.width >= 4 and self.width % 2 == 0, "policy.width", self.width, "an even number of 4 or more")
         _require_heads(self.width, self.heads)
         _require_dropout(self, "embedding_dropout", "attention_dropout")
 
@@ -218,6 +248,12 @@ class DiffusionTransformerConfig(DenoisingTransformerSettings, DiffusionSettings
         PolicyConfig.__post_init__(self)
         DiffusionSettings.__post_init__(self)
         self.check_transformer()
+        require(
+            self.transformer_weight_decay >= 0,
+            "policy.transformer_weight_decay",
+            self.transformer_weight_decay,
+            "0 or more",
+        )
 
 
 @dataclass
