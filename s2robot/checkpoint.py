@@ -92,14 +92,18 @@ def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Ch
     document["document_sha256"] = _seal(document)
     write_durably(partial / _WEIGHTS, weights)
     write_durably(partial / _CONFIG, json.dumps(document, indent=1).encode())
+    old = set_checkpoint_aside(folder)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def set_checkpoint_aside(folder: Path) -> Path:
+    """Rename a checkpoint, if it is there, to `<folder>.old`, which the next one that is saved removes."""
+    old = folder.with_name(folder.name + ".old")
     if folder.exists():
-        old = folder.with_name(folder.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old)
-    else:
-        partial.rename(folder)
+    return old
 
 
 def _seal(document: dict[str, Any]) -> str:

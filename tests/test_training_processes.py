@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace, train_in_processes
+from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace, train_in_processes, visible
 
 from s2robot.checkpoint import load_checkpoint, load_policy
 from s2robot.interfaces import ConfigError
@@ -58,8 +58,7 @@ def test_frames_are_encoded_once_by_the_main_process(both, workspace):
 
 
 def test_a_run_of_two_processes_leaves_what_one_leaves(both):
-    alone, together = ({path.name for path in folder.iterdir()} for folder in both)
-    assert alone == together == {"checkpoint", "log.csv", "training_state.pt"}
+    assert visible(both[0]) == visible(both[1]) == ["checkpoint", "log.csv", "training_state.pt"]
     policy, _, _ = load_policy(both[1] / "checkpoint", torch.device("cpu"))
     assert not policy.training
 

@@ -1,14 +1,16 @@
 import json
 import signal
+import sys
 import time
 from dataclasses import replace
 
 import pytest
 import torch
-from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace, train_in_processes
+from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace, train_in_processes, visible
 
 from s2robot.checkpoint import load_checkpoint
 from s2robot.config import BCConfig
+from s2robot.files import claimed
 from s2robot.interfaces import TrainingError
 from s2robot.training import train
 from s2robot.training.state import load_state, save_state
@@ -65,6 +67,40 @@ def test_a_finished_run_started_again_does_nothing_and_ends_the_same(workspace, 
     again = load_checkpoint(train(config, encoder))[1]
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
     assert time.perf_counter() - start < 5
+
+
+def test_a_finished_run_started_again_still_says_what_made_it(workspace, encoder, tmp_path, monkeypatch):
+    config = make_config(workspace, tmp_path, training={"epochs": 1})
+    document = train(config, encoder) / "config.json"
+    made = document.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["another", "command"])
+    train(config, encoder)
+    assert document.read_bytes() == made
+    document.write_bytes(made[:-20])  # truncated: then it is written again
+    train(config, encoder)
+    assert load_checkpoint(tmp_path / "checkpoint")[0].command == "another command"
+
+
+def test_a_run_started_anew_and_killed_leaves_nothing_that_passes_for_its_result(workspace, encoder, tmp_path):
+    first = make_config(workspace, tmp_path, training={"epochs": 1})
+    train(first, encoder)
+    anew = replace(first, resume=False)
+    assert train_in_processes(anew, kill_at=3) == [-signal.SIGKILL]
+    assert visible(tmp_path) == ["checkpoint.old"]
+    former, _ = load_checkpoint(tmp_path / "checkpoint.old")
+    again, _ = load_checkpoint(train(first, encoder))
+    assert len(again.loss_curve) == len(former.loss_curve) == 1
+    assert visible(tmp_path) == ["checkpoint", "log.csv", "training_state.pt"]
+
+
+def test_two_runs_do_not_share_an_output(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"epochs": 1})
+    with (
+        claimed(tmp_path / ".training", AssertionError()),
+        pytest.raises(TrainingError, match=r"output .* is in use by another run; choose another output"),
+    ):
+        train(config, encoder)
+    train(config, encoder)
 
 
 def test_how_often_the_state_is_saved_changes_nothing(workspace, encoder, tmp_path):
@@ -152,4 +188,4 @@ def test_keeping_none_writes_the_final_checkpoint_alone(workspace, encoder, tmp_
     train(
         make_config(workspace, tmp_path, training={"epochs": 2, "checkpoint_every": 1, "keep_checkpoints": 0}), encoder
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "log.csv", "training_state.pt"]
+    assert visible(tmp_path) == ["checkpoint", "log.csv", "training_state.pt"]

@@ -49,6 +49,11 @@ def make_config(workspace: Path, output: Path, *, policy: Any = None, training: 
     return replace(config, **changes)
 
 
+def visible(folder: Path) -> list[str]:
+    """Names of a folder's files, without its lock."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def train_in_processes(
     config: TrainConfig, count: int = 1, kill_at: int | None = None, report: Path | None = None
 ) -> list[int | None]:

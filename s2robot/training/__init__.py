@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from s2robot.checkpoint import Checkpoint, save_checkpoint
+from s2robot.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from s2robot.config import TrainConfig
 from s2robot.data import open_dataset
 from s2robot.encoder import S2Encoder
-from s2robot.interfaces import TrainingError
+from s2robot.files import claimed
+from s2robot.interfaces import CheckpointError, TrainingError
 from s2robot.policies import make_policy
 from s2robot.training.data import Plan, TrainingData, cache_all, make_plan, prepare
 from s2robot.training.loggers import require_loggers
@@ -38,7 +40,8 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
         The checkpoint folder, `<output>/checkpoint`.
 
     Raises:
-        S2RobotError: settings, dataset or saved state that cannot be trained with or on, or a loss that is not finite.
+        S2RobotError: settings, dataset or saved state that cannot be trained with or on, an output that another run
+            trains in, or a loss that is not finite.
     """
     processes = make_processes(config.device)
     require_loggers(config.training.loggers)
@@ -48,6 +51,16 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
         Path(config.output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"output {config.output!r} cannot be written: {error}") from error
+    with ExitStack() as stack:
+        if processes.main:
+            refusal = TrainingError(f"output {config.output!r} is in use by another run; choose another output")
+            stack.enter_context(claimed(Path(config.output) / ".training", refusal))
+        folder = _train(config, encoder, processes)
+    _finish(processes)
+    return folder
+
+
+def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes) -> Path:
     if encoder is None:
         encoder = S2Encoder(**asdict(config.encoder), device=processes.device)
     tensors_before = encoder.tensors_hash()
@@ -70,10 +83,17 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
     loop = TrainingLoop(policy.to(processes.device), data, config, processes, run, result.save)
     loop.run()
     folder = Path(config.output) / "checkpoint"
-    if processes.main:
+    if processes.main and not (loop.was_finished and _is_whole(folder)):  # which says what made it
         result.save(folder, loop.averaged_state(), loop.rows)
-    _finish(processes)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        load_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 @dataclass

@@ -24,7 +24,7 @@ from s2robot.training.data import Batches, TrainingData
 from s2robot.training.loggers import Logger, make_loggers, write_csv
 from s2robot.training.optimization import autocast, make_average, make_optimizer, make_schedule, seed_noise
 from s2robot.training.processes import Processes
-from s2robot.training.state import STATE_FILE, intermediate, keep_last, load_state, save_state
+from s2robot.training.state import STATE_FILE, intermediate, keep_last, load_state, save_state, set_aside
 from s2robot.training.units import action_parts
 from s2robot.training.validation import Validation
 
@@ -71,6 +71,7 @@ class TrainingLoop:
         self.policy, self.processes, self.settings = policy, processes, config.training
         self.module: nn.Module = _Loss(policy)
         self.step = 0
+        self.was_finished = False  # before this start
         self.rows: list[dict[str, float]] = []
         self._seed, self._resume, self._run = config.seed, config.resume, run
         self._output = Path(config.output)
@@ -259,8 +260,9 @@ class TrainingLoop:
             )
         if state is None:
             if self.processes.main:
-                keep_last(self._output, 0)  # those of another run
+                set_aside(self._output)
             return
+        self.was_finished = step == self.total_steps
         self.step, self.rows = step, state["rows"]
         device = self.processes.device
         losses = state["losses"].to(device)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from s2robot.checkpoint import set_checkpoint_aside
 from s2robot.config import TrainConfig
 from s2robot.files import durable_file
 from s2robot.interfaces import TrainingError
@@ -67,6 +68,17 @@ def keep_last(output: Path, count: int) -> None:
         shutil.rmtree(checkpoint)
         if not any(checkpoint.parent.iterdir()):
             checkpoint.parent.rmdir()
+
+
+def set_aside(output: Path) -> None:
+    """Clear the way for a run that starts anew: nothing of a former one is resumed or taken for its result.
+
+    The former checkpoint is kept as `checkpoint.old` until a new one takes its place.
+    """
+    (output / STATE_FILE).unlink(missing_ok=True)  # first: what is left then is resumed by nobody
+    keep_last(output, 0)
+    (output / "log.csv").unlink(missing_ok=True)
+    set_checkpoint_aside(output / "checkpoint")
 
 
 def _read(path: Path, mmap: bool) -> dict[str, Any]:
