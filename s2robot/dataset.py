@@ -37,12 +37,13 @@ def load_demonstrations(
     """Read actions and proprioception of the first `num_episodes` episodes (None: all).
 
     Raises:
-        DatasetError: the file has fewer episodes, or two episodes differ in widths.
+        DatasetError: the file has fewer episodes, or two episodes differ in the width of actions or of a key.
     """
     count = len(dataset) if num_episodes is None else num_episodes
     if count > len(dataset):
         raise DatasetError(f"dataset {str(dataset.path)!r} has {len(dataset)} demonstrations; {count} were asked for")
     actions, low_dim = [], []
+    widths: dict[str, int] = {}
     for index in range(count):
         episode = dataset.episode(index, cameras=[], proprioception=proprioception)
         if episode.actions.shape[1] != dataset.action_width:
@@ -50,6 +51,11 @@ def load_demonstrations(
                 f"dataset {str(dataset.path)!r}, {dataset.demos[index]}: actions are {episode.actions.shape[1]} wide, "
                 f"those of {dataset.demos[0]} {dataset.action_width}"
             )
+        for key in proprioception:  # together they could be as wide as before, with other numbers in the columns
+            width = episode.proprioception[key].shape[1]
+            if width != widths.setdefault(key, width):
+                message = f"observation {key!r} is {width} wide, that of {dataset.demos[0]} {widths[key]}"
+                raise dataset.error(message, dataset.demos[index])
         actions.append(episode.actions)
         parts = [episode.proprioception[key] for key in proprioception]
         low_dim.append(np.concatenate([np.zeros((len(episode), 0), np.float32), *parts], axis=1))

@@ -1,4 +1,4 @@
-"""What pictures of a task look like, which training and evaluation must share: render profile and variant.
+"""What pictures of a task look like, which training and evaluation must share: render profile, variant and size.
 
 A dataset records it in `env_args`, once for the file, and with every demonstration that this package renders; a
 checkpoint records it in `environment`, and so do results.
@@ -21,6 +21,32 @@ Look = dict[str, Any]
 def look_of(environment: Mapping[str, Any]) -> Look:
     """Render profile and variant of an environment's description; empty where it records neither."""
     return {name: environment[name] for name in ("render_profile", "variant") if name in environment}
+
+
+def size_entry(height: int, width: int) -> int | dict[str, int]:
+    """A camera's entry under `image_size`: the number that environments are made with where images are square.
+
+    >>> size_entry(448, 448), size_entry(480, 640)
+    (448, {'height': 480, 'width': 640})
+    """
+    return height if height == width else {"height": height, "width": width}
+
+
+def recorded_size(environment: Mapping[str, Any], camera: str) -> tuple[int, int] | None:
+    """Height and width of the images a policy was trained on; None where the environment does not say.
+
+    A list holds several sizes of square images, of which the policy sees the largest.
+
+    >>> recorded_size({"image_size": {"front": {"height": 480, "width": 640}}}, "front")
+    (480, 640)
+    """
+    size = environment.get("image_size")
+    if isinstance(size, Mapping):
+        size = size.get(camera)
+    if isinstance(size, Mapping):
+        return size["height"], size["width"]
+    side = max(size, default=None) if isinstance(size, list | tuple) else size
+    return None if side is None else (side, side)
 
 
 def check_look(dataset: DemonstrationDataset, render_profile: str | None = None) -> None:

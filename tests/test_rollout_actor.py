@@ -8,6 +8,7 @@ from rollout_toys import CAMERAS, POLICIES, PROPRIOCEPTION, SIZE, make_actor, ma
 
 from s2robot.engines import openvino_precisions
 from s2robot.interfaces import RolloutError
+from s2robot.looks import recorded_size
 from s2robot.rollout import Actor, ChunkEnsemble, RunningEpisode
 
 CASES = [*((name, "eager") for name in POLICIES), *([("bc", "openvino")] if openvino_precisions() else [])]
@@ -190,10 +191,17 @@ def test_features_of_another_shape_are_refused_where_no_size_was_recorded():
         Actor(model, encoder, checkpoint, torch.device("cpu")).prepare(make_spaces())
 
 
-@pytest.mark.parametrize(("size", "expected"), [(96, 96), ({"agentview": [128, 96]}, 128), ({}, None), (None, None)])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (96, (96, 96)),
+        ({"agentview": [128, 96]}, (128, 128)),
+        ({"agentview": {"height": 48, "width": 64}}, (48, 64)),
+        ({}, None),
+        (None, None),
+    ],
+)
 def test_image_size_is_read_as_the_environment_records_it(size, expected):
-    from s2robot.rollout.checks import recorded_size
-
     assert recorded_size({"image_size": size}, "agentview") == expected
 
 

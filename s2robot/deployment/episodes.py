@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from s2robot.checkpoint import Checkpoint
+from s2robot.cost import largest_size
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import S2RobotError
+from s2robot.looks import recorded_size
 from s2robot.policies import Policy
 from s2robot.rollout.inference import EpisodeState, Inference
 
@@ -79,6 +81,7 @@ class EpisodeRunner:
         self._encoder = encoder
         self._spec = checkpoint.spec
         self._keys = checkpoint.proprioception
+        self._sizes = {camera: recorded_size(checkpoint.environment, camera) for camera in self._spec.features}
         config = checkpoint.config.policy
         self.steps, self.execute_steps = config.observation_steps, config.execute_steps
         self.info = {
@@ -92,6 +95,16 @@ class EpisodeRunner:
             "action_width": self._spec.action_width,
             "encoder": encoder.fingerprint(),
         }
+
+    def warm_up(self) -> None:
+        """Act once on black pictures: engines compile in their first call."""
+        sizes = {camera: size or largest_size(self._encoder.scales) for camera, size in self._sizes.items()}
+        if any(self._encoder.feature_shape(*size) != self._spec.features[camera] for camera, size in sizes.items()):
+            return  # the checkpoint records no size, and its encoder keeps the aspect ratio of pictures that fit
+        images = {camera: np.zeros((*size, 3), np.uint8) for camera, size in sizes.items()}
+        frame = Frame(images, np.zeros(self._spec.proprioception_width, np.float32))
+        none = np.zeros((self.steps, self._spec.action_width), np.float32)
+        self.act([Request(Episode(0, none), [frame], none[:0])])
 
     def reset(self, message: dict[str, Any]) -> tuple[Episode, list[Frame]]:
         """Begin an episode, or go on with one that another connection began.
@@ -168,6 +181,12 @@ class EpisodeRunner:
         height, width = image.shape[:2]
         if not (16 <= height <= _LARGEST_SIDE and 16 <= width <= _LARGEST_SIDE):
             raise RequestError(f"{camera}_image is {height}x{width} pixels; expected sides of 16 to {_LARGEST_SIDE}")
+        trained = self._sizes[camera]
+        if trained is not None and (height, width) != trained:
+            raise RequestError(
+                f"{camera}_image is {height}x{width} pixels; the policy was trained on {trained[0]}x{trained[1]}, and "
+                "features of resized images differ"
+            )
         if self._encoder.feature_shape(height, width) != self._spec.features[camera]:
             raise RequestError(
                 f"{camera}_image is {height}x{width} pixels: another shape than the policy was trained on"

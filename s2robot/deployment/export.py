@@ -18,7 +18,7 @@ from s2robot.deployment.graph import EncoderGraph, ExportError, PolicyGraph, wit
 from s2robot.extras import missing
 from s2robot.files import sync_and_rename, write_durably
 from s2robot.interfaces import CheckpointError
-from s2robot.rollout.checks import recorded_size
+from s2robot.looks import recorded_size
 
 TOLERANCE = {"encoder": 1e-4, "policy": 1e-3}
 """Largest difference to eager PyTorch: in units of the largest feature, or of each action's range.
@@ -84,13 +84,12 @@ def _image_sizes(config: ExportConfig, checkpoint: Checkpoint) -> dict[str, tupl
     """Camera -> height and width: those asked for, or those that the demonstrations were recorded with."""
     sizes = {}
     for camera in checkpoint.spec.features:
-        side = recorded_size(checkpoint.environment, camera)
-        height, width = config.image_size or (side, side)
-        if height is None or width is None:
+        size = config.image_size or recorded_size(checkpoint.environment, camera)
+        if size is None:
             raise CheckpointError(
                 f"checkpoint {config.checkpoint!r} records no image size; give image_size=[height,width]"
             )
-        sizes[camera] = (height, width)
+        sizes[camera] = (size[0], size[1])
     return sizes
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from gymnasium import Space
 
 from s2robot.checkpoint import Checkpoint
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import RolloutError, unknown_name
+from s2robot.looks import recorded_size
 
 
 def check_spaces(
@@ -54,10 +54,11 @@ def _check_camera(
         raise RolloutError(f"camera {camera!r} gives images {shape}; the policy needs ({steps}, height, width, 3)")
     height, width = shape[1:3]
     trained = recorded_size(checkpoint.environment, camera)
-    if trained is not None and (height, width) != (trained, trained):
+    if trained is not None and (height, width) != trained:
+        way_out = f"; make the environment with image_size={trained[0]}" if trained[0] == trained[1] else ""
         raise RolloutError(
-            f"camera {camera!r} gives images of {height} x {width} pixels, the policy was trained on {trained} x "
-            f"{trained}: features of resized images differ; make the environment with image_size={trained}"
+            f"camera {camera!r} gives images of {height} x {width} pixels, the policy was trained on {trained[0]} x "
+            f"{trained[1]}: features of resized images differ{way_out}"
         )
     features = encoder.feature_shape(height, width)
     if features != checkpoint.spec.features[camera]:
@@ -65,14 +66,6 @@ def _check_camera(
             f"images of {height} x {width} pixels from camera {camera!r} give features of {features}, the policy was "
             f"trained on {checkpoint.spec.features[camera]}: make the environment with the size it was trained on"
         )
-
-
-def recorded_size(environment: Mapping[str, Any], camera: str) -> int | None:
-    """Pixels per side of the images the policy was trained on, as the demonstrations' environment records it."""
-    size = environment.get("image_size")
-    if isinstance(size, Mapping):
-        size = size.get(camera)
-    return max(size, default=None) if isinstance(size, list | tuple) else size
 
 
 def _entry(observations: Mapping[str, Space], key: str, name: str, kind: str, ending: str) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from s2robot.dataset import (
 )
 from s2robot.feature_cache import CachedFeatures, cache_features
 from s2robot.interfaces import Batch, Encoder, PolicySpec
-from s2robot.looks import check_look
+from s2robot.looks import check_look, size_entry
 from s2robot.training.processes import Processes
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encod
         proprioception_width=demonstrations.proprioception[0].shape[1],
         action_width=dataset.action_width,
     )
-    sizes = {camera: dataset.image_size(camera)[0] for camera in cameras}
+    sizes = {camera: size_entry(*dataset.image_size(camera)) for camera in cameras}
     environment = {**dataset.env_args.get("s2robot", {}), "cameras": cameras, "image_size": sizes}
     return Plan(demonstrations, training, validation, spec, keys, environment, dataset.env_args, dataset.fingerprint())
 

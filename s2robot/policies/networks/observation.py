@@ -30,7 +30,7 @@ class ObservationNetwork(nn.Module):
         self._shapes = spec.features
         self.readouts = nn.ModuleDict(
             {
-                camera: make_readout(
+                _module_name(camera): make_readout(
                     readout.name, shape, readout.width, channels=readout.channels, queries=readout.queries
                 )
                 for camera, shape in spec.features.items()
@@ -47,10 +47,19 @@ class ObservationNetwork(nn.Module):
         parts = [self.proprioception(observation.proprioception)] if observation.proprioception.shape[-1] else []
         for camera, shape in self._shapes.items():
             rows = observation.features[camera]
-            vectors = self.readouts[camera](shape.unflatten(rows.flatten(0, 1).float()))
+            vectors = self.readouts[_module_name(camera)](shape.unflatten(rows.flatten(0, 1).float()))
             parts.append(vectors.unflatten(0, rows.shape[:2]))
         return parts
 
     def forward(self, observation: Observation) -> Tensor:
         """[B, To, width] from B observations of To steps."""
         return torch.cat(self.parts(observation), dim=-1)
+
+
+def _module_name(camera: str) -> str:
+    """A camera's name without the dots that a module's may not hold; of two cameras never the same.
+
+    >>> _module_name("agentview"), _module_name("images.front")
+    ('agentview', 'images%2Efront')
+    """
+    return camera.replace("%", "%25").replace(".", "%2E")

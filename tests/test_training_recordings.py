@@ -1,0 +1,118 @@
+"""Trainings on recordings of other make: names, sizes and values that our own simulator does not give."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from helpers import make_episode
+from training_runs import make_config, make_encoder
+
+from s2robot.checkpoint import load_checkpoint, load_policy
+from s2robot.config.deployment import ExportConfig
+from s2robot.data import RobomimicWriter
+from s2robot.dataset import split_episodes
+from s2robot.deployment.episodes import EpisodeRunner, RequestError
+from s2robot.deployment.export import export_checkpoint
+from s2robot.interfaces import DatasetError, RolloutError
+from s2robot.rollout.checks import check_spaces
+from s2robot.training import train
+
+CPU = torch.device("cpu")
+COUNT = 5
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return make_encoder()
+
+
+def record(folder, change):
+    """Five demonstrations, each changed by `change(index, episode)`."""
+    with RobomimicWriter(folder / "demos.hdf5", {"env_name": "Toy", "type": 1, "env_kwargs": {}}) as writer:
+        for index in range(COUNT):
+            episode = make_episode(30, index)
+            change(index, episode)
+            writer.add(episode)
+
+
+def run(folder, encoder):
+    return train(make_config(folder, folder / "run", training={"epochs": 1}), encoder)
+
+
+def test_cameras_may_have_dots_in_their_names(tmp_path, encoder):
+    def rename(index, episode):
+        episode.images = dict(zip(("eyes.left", "eyes%2Eleft"), episode.images.values(), strict=True))
+
+    record(tmp_path, rename)
+    policy, _, checkpoint = load_policy(run(tmp_path, encoder), CPU)
+    assert list(checkpoint.spec.features) == ["eyes%2Eleft", "eyes.left"]
+    assert len(policy.observation.readouts) == 2
+
+
+def test_normalisation_knows_nothing_of_held_out_demonstrations(tmp_path, encoder):
+    _, (held_out,) = split_episodes(COUNT, 0.2)
+
+    def stretch(index, episode):
+        if index == held_out:
+            episode.actions = episode.actions * 100
+            episode.proprioception = {key: values + 100 for key, values in episode.proprioception.items()}
+
+    record(tmp_path, stretch)
+    policy, _, _ = load_policy(run(tmp_path, encoder), CPU)
+    assert policy.actions.maximum.max() <= 1
+    assert policy.observation.proprioception.mean.abs().max() < 1
+
+
+def test_proprioception_of_another_width_names_demonstration_and_key(tmp_path, encoder):
+    def widen(index, episode):
+        if index == 3:  # together as wide as the others
+            episode.proprioception = {
+                "position": np.zeros((30, 2), np.float32),
+                "extra": np.zeros((30, 3), np.float32),
+            }
+
+    record(tmp_path, widen)
+    with pytest.raises(DatasetError, match=r"demo_3: observation 'extra' is 3 wide, that of demo_0 2"):
+        run(tmp_path, encoder)
+
+
+@pytest.fixture(scope="module")
+def oblong(tmp_path_factory, encoder):
+    """A policy trained on images of 32 x 48 pixels, and one observation of it."""
+    folder = tmp_path_factory.mktemp("oblong")
+
+    def reshape(index, episode):
+        episode.images = {"front": np.full((30, 32, 48, 3), index, np.uint8)}
+
+    record(folder, reshape)
+    return run(folder, encoder)
+
+
+def test_both_sides_of_an_oblong_image_are_recorded_and_exported(oblong, tmp_path):
+    assert load_checkpoint(oblong)[0].environment["image_size"] == {"front": {"height": 32, "width": 48}}
+    config = ExportConfig(checkpoint=str(oblong), out=str(tmp_path / "policy.pt2"), format="torch_export")
+    (images,) = [port for port in export_checkpoint(config)["inputs"] if port["name"] == "front_image"]
+    assert images["shape"][2:] == (32, 48, 3)
+
+
+def test_images_of_another_size_than_the_recorded_one_are_refused(oblong):
+    policy, encoder, checkpoint = load_policy(oblong, CPU)
+    seen = {
+        "position": spaces.Box(-1, 1, (1, 3)),
+        "extra": spaces.Box(-1, 1, (1, 2)),
+        "front_image": spaces.Box(0, 255, (1, 32, 32, 3), np.uint8),
+    }
+    actions = spaces.Box(-1, 1, (4, 4))
+    with pytest.raises(RolloutError, match="32 x 32 pixels, the policy was trained on 32 x 48: .* differ$"):
+        check_spaces(checkpoint, encoder, 4, seen, actions)
+    check_spaces(checkpoint, encoder, 4, {**seen, "front_image": spaces.Box(0, 255, (1, 32, 48, 3), np.uint8)}, actions)
+    runner = EpisodeRunner(policy, encoder, checkpoint, CPU)
+    step = {"position": np.zeros(3, np.float32), "extra": np.zeros(2, np.float32)}
+
+    def show(height, width):
+        image = np.zeros((height, width, 3), np.uint8)
+        return runner.reset({"seed": 0, "observations": [{**step, "front_image": image}]})
+
+    show(32, 48)
+    with pytest.raises(RequestError, match="front_image is 64x96 pixels; the policy was trained on 32x48"):
+        show(64, 96)
