@@ -122,6 +122,7 @@ class S2Encoder(nn.Module):
         num_prefix_tokens: int = 0,
         name: str | None = None,
         scales: Sequence[Size | float] | None = None,
+        version: str = "",
         **settings: Any,
     ) -> S2Encoder:
         """Wrap any network that timm does not know; it is frozen in place and tried on one image.
@@ -135,12 +136,16 @@ class S2Encoder(nn.Module):
             num_prefix_tokens: P, class and register tokens.
             name: for reports; the class's name when None.
             scales: see `S2Encoder`; (size, 2·size) when None.
+            version: part of the fingerprint, which otherwise sees the class's name, the tensors and `repr(module)`. The
+                code of `forward` and plain attributes are invisible to it: give another version whenever they change,
+                or the cache will serve the features of the network as it was.
             settings: the other arguments of `S2Encoder`.
 
         Raises:
             EncoderError: the network fails on one image, or returns something else.
         """
-        backbone = wrap_module(module, size, mean, std, num_prefix_tokens, name)
+        backbone = wrap_module(module, size, mean, std, num_prefix_tokens, name, version)
+        settings.setdefault("tile", size)
         return cls(backbone, scales or (size, 2 * size), **settings)
 
     @property

@@ -6,12 +6,13 @@ precision that this machine lacks is an error.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -58,13 +59,30 @@ def make_engine(
     forward = torch.compile(backbone.forward_features) if name == "compile" else backbone.forward_features
 
     def run(tiles: Tensor) -> tuple[Tensor, Tensor]:
-        return forward(tiles.to(dtype, memory_format=memory_format))
+        with _exact_convolutions():
+            return forward(tiles.to(dtype, memory_format=memory_format))
 
     if name == "cuda_graph":
         if device.type != "cuda":
             raise ConfigError(f"engine 'cuda_graph' needs a CUDA device, not {str(device)!r}; use engine=eager")
         return CudaGraphEngine(run), dtype
     return run, dtype
+
+
+@contextlib.contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Keep cuDNN from rounding float32 convolutions to TensorFloat-32, as PyTorch by default lets it on GPUs."""
+    cudnn: Any = torch.backends.cudnn
+    # PyTorch 2.9 gave convolutions a switch of their own; who has used one of the two may not read the other.
+    switch, setting, exact = (
+        (cudnn.conv, "fp32_precision", "ieee") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32", False)
+    )
+    before = getattr(switch, setting)
+    setattr(switch, setting, exact)
+    try:
+        yield
+    finally:
+        setattr(switch, setting, before)
 
 
 class CudaGraphEngine:

@@ -84,7 +84,7 @@ class Tiling:
         """Put the feature maps [n·B, C, h, w] of `split` tiles together to one map per image, [B, C, h', w'].
 
         Padding is cropped to the cells that hold any of the image. Overlapping tiles are placed to the nearest cell
-        (exactly, where their edges are multiples of the model's stride) and averaged.
+        (exactly, where their edges are multiples of the model's stride) and averaged, in float32 at least.
         """
         if self.count == 1:
             grid = tiles
@@ -114,8 +114,9 @@ class Tiling:
         tiles = tiles.reshape(self.count, -1, channels, h, w)
         rows = [round(top * h / self.tile[0]) for top in self.tops]
         columns = [round(left * w / self.tile[1]) for left in self.lefts]
-        total = tiles.new_zeros((tiles.shape[1], channels, rows[-1] + h, columns[-1] + w))
-        times = tiles.new_zeros(total.shape[-2:])
+        dtype = torch.promote_types(tiles.dtype, torch.float32)
+        total = tiles.new_zeros((tiles.shape[1], channels, rows[-1] + h, columns[-1] + w), dtype=dtype)
+        times = total.new_zeros(total.shape[-2:])
         corners = [(row, column) for row in rows for column in columns]
         for index, (row, column) in enumerate(corners):
             total[:, :, row : row + h, column : column + w] += tiles[index]

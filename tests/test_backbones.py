@@ -20,7 +20,7 @@ from s2robot.backbones import BACKBONES, find_spec, load_backbone
 from s2robot.backbones.checkpoints import load_strictly, read_state_dict
 from s2robot.backbones.layouts import from_efficientnet_lite
 from s2robot.backbones.listing import encoder_text, encoders_table, meta_backbone
-from s2robot.backbones.loading import package_file
+from s2robot.backbones.loading import local_file, package_file
 from s2robot.cost import count_parameters, measure_tile
 from s2robot.interfaces import Backbone, EncoderError, WeightsError
 
@@ -69,6 +69,11 @@ def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone():
     hashes = {load_backbone("test_vit", weights="none").weights_hash() for _ in range(2)}
     assert len(hashes) == 1
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_random_weights_leave_the_generators_of_gpus_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the caller's GPUs were seeded"))
+    load_backbone("test_vit", weights="none")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -120,6 +125,14 @@ def test_missing_file_is_named(tmp_path):
 def test_folder_without_weights_says_what_it_looked_for(tmp_path):
     with pytest.raises(WeightsError, match=r"has none of test_vit\.safetensors, test_vit\.pth"):
         load_backbone("test_vit", weights=str(tmp_path))
+
+
+def test_timms_name_finds_only_timms_own_weights_in_a_folder(tmp_path):
+    for name in ("vit_base_patch16_224", "vit_base_patch16_224.mae"):
+        (tmp_path / f"{name}.safetensors").touch()
+    with pytest.raises(WeightsError, match=r"none of mvp_base.safetensors, mvp_base.pth, mvp_base.pt, mvp_base.bin$"):
+        local_file(find_spec("mvp_base"), str(tmp_path))
+    assert local_file(find_spec("mae_base"), str(tmp_path)).name == "vit_base_patch16_224.mae.safetensors"
 
 
 def test_mistyped_source_names_the_choices():
@@ -184,6 +197,23 @@ def test_every_row_of_the_table_names_an_existing_timm_model():
     for name, spec in BACKBONES.items():
         assert spec.name == name
         assert timm.is_model(spec.timm_name), name
+
+
+def test_weights_trained_with_quickgelu_are_run_with_it():
+    for spec in BACKBONES.values():
+        config = timm.get_pretrained_cfg(spec.timm_name)
+        assert "quickgelu" not in str(config.notes).lower() or "quickgelu" in spec.timm_name, spec.name
+    clip = meta_backbone(find_spec("clip_base"), None)
+    assert type(clip.model.blocks[0].mlp.act).__name__.startswith("QuickGELU")
+    assert clip.architecture == "vit_base_patch16_clip_quickgelu_224"  # what was cached without it is not used
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch32_clip_224.openai", "vit_base_patch32_clip_quickgelu_224.openai"])
+def test_a_timm_name_that_lacks_the_activation_of_its_weights_is_warned_about(name, caplog):
+    with pytest.raises(WeightsError):
+        load_backbone(name, weights=[])
+    warned = "the right one is vit_base_patch32_clip_quickgelu_224.openai" in caplog.text
+    assert warned == ("quickgelu" not in name)
 
 
 def test_the_table_tells_the_truth_about_every_backbone():

@@ -314,6 +314,13 @@ class Downsample(nn.Module):
         return choices[self.output]
 
 
+class ChannelsLast(nn.Module):
+    """A map as TensorFlow's networks give it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), 4, 4, 5)
+
+
 NORMALIZATION = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
@@ -334,9 +341,50 @@ def test_any_module_can_be_wrapped(output, prefix):
     torch.testing.assert_close(features.map[0], expected, rtol=0, atol=1e-5)
 
 
+def fingerprint_of(module: nn.Module, **settings) -> str:
+    return S2Encoder.from_module(module, size=32, **NORMALIZATION, **settings).fingerprint()
+
+
+def strided(kernel: int = 4, stride: int = 4, activation: nn.Module | None = None) -> nn.Module:
+    """A network whose tensors are always the same."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, kernel, stride), activation or nn.ReLU())
+
+
+def test_fingerprint_of_a_module_sees_what_leaves_no_trace_in_its_tensors():
+    variants = [strided(), strided(stride=2), strided(activation=nn.GELU())]
+    assert len({hash_tensors(module) for module in variants}) == 1
+    assert len({fingerprint_of(module) for module in variants}) == 3
+    assert fingerprint_of(strided()) == fingerprint_of(strided())
+    assert fingerprint_of(strided(), version="2") not in {fingerprint_of(module) for module in variants}
+
+
+def test_fingerprint_of_a_module_does_not_see_addresses():
+    class Calls(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.function = lambda images: images
+
+        def extra_repr(self) -> str:
+            return f"function={self.function}"
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.function(images)
+
+    first, second = Calls(), Calls()
+    assert repr(first) != repr(second)
+    assert fingerprint_of(first) == fingerprint_of(second)
+
+
+def test_the_size_of_a_module_is_the_tile_size_of_every_scale():
+    encoder = S2Encoder.from_module(Downsample(), size=32, **NORMALIZATION, scales=(64,))
+    assert [scale.tiles for scale in encoder.cost().scales] == [4]
+
+
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
+        (ChannelsLast(), {}, r"shape \(1, 4, 4, 5\) for a square image; expected \[1, C, h, w\].*channels first"),
         (Downsample("vector"), {}, r"returned a tensor of shape \(1, 4\)"),
         (Downsample("map"), {"num_prefix_tokens": 1}, r"prefix tokens of shape \(1, 0, 4\); expected .* \[1, 1, C\]"),
         (Downsample("tokens"), {}, "17 tokens less num_prefix_tokens=0 do not fill a grid"),

@@ -75,7 +75,28 @@ def test_cuda_graphs_give_the_features_of_eager(reference, precision):
     encoder = S2Encoder(backbone, scales=(64, 128), engine="cuda_graph", precision=precision, device="cuda")
     for batch in (3, 1, 3):
         features = encoder(images[:batch]).map.cpu()
-        assert relative_error(features, expected.map[:batch]) < TOLERANCE["fp16"]
+        assert relative_error(features, expected.map[:batch]) < TOLERANCE[precision]
+
+
+def convolution_setting() -> str:
+    """How cuDNN computes float32 convolutions, under the name that this PyTorch has for it."""
+    cudnn = torch.backends.cudnn
+    return cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else {True: "tf32", False: "ieee"}[cudnn.allow_tf32]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_float32_is_not_rounded_to_tf32_and_the_callers_setting_stays(monkeypatch, allowed):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    backbone = load_backbone("test_efficientnet", weights="none")
+    forward, seen = backbone.forward_features, []
+    monkeypatch.setattr(
+        backbone, "forward_features", lambda tiles: seen.append(convolution_setting()) or forward(tiles)
+    )
+    before = convolution_setting()
+    S2Encoder(backbone, scales=(64,))(torch.rand(1, 3, 64, 64))
+    assert set(seen) == {"ieee"}
+    assert convolution_setting() == before
+    assert torch.backends.cudnn.allow_tf32 == allowed
 
 
 def test_unknown_engine_names_the_choices():

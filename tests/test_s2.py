@@ -210,6 +210,13 @@ def test_half_precision_maps_are_pooled_in_float32():
     assert features.dtype == prefix.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_overlapping_half_precision_tiles_are_averaged_in_float32(dtype):
+    tiling = Tiling.of(24, 24, 16, "overlap")
+    tiles = torch.rand(4 * 2, 3, 4, 4).to(dtype)
+    torch.testing.assert_close(tiling.merge(tiles), tiling.merge(tiles.float()), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

