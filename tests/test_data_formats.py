@@ -128,8 +128,11 @@ def test_replay_buffer_may_be_a_folder(tmp_path):
 
 
 def test_minari_main_file_alone_is_read():
-    with open_dataset(DATA / "minari" / "data" / "main_data.hdf5") as dataset:
+    path = DATA / "minari" / "data" / "main_data.hdf5"
+    assert path.with_name("metadata.json").is_file()
+    with open_dataset(path) as dataset, open_dataset(path.parent) as folder:
         assert dataset.lengths == list(LENGTHS)
+        assert dataset.fingerprint() == folder.fingerprint()
 
 
 def test_each_converts_to_robomimic_without_change(name, tmp_path):

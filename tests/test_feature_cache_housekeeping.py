@@ -142,6 +142,13 @@ def test_rest_of_an_interrupted_prune_goes_with_the_next(root, capsys):
     assert len(list(root.iterdir())) == 2
 
 
+def test_rest_of_an_interrupted_prune_is_no_hindrance_to_the_entry_made_anew(root, capsys):
+    folder = list_entries(root)[0].folder
+    shutil.copytree(folder, root / f".deleted-{folder.name}")
+    assert "deleted 3 of 3 entries" in run(capsys, "prune", f"root={root}", "gigabytes=0", "delete=true")[1]
+    assert list(root.iterdir()) == []
+
+
 def test_what_is_not_a_cache_is_left_alone(root, capsys):
     (root / "mine").mkdir()
     (root / "mine" / "notes.txt").write_text("keep")

@@ -1,9 +1,11 @@
 """The cache under real kills, real neighbours, real limits: other processes do the damage."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import time
 from collections import namedtuple
@@ -14,7 +16,7 @@ from helpers import PooledPixels, write_dataset
 
 from s2robot.data import open_dataset
 from s2robot.feature_cache import BLOCK_FRAMES, cache_features, list_entries, prune, verify
-from s2robot.feature_cache.entry import Entry
+from s2robot.feature_cache.entry import Entry, untouched
 from s2robot.interfaces import CacheError, Features, FeatureShape
 
 LENGTHS = (300, 400, 1, 299)
@@ -135,6 +137,33 @@ def test_too_little_room_is_said_before_anything_is_encoded(path, tmp_path, monk
     assert encoder.frames == 0
 
 
+def test_room_is_taken_where_the_file_system_cannot_reserve_any(path, expected, tmp_path, monkeypatch):
+    fallocate = os.posix_fallocate
+
+    def imitation(descriptor, offset, length):  # glibc's, for file systems without fallocate(2)
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        if flags & os.O_APPEND or flags & os.O_ACCMODE != os.O_RDWR:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        fallocate(descriptor, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", imitation)
+    np.testing.assert_array_equal(rows_of(path, tmp_path)[0], expected)
+
+
+def test_a_c_library_that_reserves_nothing_is_no_error(path, expected, tmp_path, monkeypatch):
+    def unsupported(*_):  # musl
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    np.testing.assert_array_equal(rows_of(path, tmp_path)[0], expected)
+
+
+def test_no_episodes_need_no_room(path, tmp_path):
+    with open_dataset(path) as dataset:
+        cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path, num_episodes=0)
+    assert not cached.rows.any()
+
+
 def test_disk_that_fills_up_while_writing_keeps_the_finished_blocks(path, expected, tmp_path, monkeypatch):
     written, pwrite = [], os.pwrite
 
@@ -236,6 +265,37 @@ def test_prune_leaves_entries_that_a_process_uses(path, tmp_path):
     process.join()
     assert prune(tmp_path, entries) == entries
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_that_another_prune_deleted_is_not_free(path, tmp_path):
+    rows_of(path, tmp_path)
+    entries = list_entries(tmp_path)
+    assert prune(tmp_path, entries) == entries
+    assert prune(tmp_path, entries) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_made_anew_while_its_lock_was_taken_is_not_free(path, tmp_path, monkeypatch):
+    rows_of(path, tmp_path)
+    (info,) = list_entries(tmp_path)
+    flock = fcntl.flock
+
+    def late(file, kind):
+        if info.folder.exists() and not (tmp_path / "old").exists():
+            info.folder.rename(tmp_path / "old")
+            shutil.copytree(tmp_path / "old", info.folder)
+        flock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with untouched(info.folder, by_readers=True) as free:
+        assert not free
+
+
+def test_files_that_go_while_they_are_listed_are_left_out(path, tmp_path):
+    rows_of(path, tmp_path)
+    (info,) = list_entries(tmp_path)
+    (info.folder / "manifest.json.partial").symlink_to("renamed")  # listed, and gone when it is looked at
+    assert list_entries(tmp_path) == [info]
 
 
 def peaks(small, large, root, results):

@@ -246,7 +246,8 @@ def _hash_files(root: Path, files: Sequence[Path]) -> str:
             digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
     if len(digests) == 1:
         return next(iter(digests.values()))
-    lines = sorted(f"{path.relative_to(root).as_posix()} {digest}" for path, digest in digests.items())
+    folder = root if root.is_dir() else root.parent
+    lines = sorted(f"{path.relative_to(folder).as_posix()} {digest}" for path, digest in digests.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -68,7 +69,8 @@ class Entry:
             CacheError: the disk has too little room.
             OSError: the file cannot be written.
         """
-        with self.features.open("ab") as file:
+        # Readable and not appending: where the file system has no fallocate, glibc imitates it by reading and writing.
+        with os.fdopen(os.open(self.features, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
             taken = os.fstat(file.fileno())
             free = os.statvfs(self.folder)
             missing = frames * self.row_bytes - 512 * taken.st_blocks
@@ -81,7 +83,12 @@ class Entry:
                 )
             if taken.st_size != self.frames * self.row_bytes:  # new, or cut short: what is missing reads as zeros
                 os.ftruncate(file.fileno(), self.frames * self.row_bytes)
-            os.posix_fallocate(file.fileno(), 0, frames * self.row_bytes)
+            try:
+                if frames:  # an empty range is an error
+                    os.posix_fallocate(file.fileno(), 0, frames * self.row_bytes)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:  # musl imitates nothing; there is room, as was seen above
+                    raise
 
     # Blocks ---------------------------------------------------------------------------------------------------
 
@@ -207,16 +214,22 @@ class Reading:
 
 @contextmanager
 def untouched(folder: Path, *, by_readers: bool) -> Iterator[bool]:
-    """Whether nobody writes the entry (nor reads it); if so, nobody starts to until the end of the block."""
+    """Whether nobody writes the entry (nor reads it); if so, nobody starts to until the end of the block.
+
+    An entry that another process prunes in this moment is not free.
+    """
     held: list[IO[str]] = []
     free = True
     try:
         for name in ("lock", "in_use") if by_readers else ("lock",):
-            held.append((folder / name).open("a"))
+            path = folder / name
             try:
+                held.append(path.open("a"))
                 fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except (BlockingIOError, FileNotFoundError):
                 free = False
+            else:
+                free = free and _is_at(path, held[-1])
         yield free
     finally:
         for file in held:
@@ -231,7 +244,13 @@ def _acquire(path: Path, kind: int) -> IO[str]:
         except FileNotFoundError:  # pruned in this moment
             continue
         wait_for_lock(file, kind, path.parent)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                return file
+        if _is_at(path, file):
+            return file
         file.close()  # the entry was pruned while this process waited
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    """Whether an open file still has its name: a prune takes the name, not the lock."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -66,14 +69,15 @@ def list_entries(root: str | Path) -> list[EntryInfo]:
     if not root.is_dir():
         raise CacheError(f"there is no feature cache at {str(root)!r}; say where with root=DIR (training: cache_dir)")
     folders = [path for path in root.iterdir() if (path / "lock").exists() and not path.name.startswith(_DELETED)]
-    return sorted((_describe(folder) for folder in folders), key=lambda info: info.last_used, reverse=True)
+    infos = [info for folder in folders if (info := _describe(folder))]
+    return sorted(infos, key=lambda info: info.last_used, reverse=True)
 
 
 def verify(info: EntryInfo) -> list[int] | None:
     """Hash every block of an entry again, and forget those that are damaged, so that the next run makes them again.
 
     Returns:
-        The damaged blocks; None where another process is writing the entry.
+        The damaged blocks; None where another process is writing or deleting the entry.
     """
     entry = _entry(info.folder)
     with untouched(info.folder, by_readers=False) as free:
@@ -122,10 +126,11 @@ def prune(root: str | Path, entries: Sequence[EntryInfo]) -> list[EntryInfo]:
         with untouched(info.folder, by_readers=True) as free:
             if free:
                 # Renamed first: whoever waits for its lock sees that it is gone, and makes a new entry.
-                info.folder.rename(info.folder.with_name(_DELETED + info.folder.name))
+                # Under a new name each time: the rest of an interrupted prune may have this entry's.
+                info.folder.rename(info.folder.with_name(f"{_DELETED}{info.folder.name}-{uuid.uuid4().hex}"))
                 deleted.append(info)
     for folder in Path(root).glob(_DELETED + "*"):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # another prune may be at it; the next one takes what stays
     return deleted
 
 
@@ -146,12 +151,24 @@ def _entry(folder: Path) -> Entry:
     return Entry(folder, int(manifest["frames"]), manifest["row_bytes"])
 
 
-def _describe(folder: Path) -> EntryInfo:
-    info = EntryInfo(
-        folder=folder,
-        size=sum(512 * path.stat().st_blocks for path in folder.iterdir()),
-        last_used=next(path.stat().st_mtime for path in (folder / "in_use", folder / "lock") if path.exists()),
-    )
+def _stats(folder: Path) -> dict[str, os.stat_result]:
+    """The files of an entry by name, without those that a build renames or a prune removes in this moment."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                found[path.name] = path.stat()
+    return found
+
+
+def _describe(folder: Path) -> EntryInfo | None:
+    """What an entry is; None where another process prunes it in this moment."""
+    stats = _stats(folder)
+    used = stats.get("in_use", stats.get("lock"))
+    if used is None:
+        return None
+    size = sum(512 * stat.st_blocks for stat in stats.values())
+    info = EntryInfo(folder=folder, size=size, last_used=used.st_mtime)
     try:
         manifest = _read_manifest(folder)
         entry = _entry(folder)
@@ -165,5 +182,7 @@ def _describe(folder: Path) -> EntryInfo:
             done=entry.frames_of(entry.recorded()),
             frames=entry.frames,
         )
+    except FileNotFoundError:
+        return None
     except (CacheError, ValueError, TypeError, KeyError) as error:
         return replace(info, problem=str(error))
