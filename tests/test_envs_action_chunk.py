@@ -105,7 +105,8 @@ def test_success_ends_the_chunk_and_the_newest_observation_fills_the_history(chu
     assert (info["steps"], info["is_success"], info["success_so_far"]) == (1, True, True)
     np.testing.assert_array_equal(observation["agentview_image"][0], observation["agentview_image"][1])
     np.testing.assert_array_equal(observation["agentview_image"][1], chunk.unwrapped.render())
-    assert chunk.step(np.zeros((4, 7)))[4]["steps"] == 0
+    *_, truncated, info = chunk.step(np.zeros((4, 7)))
+    assert (truncated, info["steps"], info["is_success"]) == (True, 0, False)
     assert chunk.reset(seed=1)[1]["success_so_far"] is False
     assert chunk.step(np.zeros((4, 7)))[4]["steps"] == 4
 

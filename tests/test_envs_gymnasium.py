@@ -19,6 +19,8 @@ from gymnasium.utils.env_checker import check_env
 from s2robot.cli import main
 from s2robot.data import open_dataset
 from s2robot_envs import collect, make_env, make_vector_env
+from s2robot_envs.action_chunk import ActionChunk
+from s2robot_envs.collection import collect_episode
 from s2robot_envs.control import Expert
 from s2robot_envs.errors import ActionError, EnvConfigError, EpisodeOverError
 from s2robot_envs.gymnasium_env import GymnasiumEnv
@@ -93,6 +95,41 @@ class SlowWalker(Walker):
     def attempt(self, env):
         time.sleep(0.05)
         yield from super().attempt(env)
+
+
+class Reusing(gymnasium.Env):
+    """Shows how many steps were taken, in buffers that it hands out again at every step."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def __init__(self):
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        picture = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+        self.observation_space = spaces.Dict({"front": picture, "count": spaces.Box(0, 99, (1,), np.float32)})
+        self.buffers = {"front": np.zeros((16, 16, 3), np.uint8), "count": np.zeros(1, np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._show(0), {}
+
+    def step(self, action):
+        return self._show(self.buffers["count"][0] + 1), 0.0, False, False, {"success": False}
+
+    def _show(self, count):
+        for buffer in self.buffers.values():
+            buffer[:] = count
+        return self.buffers
+
+    def render(self):
+        return self.buffers["front"]
+
+
+class Still(Expert):
+    """Does nothing."""
+
+    def attempt(self, env):
+        yield np.zeros(1, np.float32)
 
 
 gymnasium.register("Corridor-v0", Corridor, max_episode_steps=LENGTH)
@@ -186,6 +223,22 @@ def test_an_episode_that_ends_by_itself_is_truncated_and_says_so(chunked):
     env.close()
 
 
+def test_a_loop_until_the_episode_is_over_ends_after_a_success():
+    env = make_env(TASK, image_size=16, action_steps=1)
+    env.reset(seed=3)
+    expert = Walker()
+    expert.reset(env.unwrapped)
+    infos, over = [], False
+    while not over:
+        *_, terminated, truncated, info = env.step(expert.act()[None])
+        infos.append(info)
+        over = terminated or truncated
+        assert len(infos) < LENGTH
+    assert [info["is_success"] for info in infos] == [False, True, False]
+    assert [info["steps"] for info in infos] == [1, 1, 0]
+    env.close()
+
+
 def test_only_the_frames_that_a_policy_sees_are_rendered():
     env = make_env(TASK, cameras=["render"], image_size=32, action_steps=4)
     env.reset(seed=0)
@@ -262,6 +315,30 @@ def test_every_layout_of_a_picture_becomes_three_channels():
         np.testing.assert_array_equal(upright_picture(layout), colours)
     with pytest.raises(EnvConfigError, match="float64"):
         upright_picture(picture.astype(float))
+
+
+def reusing():
+    cameras = ["front", "render", "above"]
+    frames = {"above": lambda env: env.buffers["front"]}
+    return GymnasiumEnv(Reusing(), horizon=5, cameras=cameras, image_size=16, frames=frames)
+
+
+def test_a_recording_of_an_environment_that_reuses_its_buffers_holds_every_step():
+    episode = collect_episode(reusing(), Still(), seed=0, noise=0.0)
+    assert episode["proprioception"]["count"][:, 0].tolist() == [0, 1, 2, 3, 4]
+    for camera, pictures in episode["images"].items():
+        assert pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4], camera
+
+
+def test_the_history_of_an_environment_that_reuses_its_buffers_holds_every_step():
+    env = ActionChunk(reusing(), observation_steps=2, action_steps=1)
+    first, _ = env.reset(seed=0)
+    second = env.step(np.zeros((1, 1)))[0]
+    third = env.step(np.zeros((1, 1)))[0]
+    for observation, expected in ((first, [0, 0]), (second, [0, 1]), (third, [1, 2])):
+        assert observation["count"][:, 0].tolist() == expected
+        for camera in ("front", "render", "above"):
+            assert observation[f"{camera}_image"][:, 0, 0, 0].tolist() == expected, camera
 
 
 def test_shrinking_averages_areas():

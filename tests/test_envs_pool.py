@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def double(factor, item):
 @pytest.mark.sim
 def test_results_come_in_the_order_of_the_items():
     assert [future.result() for _, future in run_in_order(double, 2, range(7), 2)] == [0, 2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.sim
+def test_a_worker_that_dies_while_nobody_waits_is_the_failure_of_a_future():
+    results = run_in_order(own_pid, 0.0, range(6), 2)
+    _, first = next(results)
+    os.kill(first.result(), signal.SIGKILL)
+    time.sleep(1)  # busy with the first result, while the pool notices
+    futures = dict(results)
+    assert list(futures) == [1, 2, 3, 4, 5]
+    with pytest.raises(BrokenProcessPool):
+        futures[5].result()
 
 
 @pytest.mark.sim

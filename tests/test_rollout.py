@@ -12,7 +12,12 @@ TA, HORIZON = 4, 9
 
 
 class Countdown(gymnasium.Env):
-    """Starts at a height drawn from the seed; actions lower it; below zero is success. Idles once decided."""
+    """Starts at a height drawn from the seed; actions lower it; below zero is success. Idles once decided.
+
+    The seeds in `solved` start below zero.
+    """
+
+    solved = ()
 
     def __init__(self):
         self.observation_space = spaces.Dict({"height": spaces.Box(-99, 99, (1, 1), np.float32)})
@@ -22,14 +27,14 @@ class Countdown(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.resets.append(seed)
-        self.height = self.np_random.uniform(2, 12)
+        self.height = -1.0 if seed in self.solved else self.np_random.uniform(2, 12)
         self.steps = 0
-        self.over = False
+        self.over = self.height < 0
         self.record = bool((options or {}).get("record"))
-        return self._observation(), self._info(False, 0)
+        return self._observation(), self._info(self.over, 0)
 
     def step(self, actions):
-        executed, success = 0, False
+        executed, success, idle = 0, False, self.over
         for action in actions:
             if self.over:
                 break
@@ -38,7 +43,7 @@ class Countdown(gymnasium.Env):
             executed += 1
             success = self.height < 0
             self.over = success or self.steps == HORIZON
-        return self._observation(), 0.0, False, self.steps == HORIZON, self._info(success, executed)
+        return self._observation(), 0.0, False, idle or self.steps == HORIZON, self._info(success, executed)
 
     def _observation(self):
         return {"height": np.full((1, 1), self.height, np.float32)}
@@ -53,11 +58,12 @@ class Countdown(gymnasium.Env):
 class Vector(InProcess):
     """Also plays a simulator that fails in the second step of some seeds, as often as `crashes` says."""
 
-    def __init__(self, num_envs, crashes=None):
+    def __init__(self, num_envs, crashes=None, solved=()):
         self.crashes = dict(crashes or {})
         super().__init__(Countdown, num_envs)
         for env in self.envs:
             env.unwrapped.resets.clear()
+            env.unwrapped.solved = solved
 
     def step(self, actions):
         *outcome, infos = super().step(actions)
@@ -98,8 +104,8 @@ class NoisyActor:
         return self.factor * np.stack([0.8 + 0.2 * sample for sample in noise])
 
 
-def run(num_envs, seeds=range(10), film=(), actor=None, crashes=None):
-    envs = Vector(num_envs, crashes)
+def run(num_envs, seeds=range(10), film=(), actor=None, crashes=None, solved=()):
+    envs = Vector(num_envs, crashes, solved)
     outcomes = list(rollout(actor or NoisyActor(), envs, list(seeds), film))
     return outcomes, envs
 
@@ -131,6 +137,19 @@ def test_success_and_steps_are_those_of_the_episode():
         else:
             assert result == EpisodeResult(result.seed, False, HORIZON)
             assert height > HORIZON * 0.8
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_episode_that_is_solved_as_it_begins_is_a_success_of_no_steps(num_envs):
+    outcomes, _ = run(num_envs, film=[2], solved=(0, 2, 9))
+    results = by_seed(outcomes)
+    flawless = by_seed(run(num_envs)[0])
+    for seed in (0, 2, 9):
+        assert results[seed] == EpisodeResult(seed, True, 0)
+        flawless[seed] = results[seed]
+    assert results == flawless
+    (film,) = [recording for _, recording in outcomes if recording is not None]
+    assert (film.seed, film.success, len(film.frames)) == (2, True, 1)
 
 
 def test_policy_is_asked_only_for_running_episodes():

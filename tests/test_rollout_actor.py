@@ -87,10 +87,18 @@ def test_a_rows_actions_do_not_depend_on_its_neighbours(name, engine):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_one_batch_for_all_as_on_a_gpu_gives_the_same_actions_to_rounding(name):
-    batched = make_actor(name)
-    batched._exact = False
-    for (*_, expected), (*_, actions) in zip(play(make_actor(name), 3), play(batched, 3), strict=True):
+    actors, encoders = [], []
+    for exact in (True, False):
+        checkpoint, encoder, model = make_checkpoint(name)
+        encoders.append(Counting(encoder))
+        actors.append(Actor(model, encoders[-1], checkpoint, torch.device("cpu")))
+        assert actors[-1]._inference._exact
+        actors[-1]._inference._exact = exact
+    for (*_, expected), (*_, actions) in zip(*(play(actor, 3) for actor in actors), strict=True):
         np.testing.assert_allclose(actions, expected, atol=2e-3)
+    single, batched = (encoder.frames for encoder in encoders)
+    assert len(batched) == 4  # one for each time the policy looked
+    assert len(single) == sum(call[CAMERAS[0]] for call in batched)
 
 
 def test_this_encoders_features_do_depend_on_the_batch_which_makes_the_tests_above_mean_something():

@@ -23,8 +23,8 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
 
     A chunk stops early at the horizon and at the first success. (After a success the history is the newest
     observation To times, because the skipped frames were not rendered.) From then on the episode is decided and
-    the wrapper idles: further steps change nothing, return the last observation and `steps` 0, until `reset`; so
-    the finished members of a vector environment cost nothing while the others go on.
+    the wrapper idles: further steps change nothing, return the last observation, `steps` 0 and `truncated` True, until
+    `reset`; so the finished members of a vector environment cost nothing while the others go on.
 
     `info` is that of `ImageEnv`, where `is_success` means at any step of this chunk, and `steps`, the number
     of actions executed. The reward is the sum over these. With `reset(options={"record": True})`, or a camera's
@@ -79,7 +79,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
         """
         actions = self._checked(actions)
         if self._history and (self._truncated or self.env.info()["success_so_far"]):
-            return self._stacked(), 0.0, False, self._truncated, self._chunk_info(False, 0, [])
+            return self._stacked(), 0.0, False, True, self._chunk_info(False, 0, [])
         planned = min(self.action_steps, max(self.env.steps_left, 1))
         rewards, frames, success = 0.0, [], False
         for executed, action in enumerate(actions[:planned], start=1):

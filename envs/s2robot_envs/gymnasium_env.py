@@ -169,7 +169,7 @@ class GymnasiumEnv(ImageEnv):
         space, _ = self._leaves[key]
         if self.raw_observation is None:  # before the first reset: only its shape matters
             return np.zeros(space.shape, np.float32).ravel()
-        return np.asarray(self._leaf(key), dtype=np.float32).ravel()
+        return np.array(self._leaf(key), dtype=np.float32).ravel()  # a copy: environments may reuse their buffers
 
     def _leaf(self, key: str) -> Any:
         value = self.raw_observation

@@ -58,10 +58,13 @@ def upright_picture(frame: Any) -> np.ndarray:
 
 
 def fit(frame: np.ndarray, size: int) -> np.ndarray:
-    """A picture uint8 [H, W, 3] in a square [size, size, 3]: whole, undistorted, black bars where it is not square."""
+    """A picture uint8 [H, W, 3] in a square [size, size, 3]: whole, undistorted, black bars where it is not square.
+
+    It is always a new array: `frame` may be a buffer that an environment draws every step into.
+    """
     height, width = frame.shape[:2]
     if (height, width) == (size, size):
-        return frame
+        return frame.copy()
     scale = size / max(height, width)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     resized = cv2.resize(frame, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

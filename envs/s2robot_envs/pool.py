@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from s2robot_envs.vector import limit_worker_threads, prepare_fork_server
@@ -40,12 +41,22 @@ def run_in_order(
     try:
         while True:
             for item in itertools.islice(upcoming, 2 * workers - len(waiting)):
-                waiting.append((item, pool.submit(_in_worker, workers, function, shared, item)))
+                waiting.append((item, _submit(pool, _in_worker, workers, function, shared, item)))
             if not waiting:
                 return
             yield waiting.popleft()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """A future also where the pool takes nothing more because a worker died: whoever asks it hears of that."""
+    try:
+        return pool.submit(function, *arguments)
+    except BrokenProcessPool as error:
+        broken: Future[Any] = Future()
+        broken.set_exception(error)
+        return broken
 
 
 def _end_with_parent() -> None:

@@ -86,7 +86,7 @@ class _Rollouts:
                 return
             yield from self._advance()
 
-    def _begin(self) -> Iterator[tuple[EpisodeResult, None]]:
+    def _begin(self) -> Iterator[tuple[EpisodeResult, Recording | None]]:
         """Give every free slot the next seed and reset just those environments."""
         while True:
             free = [index for index, slot in enumerate(self._slots) if slot is None]
@@ -98,7 +98,7 @@ class _Rollouts:
                 if chosen:
                     yield from self._reset(chosen, record)
 
-    def _reset(self, seeds: dict[int, int], record: bool) -> Iterator[tuple[EpisodeResult, None]]:
+    def _reset(self, seeds: dict[int, int], record: bool) -> Iterator[tuple[EpisodeResult, Recording | None]]:
         mask = np.array([index in seeds for index in range(len(self._slots))])
         start = time.perf_counter()
         self._observation, info = self._envs.reset(
@@ -109,8 +109,12 @@ class _Rollouts:
         for index, seed in seeds.items():
             if (reason := _error(info, index)) is not None:
                 yield from self._failed(seed, 0, reason)
+                continue
+            episode = self._actor.start(seed, info["frames"][index] if record else None)
+            if info["is_success"][index]:  # solved as it begins: from here on the environment idles
+                yield _finished(episode, True)
             else:
-                self._slots[index] = self._actor.start(seed, info["frames"][index] if record else None)
+                self._slots[index] = episode
 
     def _advance(self) -> Iterator[tuple[EpisodeResult, Recording | None]]:
         """One chunk of actions in every environment that runs an episode."""
