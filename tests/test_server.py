@@ -18,7 +18,7 @@ pytest.importorskip("websockets", reason="run by make test-export")
 msgpack = pytest.importorskip("msgpack", reason="run by make test-export")
 
 # ruff: noqa: E402
-from deployment_toys import make_observation, write_checkpoint
+from deployment_toys import SIZE, make_observation, write_checkpoint
 from snippets import snippet
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -156,10 +156,21 @@ def test_two_clients_at_once_get_what_each_would_get_alone(runners):
     assert not np.array_equal(alone[1], alone[2])
 
 
-def test_requests_that_wait_together_give_the_same_actions_batched(checkpoints, runners):
-    single = runners["bc"]
-    batched = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
-    batched._exact = False  # as on a GPU
+def test_requests_that_wait_together_give_the_same_actions_batched(tmp_path, monkeypatch):
+    # A checkpoint that records no size takes any that gives the same features.
+    folder = write_checkpoint(tmp_path / "checkpoint", environment={"task": "Toy"})
+    calls = {}
+
+    def make(exact):
+        policy, encoder, checkpoint = load_policy(folder, CPU)
+        runner = EpisodeRunner(policy, encoder, checkpoint, CPU)
+        assert runner._inference._exact
+        runner._inference._exact = exact  # False as on a GPU
+        encode, calls[exact] = encoder.encode_cameras, []
+        monkeypatch.setattr(
+            encoder, "encode_cameras", lambda images: (calls[exact].append(len(images["wrist"])), encode(images))[1]
+        )
+        return runner
 
     def requests(runner):
         made = []
@@ -169,8 +180,10 @@ def test_requests_that_wait_together_give_the_same_actions_batched(checkpoints, 
             made.append(runner.request(episode, waiting, message))
         return made
 
+    single, batched = make(True), make(False)
     for one, other in zip(single.act(requests(single)), batched.act(requests(batched)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
+    assert calls == {True: [1, 1, 1], False: [2, 1]}  # one call for each size
 
 
 def malformed():
@@ -394,18 +407,100 @@ def test_client_gives_up_after_its_patience():
 def test_a_failure_of_the_policy_is_answered_and_survived(checkpoints):
     runner = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
     act, failures = runner.act, [True]
-    runner.act = lambda requests: act(requests) if not failures or not failures.pop() else 1 / 0
     with running(runner) as server, RemotePolicy(server.url) as policy:
+        runner.act = lambda requests: act(requests) if not failures or not failures.pop() else 1 / 0
         with pytest.raises(RefusedError, match="the policy failed: division by zero"):
             policy.step(make_observation(0))
         assert len(walk(policy, 1)) == 7
 
 
+@pytest.mark.parametrize("failing", [0, 3], ids=["the first step", "a later one"])
+def test_a_step_that_failed_can_be_taken_again(checkpoints, monkeypatch, failing):
+    runner = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
+    predict = runner._inference.predict
+    with running(runner) as server, RemotePolicy(server.url) as policy:
+        policy.reset(1)
+        actions = []
+        for step in range(7):
+            if step == failing:  # when the server has taken the step in already
+                monkeypatch.setattr(runner._inference, "predict", lambda *_: 1 / 0)
+                for wrong in (50, 51):
+                    with pytest.raises(RefusedError, match="division by zero"):
+                        policy.step(make_observation(wrong))
+                monkeypatch.setattr(runner._inference, "predict", predict)
+            actions.append(policy.step(make_observation(100 + step)))
+    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 1), rtol=0, atol=1e-6)
+
+
+def test_an_observation_that_was_refused_is_forgotten(checkpoints, runners):
+    with running(runners["bc"]) as server, RemotePolicy(server.url) as policy:
+        policy.reset(1)
+        for _ in range(2):
+            with pytest.raises(RefusedError, match="expected uint8"):
+                policy.step({**make_observation(0), "wrist_image": np.zeros((64, 64), np.uint8)})
+        actions = [policy.step(make_observation(100 + step)) for step in range(7)]
+    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 1), rtol=0, atol=1e-6)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_clients_that_left_have_asked_for_is_not_computed(checkpoints):
+    runner = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
+    act, computed, busy, go_on = runner.act, [], threading.Event(), threading.Event()
+
+    def slow(requests):
+        computed.append(len(requests))
+        busy.set()
+        assert go_on.wait(20)
+        return act(requests)
+
+    with running(runner) as server, RemotePolicy(server.url) as first, RemotePolicy(server.url) as second:
+        runner.act = slow
+        threads = [threading.Thread(target=policy.step, args=(make_observation(0),)) for policy in (first, second)]
+        threads[0].start()
+        assert busy.wait(10)
+        message = {"type": "act", "observations": [make_observation(0)], "executed": np.zeros((0, 4)), "steps": 0}
+        for _ in range(3):
+            with raw(server) as connection:
+                unpack(connection.recv(timeout=10))
+                connection.send(pack({"type": "reset", "seed": 0}))
+                unpack(connection.recv(timeout=10))
+                connection.send(pack(message))
+        threads[1].start()
+        wait_until(lambda: server.server._queue.qsize() == 4 and server.server._clients == 2)
+        go_on.set()
+        for thread in threads:
+            thread.join(20)
+    assert computed == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "side"),
+    [({"task": "Toy", "image_size": {"agentview": 96, "wrist": [96, 64]}}, 96), ({"task": "Toy"}, SIZE)],
+)
+def test_the_policy_has_acted_before_clients_are_let_in(tmp_path, environment, side):
+    runner = EpisodeRunner(*load_policy(write_checkpoint(tmp_path / "toy", environment=environment), CPU), CPU)
+    act, shapes = runner.act, []
+
+    def spy(requests):
+        shapes.extend(frame.images["wrist"].shape for request in requests for frame in request.frames)
+        return act(requests)
+
+    runner.act = spy
+    with running(runner):
+        assert shapes == [(side, side, 3)]
+
+
 def test_a_server_ends_while_it_computes_for_a_client(checkpoints):
     runner = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
     started = threading.Event()
-    runner.act = lambda requests: (started.set(), time.sleep(1))
     server = Running(runner)
+    runner.act = lambda requests: (started.set(), time.sleep(1))
     with raw(server) as connection:
         unpack(connection.recv(timeout=10))
         connection.send(pack({"type": "reset", "seed": 0}))

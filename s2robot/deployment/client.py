@@ -152,10 +152,11 @@ class RemotePolicy:
         Args:
             observation: `<camera>_image` uint8 [H, W, 3], upright, and the proprioception, float [d] each.
         """
-        self._since.append(dict(observation))
+        seen = [*self._since, dict(observation)]
         if not self._chunk:
-            self._chunk = list(self.act(self._since, np.array(self._executed, np.float32)))
-            self._since, self._executed = [], []
+            self._chunk = list(self.act(seen, np.array(self._executed, np.float32)))
+            seen, self._executed = [], []
+        self._since = seen  # only now: a step that failed is taken again, with an observation of its own
         action = self._chunk.pop(0)
         self._executed.append(action)
         return action
@@ -209,6 +210,9 @@ class RemotePolicy:
                 if self._socket is None:
                     self._connect()
                 return request()
+            except RefusedError:
+                self._drop()  # the server may have taken half of it in; the next connection tells it the episode
+                raise
             except (OSError, TimeoutError, WebSocketException, MessageError) as error:
                 self._drop()
                 if isinstance(error, InvalidStatus) and error.response.status_code in (401, 403):

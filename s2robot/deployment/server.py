@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import http
 import ipaddress
@@ -64,6 +65,8 @@ class PolicyServer:
         """
         config = self._config
         with ThreadPoolExecutor(1, "policy") as thread:
+            # Before anyone can connect: what compiles in its first call takes longer than clients wait.
+            await asyncio.get_running_loop().run_in_executor(thread, self._runner.warm_up)
             worker = asyncio.create_task(self._compute(thread))
             try:
                 server = await serve(
@@ -116,7 +119,7 @@ class PolicyServer:
         self._clients += 1
         try:
             await self._send(connection, {"type": "hello", "protocol": PROTOCOL, **self._runner.info})
-            client = _Client(self._runner, self._submit)
+            client = _Client(self._runner, functools.partial(self._submit, connection))
             while True:
                 async with asyncio.timeout(self._config.idle_seconds):
                     data = await connection.recv()
@@ -135,13 +138,19 @@ class PolicyServer:
         async with asyncio.timeout(self._config.timeout):
             await connection.send(pack(message))
 
-    async def _submit(self, request: Request) -> tuple[np.ndarray, float]:
+    async def _submit(self, connection: ServerConnection, request: Request) -> tuple[np.ndarray, float]:
         """Actions for one request, and the seconds that were spent on computing them."""
         if self._stopping:
             raise RequestError("the server is stopping")
         future: asyncio.Future[tuple[np.ndarray, float]] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((request, future))  # one per client at most: a client waits for its answer
-        return await future
+        leaving = asyncio.create_task(connection.wait_closed())
+        either: list[asyncio.Future[Any]] = [future, leaving]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if future.cancel():  # so that `_compute` skips it
+            raise RequestError("the client left")
+        return future.result()
 
     async def _compute(self, thread: ThreadPoolExecutor) -> None:
         """Take whatever waits, compute it in one batch, answer, and again."""
