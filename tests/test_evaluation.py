@@ -1,8 +1,14 @@
 import json
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
+from rollout_toys import CAMERAS, PROPRIOCEPTION, SIZE, write_checkpoint
+from vectors import InProcess
 
+import s2robot_envs
+from s2robot.cli import main
 from s2robot.config import EvaluateConfig
 from s2robot.evaluation import EpisodeLog
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
@@ -118,3 +124,41 @@ def test_times_give_the_median_the_tail_and_the_shares():
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(ConfigError, match=next(iter(setting))):
         EvaluateConfig(checkpoint="x", **setting)
+
+
+class Dark(gymnasium.Env):
+    """Fits the policy `bc` of `rollout_toys`; shows nothing, and one chunk of actions solves it."""
+
+    def __init__(self):
+        images = {f"{camera}_image": spaces.Box(0, 255, (3, SIZE, SIZE, 3), np.uint8) for camera in CAMERAS}
+        vectors = {key: spaces.Box(-1, 1, (3, width), np.float32) for key, width in PROPRIOCEPTION.items()}
+        self.observation_space = spaces.Dict({**images, **vectors})
+        self.action_space = spaces.Box(-1, 1, (2, 7), np.float32)
+        self.nothing = {key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.items()}
+
+    def reset(self, *, seed=None, options=None):
+        return self.nothing, {"is_success": False, "steps": 0}
+
+    def step(self, actions):
+        return self.nothing, 1.0, False, False, {"is_success": True, "steps": 2}
+
+
+@pytest.mark.parametrize(("first_seed", "unseen"), [(100_000, True), (99_999, False), (0, False)])
+def test_seeds_that_may_be_those_of_demonstrations_are_not_called_unseen(
+    tmp_path, monkeypatch, capsys, first_seed, unseen
+):
+    monkeypatch.setattr(s2robot_envs, "make_vector_env", lambda num_envs, **_: InProcess(Dark, num_envs))
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bc")
+    words = [f"checkpoint={checkpoint}", f"first_seed={first_seed}", "episodes=2", "videos=0", "device=cpu"]
+    assert main(["evaluate", *words]) == 0
+    printed = capsys.readouterr().out
+    warnings = json.loads((tmp_path / "results.json").read_text())["warnings"]
+    if unseen:
+        assert f"over unseen seeds {first_seed} to {first_seed + 1}" in printed
+        assert warnings == []
+    else:
+        assert f"over seeds {first_seed} to {first_seed + 1}" in printed
+        (warning,) = warnings
+        assert "seeds below 100000 may be those of demonstrations" in warning
+        assert warning.endswith(f"first_seed={first_seed}")
+        assert f"warning: {warning}" in printed

@@ -42,15 +42,20 @@ def square_episode(seed, length=20):
     return Episode(track.astype(np.float32), {"front": images}, {"position": position})
 
 
+def write_dataset(folder, episodes):
+    """A LeRobot dataset of these episodes."""
+    demonstrations = folder.with_suffix(".hdf5")
+    with RobomimicWriter(demonstrations, {"env_name": "Squares", "type": 1, "env_kwargs": {}}) as writer:
+        for episode in episodes:
+            writer.add(episode)
+    arguments = [f"dataset={demonstrations}", f"out={folder}", "video=false"]
+    subprocess.run([sys.executable, "-m", "s2robot.cli", "convert", *arguments], check=True)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demos")
-    with RobomimicWriter(folder / "squares.hdf5", {"env_name": "Squares", "type": 1, "env_kwargs": {}}) as writer:
-        for seed in range(6):
-            writer.add(square_episode(seed))
-    arguments = [f"dataset={folder / 'squares.hdf5'}", f"out={folder / 'squares'}", "video=false"]
-    subprocess.run([sys.executable, "-m", "s2robot.cli", "convert", *arguments], check=True)
-    return folder / "squares"
+    return write_dataset(tmp_path_factory.mktemp("demos") / "squares", [square_episode(seed) for seed in range(6)])
 
 
 def documented(**changes):
@@ -146,6 +151,49 @@ def test_trains_with_lerobot_train_and_acts_after_reloading(network, dataset, tm
         S2RobotPolicy.from_pretrained(folder, config=policy.config)
 
 
+def narrow_episode(seed, length=12):
+    """One number each of action and state, and two of the environment's."""
+    rng = np.random.default_rng(seed)
+    vectors = {"gripper": (length, 1), "environment_state": (length, 2)}
+    return Episode(
+        rng.uniform(-1, 1, (length, 1)).astype(np.float32),
+        {"front": rng.integers(0, 256, (length, SIDE, SIDE, 3), dtype=np.uint8)},
+        {key: rng.normal(size=shape).astype(np.float32) for key, shape in vectors.items()},
+    )
+
+
+@pytest.mark.integration
+def test_single_numbers_and_the_environments_state_are_seen(tmp_path, monkeypatch):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.policies.factory import make_pre_post_processors
+
+    dataset = write_dataset(tmp_path / "narrow", [narrow_episode(seed) for seed in range(2)])
+    frames = LeRobotDataset("local/narrow", root=dataset, video_backend="pyav")
+    assert frames[0]["action"].shape == frames[0]["observation.state"].shape == ()  # LeRobot's own way
+    settings = {"policy.network": "bc", "policy.network_settings": '{"hidden": [8]}', "steps": 2, "save_freq": 2}
+    train(monkeypatch, small(dataset, tmp_path / "out", **settings))
+
+    from lerobot_policy_s2robot import S2RobotPolicy
+
+    folder = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
+    policy = S2RobotPolicy.from_pretrained(folder, strict=True)
+    assert policy.network.observation.proprioception.mean.shape == (3,)
+    preprocess, postprocess = make_pre_post_processors(policy.config, pretrained_path=str(folder))
+
+    def act(frame):
+        policy.reset()
+        return postprocess(policy.select_action(preprocess(dict(frame))))
+
+    action = act(frames[5])
+    assert action.shape == (1, 1)
+    for key in ("observation.state", "observation.environment_state"):
+        assert not torch.equal(act({**frames[5], key: frames[5][key] + 1}), action), key
+    key = "observation.environment_state"
+    stats = frames.meta.stats[key]
+    standardised = (frames[5][key] - stats["mean"]) / stats["std"]
+    np.testing.assert_allclose(preprocess(dict(frames[5]))[key][0], standardised, rtol=1e-3)
+
+
 @pytest.mark.integration
 def test_lerobots_own_policy_trains_on_a_converted_dataset(dataset, tmp_path, monkeypatch, capfd):
     arguments = {
@@ -177,6 +225,8 @@ def test_lerobots_own_policy_trains_on_a_converted_dataset(dataset, tmp_path, mo
         ({"network": "bcc"}, "did you mean 'bc'"),
         ({"network": "bc", "network_settings": {"hiden": [8]}}, "did you mean 'hidden'"),
         ({"chunk_size": 4}, "policy.execute_steps"),
+        ({"normalization_mapping": {"ACTION": "MEAN_STD"}}, r"ACTION=MEAN_STD .* choices: MIN_MAX, QUANTILES"),
+        ({"normalization_mapping": {"STATE": "MEAN_STD"}}, "ACTION=IDENTITY"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

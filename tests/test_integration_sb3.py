@@ -177,6 +177,15 @@ def test_wrong_observations_are_refused():
         S2FeaturesExtractor(image, SETTINGS)(torch.full((1, 3, SIZE, SIZE), 200.0))
 
 
+def test_an_extractor_that_alone_is_told_that_images_are_bytes_refuses_them():
+    settings = kwargs(SharedEncoder(**SETTINGS), normalize_images=False)
+    steps = {"n_steps": 8, "batch_size": 8}
+    model = PPO("CnnPolicy", ReachTheDot(), policy_kwargs=settings, **steps)
+    with pytest.raises(EncoderError, match="values between whole numbers.*the policy needs normalize_images=False"):
+        model.learn(8)
+    PPO("CnnPolicy", ReachTheDot(), policy_kwargs={**settings, "normalize_images": False}, **steps).learn(8)
+
+
 def test_ppo_learns_to_reach_the_dot_through_the_extractor():
     # Random frozen features of a tiny network: enough to say where the dot is, and cheap on a CPU.
     torch.manual_seed(0)

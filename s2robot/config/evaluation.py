@@ -21,7 +21,7 @@ class EvaluateConfig:
     checkpoint: str = MISSING
     task: str | None = None  # refuse a checkpoint that was trained on another one; null = whichever it was
     episodes: int = 100
-    first_seed: int = EVALUATION_SEED
+    first_seed: int = EVALUATION_SEED  # lower ones may be those of demonstrations: a warning
     num_envs: int | None = None  # null = one for each core, fewer where memory is short
     horizon: int | None = None  # null = the task's own
     render_profile: str | None = None  # null = as in training; another needs allow_mismatch

@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from s2robot.checkpoint import Checkpoint, load_policy, package_versions, require_task
-from s2robot.config import EvaluateConfig
+from s2robot.config import EVALUATION_SEED, EvaluateConfig
 from s2robot.evaluation.log import EpisodeLog
 from s2robot.evaluation.results import RESULTS_SCHEMA, hash_json, make_results
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
@@ -82,10 +82,19 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
             "latency_ms": latency and latency["median_ms"],
             "latency": latency,
             "videos": [video for video in log.videos if video["seed"] in filmed],
-            "warnings": [warning for seed, warning in log.warnings.items() if seed in chosen],
+            "warnings": [
+                *_seed_warnings(config.first_seed),
+                *(warning for seed, warning in log.warnings.items() if seed in chosen),
+            ],
         }
         write_durably(output / "results.json", json.dumps(results, indent=1).encode())
     return results
+
+
+def _seed_warnings(first_seed: int) -> list[str]:
+    if first_seed >= EVALUATION_SEED:
+        return []
+    return [f"seeds below {EVALUATION_SEED} may be those of demonstrations, and so not unseen: first_seed={first_seed}"]
 
 
 def _make_run(

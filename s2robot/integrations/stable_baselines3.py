@@ -136,7 +136,13 @@ class _Stack:
             raise EncoderError(
                 f"observation {self.key!r} has values beyond [0, 1]: the extractor needs normalize_images=False too"
             )
-        return images.round().to(torch.uint8).reshape(-1, 3, self.height, self.width)
+        whole = images.round()
+        if self._to_bytes == 1 and not torch.equal(whole, images):
+            raise EncoderError(
+                f"observation {self.key!r} has values between whole numbers, as of images divided by 255: the policy "
+                "needs normalize_images=False as the extractor does"
+            )
+        return whole.to(torch.uint8).reshape(-1, 3, self.height, self.width)
 
 
 def _is_image(space: spaces.Space[Any]) -> TypeGuard[spaces.Box]:

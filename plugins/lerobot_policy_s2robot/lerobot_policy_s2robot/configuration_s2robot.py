@@ -12,6 +12,9 @@ from s2robot.config import POLICIES, EncoderConfig, PolicyConfig, ReadoutConfig
 from s2robot.integrations.vision import read_settings
 from s2robot.interfaces import ConfigError, unknown_name
 
+# The policies give actions in [-1, 1] and nothing beyond. (The other modes leave more than outliers out there.)
+ACTION_MODES = (NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES)
+
 
 @PreTrainedConfig.register_subclass("s2robot")
 @dataclass
@@ -26,6 +29,9 @@ class S2RobotConfig(PreTrainedConfig):
         network_settings: its further settings, such as {"down_dims": [64, 128]}.
         encoder: settings of the frozen encoder.
         readout: settings of the readout that each camera gets.
+
+    Raises:
+        ConfigError: see `policy_settings`, or actions that are not normalised to [-1, 1].
     """
 
     n_obs_steps: int = 2
@@ -39,6 +45,7 @@ class S2RobotConfig(PreTrainedConfig):
         default_factory=lambda: {
             "VISUAL": NormalizationMode.IDENTITY,  # the encoder normalises images, once
             "STATE": NormalizationMode.MEAN_STD,
+            "ENV": NormalizationMode.MEAN_STD,
             "ACTION": NormalizationMode.MIN_MAX,
         }
     )
@@ -51,6 +58,12 @@ class S2RobotConfig(PreTrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.policy_settings()
+        mode = self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY)  # LeRobot's default
+        if mode not in ACTION_MODES:
+            raise ConfigError(
+                f"policy.normalization_mapping ACTION={NormalizationMode(mode).value} leaves actions outside of "
+                f"[-1, 1], which no policy of s2robot can give; choices: {', '.join(ACTION_MODES)}"
+            )
 
     def policy_settings(self) -> PolicyConfig:
         """The settings as s2robot has them.

@@ -35,7 +35,8 @@ class S2RobotPolicy(PreTrainedPolicy):
         super().__init__(config)
         config.validate_features()
         self._cameras = sorted(config.image_features)
-        self._vectors = sorted(key for key, ft in config.input_features.items() if ft.type is FeatureType.STATE)
+        vectors = (FeatureType.STATE, FeatureType.ENV)
+        self._vectors = sorted(key for key, ft in config.input_features.items() if ft.type in vectors)
         sizes = {key: tuple(config.image_features[key].shape[1:]) for key in self._cameras}
         self.frozen = FrozenEncoder(sizes, config.encoder)
         spec = PolicySpec(
@@ -59,7 +60,8 @@ class S2RobotPolicy(PreTrainedPolicy):
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, None]:
         """Loss of a batch: observations [B, To, …], actions [B, To + Ta, A], the first To done before."""
         steps = self.config.n_obs_steps
-        actions, before = batch[ACTION], batch[ACTION][:, :steps]
+        actions = batch[ACTION].reshape(*batch[ACTION].shape[:2], -1)  # an action of one number comes as a scalar
+        before = actions[:, :steps]
         if "action_is_pad" in batch:  # before the episode there was no action
             before = before.masked_fill(batch["action_is_pad"][:, :steps, None], 0)
         observation = self._observation(batch, before)
@@ -79,8 +81,9 @@ class S2RobotPolicy(PreTrainedPolicy):
     def select_action(self, batch: Mapping[str, Tensor], **kwargs: Any) -> Tensor:
         """The next action [B, A], normalised, from one step's observations [B, …]."""
         step = {key: batch[key] for key in self._cameras}
-        # LeRobot's processor gives a single observation its batch dimension in images and `observation.state` only.
-        step |= {key: torch.atleast_2d(batch[key]) for key in self._vectors}
+        # LeRobot's processor gives a single observation its batch dimension in images and some vectors only.
+        rows = len(batch[self._cameras[0]])
+        step |= {key: batch[key].reshape(rows, -1) for key in self._vectors}
         self._seen.extend([step] * (1 if self._seen else self.config.n_obs_steps))
         if not self._planned:
             window = {key: torch.stack([seen[key] for seen in self._seen], dim=1) for key in step}
@@ -97,5 +100,6 @@ class S2RobotPolicy(PreTrainedPolicy):
         rows = {
             module_key(key): self.frozen.shapes[key].flatten(features[key]).unflatten(0, steps) for key in self._cameras
         }
-        vectors = [batch[key] for key in self._vectors]
+        # LeRobot's datasets hold scalars where a vector is one number wide.
+        vectors = [batch[key].reshape(*steps, -1) for key in self._vectors]
         return Observation(rows, torch.cat(vectors, dim=-1) if vectors else before.new_zeros(*steps, 0), before)
