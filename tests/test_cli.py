@@ -43,6 +43,14 @@ def test_help_needs_nothing_heavy():
         assert f"'{module}'" not in done.stderr, f"{module} is imported for help"
 
 
+def test_a_reader_who_leaves_early_is_no_bug():
+    script = "import sys; from s2robot.cli import main; sys.exit(main(['-h']))"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
 @pytest.mark.parametrize("words", [["--version"], ["doctor", "--version"]])
 def test_version_is_that_of_the_package(words, capsys):
     assert main(words) == 0

@@ -68,6 +68,17 @@ def test_episodes_of_another_evaluation_are_not_counted(tmp_path):
     assert EpisodeLog(log.path, "b").seconds == 0
 
 
+def test_episodes_of_another_evaluation_are_kept_beside_the_new_ones(tmp_path, capsys):
+    log = EpisodeLog(tmp_path / "episodes.jsonl", "a")
+    add(log, 1, True, 30)
+    former = log.path.read_bytes()
+    EpisodeLog(log.path, "b")
+    assert "the results there are of another evaluation; its episodes are kept in" in capsys.readouterr().err
+    EpisodeLog(log.path, "c")  # b had none to keep
+    assert (tmp_path / "episodes.jsonl.old").read_bytes() == former
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("outcomes", "count", "expected"),
     [

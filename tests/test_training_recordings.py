@@ -116,3 +116,28 @@ def test_images_of_another_size_than_the_recorded_one_are_refused(oblong):
     show(32, 48)
     with pytest.raises(RequestError, match="front_image is 64x96 pixels; the policy was trained on 32x48"):
         show(64, 96)
+
+
+def test_where_the_objects_are_is_seen_only_where_it_is_asked_for(tmp_path, encoder):
+    def place(index, episode):
+        episode.proprioception = {**episode.proprioception, "object": np.zeros((30, 10), np.float32)}
+
+    record(tmp_path, place)
+    assert load_checkpoint(run(tmp_path, encoder))[0].proprioception == ["extra", "position"]
+    asked = make_config(tmp_path, tmp_path / "asked", training={"epochs": 1}, proprioception=["object"])
+    assert load_checkpoint(train(asked, encoder))[0].proprioception == ["object"]
+
+
+def test_scales_beyond_the_images_are_warned_about(tmp_path, encoder, caplog):
+    record(tmp_path, lambda index, episode: None)
+    run(tmp_path, encoder)
+    assert "camera agentview: images of 16 x 16 pixels are enlarged to 64, which adds no detail" in caplog.text
+    caplog.clear()
+
+    def enlarge(index, episode):
+        episode.images = {"front": np.zeros((30, 64, 64, 3), np.uint8)}
+
+    (tmp_path / "large").mkdir()
+    record(tmp_path / "large", enlarge)
+    run(tmp_path / "large", encoder)
+    assert "enlarged" not in caplog.text

@@ -150,9 +150,13 @@ def main(words: list[str] | None = None) -> int:
             print(_verb_help(name))
         else:
             _run(VERBS[name], rest, as_json="--json" in flags)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # of a pager that was left; what is flushed at exit must not meet it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if "--debug" in flags:
             raise

@@ -94,7 +94,7 @@ class TrainConfig:
     device: str = "auto"
     num_demonstrations: int | None = None  # the first n of the file; null = all
     cameras: list[str] | None = None  # null = every camera of the dataset
-    proprioception: list[str] | None = None  # null = every key of the dataset
+    proprioception: list[str] | None = None  # null = every key but `object`, where the objects are
     render_profile: str | None = None  # what the dataset must have been rendered in; null = either
     cache_dir: str = "outputs/feature_cache"
     resume: bool = True

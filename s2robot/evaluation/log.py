@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from s2robot.rollout import EpisodeResult, Times
 class EpisodeLog:
     """What an evaluation has finished, one JSON line each after a first line that identifies it.
 
-    Lines of another evaluation (other checkpoint, environment, versions or way to act) are discarded.
+    Lines of another evaluation (other checkpoint, environment, versions or way to act) are kept in `<path>.old`.
 
     Args:
         path: the file.
@@ -39,6 +40,9 @@ class EpisodeLog:
         self.seconds = 0.0
         first, *rest = self._lines() or [None]
         if first != {"evaluation": identity}:
+            if rest:
+                path.replace(kept := path.with_name(path.name + ".old"))
+                print(f"the results there are of another evaluation; its episodes are kept in {kept}", file=sys.stderr)
             write_durably(path, json.dumps({"evaluation": identity}).encode() + b"\n")
             rest = []
         for line in rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from s2robot.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from s2robot.config import TrainConfig
+from s2robot.config import EncoderConfig, TrainConfig
 from s2robot.data import open_dataset
 from s2robot.encoder import S2Encoder
 from s2robot.files import claimed
@@ -25,6 +26,8 @@ from s2robot.training.processes import Processes, make_processes
 from s2robot.training.state import STATE_FILE, identity, require_same_run
 
 __all__ = ["Plan", "TrainingData", "TrainingLoop", "cache_all", "make_plan", "make_processes", "prepare", "train"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
@@ -67,6 +70,8 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
 
     with open_dataset(config.dataset) as dataset:
         plan = make_plan(dataset, config, encoder)
+        for camera in plan.spec.features:
+            _warn_of_enlarged(camera, dataset.image_size(camera), config.encoder)
         torch.manual_seed(config.seed)
         policy = make_policy(config.policy, config.readout, plan.spec)
         run = identity(config, encoder.fingerprint(), plan.fingerprint)
@@ -86,6 +91,15 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
     if processes.main and not (loop.was_finished and _is_whole(folder)):  # which says what made it
         result.save(folder, loop.averaged_state(), loop.rows)
     return folder
+
+
+def _warn_of_enlarged(camera: str, size: tuple[int, int], encoder: EncoderConfig) -> None:
+    sides = [side for scale in encoder.scales for side in (scale if isinstance(scale, list | tuple) else [scale])]
+    largest = max((side for side in sides if isinstance(side, int)), default=0)
+    if largest > max(size) and not encoder.upsampled:
+        _LOGGER.warning(
+            "camera %s: images of %s x %s pixels are enlarged to %s, which adds no detail", camera, *size, largest
+        )
 
 
 def _is_whole(folder: Path) -> bool:

@@ -26,6 +26,8 @@ from s2robot.training.processes import Processes
 
 T = TypeVar("T")
 
+OBJECT_STATE = "object"  # robomimic's name for where the objects are
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -89,7 +91,9 @@ def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encod
     """
     check_look(dataset, config.render_profile)
     cameras = dataset.select_cameras(config.cameras)
-    keys = dataset.select_proprioception(config.proprioception)
+    # What the camera should find out is seen only where it is asked for.
+    seen = [key for key in dataset.proprioception if key != OBJECT_STATE]
+    keys = dataset.select_proprioception(seen if config.proprioception is None else config.proprioception)
     demonstrations = load_demonstrations(dataset, keys, config.num_demonstrations)
     count = len(demonstrations.actions)
     require_long_enough(dataset, count, config.policy.action_steps)
