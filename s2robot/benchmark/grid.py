@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from contextlib import suppress
@@ -261,15 +262,10 @@ def _each_once(arms: Iterable[Arm]) -> list[Arm]:
 
 def _check_image_sizes(config: BenchmarkConfig, arms: Iterable[Arm]) -> None:
     """Refuse scales beyond the images: they would be upsampled without saying so."""
-    for arm in arms:
-        if arm.encoder.upsampled:
-            continue
-        sides = [side for scale in arm.encoder.scales for side in (scale if isinstance(scale, list) else [scale])]
-        largest = max((side for side in sides if isinstance(side, int)), default=0)
-        for task in config.task_list:
-            require(
-                (task.size or 0) >= largest,
-                f"size of task {task.label!r}",
-                task.size,
-                f"{largest} or more, for {arm.label} (or encoder.upsampled=true)",
-            )
+    for arm, task in itertools.product(arms, config.task_list):
+        require(
+            (task.size or 0) >= arm.encoder.needed_side,
+            f"size of task {task.label!r}",
+            task.size,
+            f"{arm.encoder.needed_side} or more, for {arm.label} (or encoder.upsampled=true)",
+        )

@@ -27,6 +27,12 @@ class EncoderConfig:
     engine: str = "eager"
     max_tiles: int | None = None
 
+    @property
+    def needed_side(self) -> int:
+        """Pixels that images must have for no scale to enlarge them; 0 where scales are factors, or upsampled ones."""
+        sides = [side for scale in self.scales for side in (scale if isinstance(scale, list) else [scale])]
+        return 0 if self.upsampled else max((side for side in sides if isinstance(side, int)), default=0)
+
 
 @dataclass
 class ReadoutConfig:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from s2robot.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from s2robot.config import EncoderConfig, TrainConfig
+from s2robot.config import TrainConfig
 from s2robot.data import open_dataset
 from s2robot.encoder import S2Encoder
 from s2robot.files import claimed
@@ -71,7 +71,10 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
     with open_dataset(config.dataset) as dataset:
         plan = make_plan(dataset, config, encoder)
         for camera in plan.spec.features:
-            _warn_of_enlarged(camera, dataset.image_size(camera), config.encoder)
+            size = dataset.image_size(camera)
+            if config.encoder.needed_side > max(size):
+                message = "camera %s: images of %s x %s pixels are enlarged to %s, which adds no detail"
+                _LOGGER.warning(message, camera, *size, config.encoder.needed_side)
         torch.manual_seed(config.seed)
         policy = make_policy(config.policy, config.readout, plan.spec)
         run = identity(config, encoder.fingerprint(), plan.fingerprint)
@@ -91,15 +94,6 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
     if processes.main and not (loop.was_finished and _is_whole(folder)):  # which says what made it
         result.save(folder, loop.averaged_state(), loop.rows)
     return folder
-
-
-def _warn_of_enlarged(camera: str, size: tuple[int, int], encoder: EncoderConfig) -> None:
-    sides = [side for scale in encoder.scales for side in (scale if isinstance(scale, list | tuple) else [scale])]
-    largest = max((side for side in sides if isinstance(side, int)), default=0)
-    if largest > max(size) and not encoder.upsampled:
-        _LOGGER.warning(
-            "camera %s: images of %s x %s pixels are enlarged to %s, which adds no detail", camera, *size, largest
-        )
 
 
 def _is_whole(folder: Path) -> bool:
