@@ -43,18 +43,18 @@ test-gpu: setup ## run the tests that need a CUDA device
 
 # Each in .venvs/…, with that project's own versions. ROBOMIMIC=… and so on say where a project is installed from:
 # a checkout, or anything that pip (diffusion_policy: git) can fetch.
-# Plugins of pytest are off: those of .venv may not fit the versions here.
+# Plugins of pytest are off: those of .venv may not fit the versions here. $(2): further files of tests.
 INTEGRATION_TEST = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh $(1)) -m pytest -s \
-  tests/test_integration_$(1).py $(PYTEST_ARGS)
+  tests/test_integration_$(1).py $(2) $(PYTEST_ARGS)
 
 test-robomimic: setup ## train and roll out through robomimic's own scripts
-	$(call INTEGRATION_TEST,robomimic)
+	$(call INTEGRATION_TEST,robomimic,tests/test_data_libraries.py)
 
 test-diffusion-policy: setup ## train in diffusion_policy's own workspace
 	$(call INTEGRATION_TEST,diffusion_policy)
 
 test-lerobot: setup ## train with lerobot-train (Python 3.12)
-	$(call INTEGRATION_TEST,lerobot)
+	$(call INTEGRATION_TEST,lerobot,tests/test_data_libraries.py)
 
 test-sb3: setup ## train agents of Stable-Baselines3 through the features extractor
 	$(call INTEGRATION_TEST,sb3)

@@ -50,4 +50,5 @@ def make_observation(seed: int, size: int = SIZE) -> dict[str, np.ndarray]:
     """What a robot sees at one step."""
     rng = np.random.default_rng(seed)
     images = {f"{camera}_image": rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for camera in CAMERAS}
-    return {**images, "position": rng.normal(size=3).astype(np.float32), "gripper": rng.normal(size=2)}
+    position, gripper = rng.normal(size=3).astype(np.float32), rng.normal(size=2)
+    return {"gripper": gripper, "position": position, **images}  # in another order than the policy was trained on

@@ -10,6 +10,7 @@ from s2robot.checkpoint import Checkpoint, save_checkpoint
 from s2robot.config import (
     BCConfig,
     BCRNNConfig,
+    BCTransformerConfig,
     DiffusionUNetConfig,
     EncoderConfig,
     PolicyConfig,
@@ -20,11 +21,14 @@ from s2robot.interfaces import PolicySpec
 from s2robot.policies import make_policy
 from s2robot.rollout import Actor
 
-SIZE, PROPRIOCEPTION = 64, {"robot0_eef_pos": 3, "robot0_gripper_qpos": 2}
+SIZE, PROPRIOCEPTION = 64, {"robot0_gripper_qpos": 2, "robot0_eef_pos": 3}  # as trained: not in alphabetical order
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 POLICIES: dict[str, PolicyConfig] = {
     "bc": BCConfig(observation_steps=3, action_steps=4, execute_steps=2, hidden=[64]),
     "bc_rnn": BCRNNConfig(observation_steps=4, action_steps=4, execute_steps=2, hidden=32, modes=2),
+    "bc_transformer": BCTransformerConfig(
+        observation_steps=4, action_steps=4, execute_steps=2, layers=1, width=32, heads=2
+    ),
     "diffusion_unet": DiffusionUNetConfig(
         action_steps=4, execute_steps=2, down_dims=[32, 64], step_embedding=32, train_timesteps=4, inference_steps=4
     ),
@@ -77,5 +81,6 @@ def random_observation(rng: np.random.Generator, rows: int, steps: int) -> dict[
     images = {
         f"{camera}_image": rng.integers(0, 256, (rows, steps, SIZE, SIZE, 3), dtype=np.uint8) for camera in CAMERAS
     }
-    low_dim = {key: rng.normal(size=(rows, steps, d)).astype(np.float32) for key, d in PROPRIOCEPTION.items()}
+    # In the order of an environment, which is not that of the training.
+    low_dim = {key: rng.normal(size=(rows, steps, d)).astype(np.float32) for key, d in sorted(PROPRIOCEPTION.items())}
     return images | low_dim

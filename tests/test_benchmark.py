@@ -17,8 +17,16 @@ from s2robot.benchmark.dry_run import power_sentence
 from s2robot.benchmark.films import choose_films
 from s2robot.benchmark.grid import encoder_settings, make_arms, weights_digest
 from s2robot.benchmark.sequential import is_decided, make_races, next_episodes
-from s2robot.benchmark.stages import rollouts_key, training_key
-from s2robot.config import CALIBRATION_SEED, BCConfig, BenchmarkConfig, DiffusionUNetConfig, EncoderConfig
+from s2robot.benchmark.stages import demonstrations_key, rollouts_key, training_key
+from s2robot.config import (
+    CALIBRATION_SEED,
+    BCConfig,
+    BenchmarkConfig,
+    DiffusionUNetConfig,
+    EncoderConfig,
+    ReadoutConfig,
+    TrainingConfig,
+)
 from s2robot.config.benchmark import CONTROLS
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import ConfigError, WeightsError
@@ -163,15 +171,59 @@ def test_impossible_grids_are_one_clear_error(changes, message):
         planned_contrasts(grid(**changes))
 
 
-def test_a_stage_is_shared_by_exactly_the_cells_that_need_the_same():
-    base, *others = (
-        make_cells(grid(**changes))[0]
-        for changes in ({}, {"episodes": 9}, {"demonstrations": 9}, {"tasks": [{"task": "Lift", "horizon": 9}]})
-    )
-    more_episodes, fewer_demonstrations, shorter = others
-    assert rollouts_key(more_episodes) == rollouts_key(base)
-    assert training_key(fewer_demonstrations) != training_key(base)
-    assert rollouts_key(shorter) != rollouts_key(base)
+def stage_keys(**changes):
+    """Names of the demonstrations, the training and the rollouts of the grid's first cell."""
+    cell = make_cells(grid(**changes))[0]
+    return demonstrations_key(cell.task), training_key(cell), rollouts_key(cell)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"episodes": 9},
+        {"first_seed": 100_009},
+        {"device": "cpu"},
+        {"controls": ["upsampled"]},
+        {"tasks": [{"task": "Lift", "name": "lifting", "calibration": {"block": 1}}]},
+    ],
+)
+def test_cells_that_need_the_same_share_every_stage(changes):
+    assert stage_keys(**changes) == stage_keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "shares_demonstrations"),
+    [
+        ({"demonstrations": 9}, False),
+        ({"size": 512}, False),
+        ({"cameras": ["frontview"]}, False),
+        ({"tasks": ["Door"]}, False),
+        *(
+            ({"tasks": [{"task": "Lift", **setting}]}, False)
+            for setting in (
+                {"variant": {"object_scale": 0.6}},
+                {"horizon": 9},
+                {"seed": 1},
+                {"noise": 0.2},
+                {"render_profile": "full"},
+            )
+        ),
+        ({"backbones": ["efficientnet_lite1"]}, True),
+        ({"scale_sets": [[224, 448]]}, True),
+        ({"encoder": EncoderConfig(antialias=True)}, True),
+        ({"encoder": EncoderConfig(engine="openvino")}, True),
+        ({"readout": ReadoutConfig(name="mean")}, True),
+        ({"readout": ReadoutConfig(width=64)}, True),
+        ({"policy": BCConfig(execute_steps=1)}, True),
+        ({"policy": DiffusionUNetConfig()}, True),
+        ({"training": TrainingConfig(learning_rate=3e-4)}, True),
+        ({"training_seeds": [1]}, True),
+    ],
+)
+def test_whatever_an_episode_depends_on_makes_another_training_and_other_rollouts(changes, shares_demonstrations):
+    (demonstrations, *others), (base_demonstrations, *base) = stage_keys(**changes), stage_keys()
+    assert (demonstrations == base_demonstrations) == shares_demonstrations
+    assert not set(others) & set(base)
 
 
 def test_the_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):
@@ -224,6 +276,19 @@ def test_sequential_stopping_adds_batches_until_decided_or_spent(tmp_path, fake_
     for cell in cells:
         fake_results(cell, [0, 1] * 50)
     assert targets() == [100, 100]  # spent
+
+
+def test_what_decides_a_race_alone_does_not_decide_it_among_three(tmp_path, fake_results):
+    config = grid(output=str(tmp_path), episodes=200)
+    config.sequential.batch = 100
+    cells = make_cells(config)
+    races = make_races(config, planned_contrasts(config), cells)
+    assert len(races) == 3
+    race = races[0]
+    for cell, wins in zip([*race[1], *race[2]], (0, 8), strict=True):
+        fake_results(cell, [1] * wins + [0] * (100 - wins))
+    assert is_decided(config, tmp_path, [race], race)  # the mixture's p is 9/256
+    assert not is_decided(config, tmp_path, races, race)
 
 
 def test_a_sequential_benchmark_stops_early_and_its_report_says_so(tmp_path):

@@ -1,6 +1,7 @@
 """What we write, read by each format's own library.
 
-The libraries' pins exclude ours and each other, so each test runs only in an environment that has its library.
+The libraries' pins exclude ours and each other, so each test runs only in an environment that has its library:
+`make test-robomimic`, `make test-lerobot`.
 """
 
 import numpy as np
@@ -19,12 +20,16 @@ def test_robomimic_itself_reads_what_we_write(tmp_path):
     )
     path = write_dataset(tmp_path / "demos.hdf5", lengths=(3, 4, 5, 6))
     assert file_utils.get_env_metadata_from_dataset(str(path))["env_name"] == "Lift"
-    shapes = file_utils.get_shape_metadata_from_dataset(str(path), all_obs_keys=["agentview_image", "position"])
+    shapes = file_utils.get_shape_metadata_from_dataset(
+        {"path": str(path)}, action_keys=["actions"], all_obs_keys=["agentview_image", "position"]
+    )
     assert shapes["ac_dim"] == 4
     dataset = SequenceDataset(
         str(path),
         obs_keys=("agentview_image", "position"),
-        dataset_keys=("actions", "dones"),
+        action_keys=("actions",),
+        dataset_keys=("dones",),
+        action_config={"actions": {"normalization": None}},
         seq_length=3,
         filter_by_attribute="train",
         load_next_obs=False,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -10,7 +11,7 @@ from vectors import InProcess
 import s2robot_envs
 from s2robot.cli import main
 from s2robot.config import EvaluateConfig
-from s2robot.evaluation import EpisodeLog
+from s2robot.evaluation import EpisodeLog, evaluate
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
 from s2robot.interfaces import ConfigError
 from s2robot.rollout import EpisodeResult, Recording, Times
@@ -140,11 +141,11 @@ def test_impossible_settings_are_refused(setting):
 class Dark(gymnasium.Env):
     """Fits the policy `bc` of `rollout_toys`; shows nothing, and one chunk of actions solves it."""
 
-    def __init__(self):
+    def __init__(self, action_steps=2):
         images = {f"{camera}_image": spaces.Box(0, 255, (3, SIZE, SIZE, 3), np.uint8) for camera in CAMERAS}
         vectors = {key: spaces.Box(-1, 1, (3, width), np.float32) for key, width in PROPRIOCEPTION.items()}
         self.observation_space = spaces.Dict({**images, **vectors})
-        self.action_space = spaces.Box(-1, 1, (2, 7), np.float32)
+        self.action_space = spaces.Box(-1, 1, (action_steps, 7), np.float32)
         self.nothing = {key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.items()}
 
     def reset(self, *, seed=None, options=None):
@@ -173,3 +174,29 @@ def test_seeds_that_may_be_those_of_demonstrations_are_not_called_unseen(
         assert "seeds below 100000 may be those of demonstrations" in warning
         assert warning.endswith(f"first_seed={first_seed}")
         assert f"warning: {warning}" in printed
+
+
+def test_an_evaluation_with_other_settings_in_the_same_folder_runs_every_seed_again(tmp_path):
+    config = EvaluateConfig(str(write_checkpoint(tmp_path / "checkpoint", "bc")), episodes=2, videos=0, device="cpu")
+    sizes = []
+
+    def make_dark(num_envs, action_steps, **_):
+        sizes.append(num_envs)  # no more environments than seeds are left
+        return InProcess(lambda: Dark(action_steps), num_envs)
+
+    def environments(**changes):
+        sizes.clear()
+        evaluate(replace(config, **changes), make_dark, num_envs=9)
+        return list(sizes)
+
+    assert environments() == [2]
+    assert environments() == []
+    for changes in (
+        {"horizon": 11},
+        {"execute_steps": 1},
+        {"temporal_ensemble": 0.1},
+        {"variant": {"contrast": 0.5}, "allow_mismatch": True},
+        {"render_profile": "full", "allow_mismatch": True},
+    ):
+        assert environments(**changes) == [2], changes
+        assert environments() == [2]

@@ -1,6 +1,8 @@
 import pickle
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,21 @@ def test_cameras_and_encoders_do_not_share_entries(dataset, tmp_path):
         cache_features(dataset, encoder, camera, tmp_path / "cache")
         assert encoder.frames == FRAMES
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_another_dataset_of_the_same_lengths_does_not_share_an_entry(dataset, tmp_path):
+    cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache")
+    swapped = tmp_path / "swapped.hdf5"
+    shutil.copy(dataset.path, swapped)
+    with h5py.File(swapped, "r+") as file:
+        images = file["data/demo_1/obs/agentview_image"]
+        images[...] = 255 - images[...]
+    with open_dataset(swapped) as second:
+        assert second.lengths == dataset.lengths
+        encoder = PooledPixels()
+        cached = cache_features(second, encoder, "agentview", tmp_path / "cache")
+        assert encoder.frames == FRAMES
+        np.testing.assert_allclose(cached.rows, direct(second), atol=1e-3)
 
 
 def test_only_the_blocks_of_the_first_episodes_are_encoded_and_more_can_follow(dataset, tmp_path):
@@ -129,15 +146,16 @@ def test_copies_are_added_to_a_cache_without_making_the_others_again(dataset, tm
 
 
 def test_a_shift_moves_the_picture_and_repeats_its_border():
-    ramp = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 20, 3))
-    frames = np.stack([ramp] * 50)
-    shifted = Shift(1, 4)(frames, 100, "agentview")
-    downs = []
-    for picture in shifted:
-        down = int(picture[10, 0, 0]) - 10
-        np.testing.assert_array_equal(picture[:, 7, 1], (np.arange(20) + down).clip(0, 19))
-        downs.append(down)
-    assert set(downs) == set(range(-4, 5))
+    rows, columns = np.mgrid[:20, :24].astype(np.uint8)
+    frames = np.stack([np.stack([rows, columns, rows], axis=-1)] * 300)
+    shifts = set()
+    for picture in Shift(1, 4)(frames, 100, "agentview"):
+        down, right = int(picture[10, 10, 0]) - 10, int(picture[10, 10, 1]) - 10
+        np.testing.assert_array_equal(picture[..., 0], (rows.astype(int) + down).clip(0, 19))
+        np.testing.assert_array_equal(picture[..., 1], (columns.astype(int) + right).clip(0, 23))
+        shifts.add((down, right))
+    assert {down for down, _ in shifts} == {right for _, right in shifts} == set(range(-4, 5))
+    assert len(shifts) > 60  # of 81: the two are drawn independently
 
 
 def test_a_frames_shift_does_not_depend_on_the_block_it_is_read_in():

@@ -6,10 +6,11 @@ import pytest
 import torch
 from policy_toys import READOUT, SMALL, SPEC, build, generators, repeated
 
-from s2robot.config import DiffusionTransformerConfig, DiffusionUNetConfig
+from s2robot.config import DiffusionTransformerConfig, DiffusionUNetConfig, TrainingConfig
 from s2robot.interfaces import ConfigError
 from s2robot.policies import make_policy
 from s2robot.policies.networks import Diffusion
+from s2robot.training.optimization import make_optimizer
 
 
 class Denoiser(torch.nn.Module):
@@ -87,7 +88,7 @@ def test_rows_are_sampled_by_their_own_generator(name, sampler):
 
 def test_transformer_has_its_own_weight_decay_on_matrices_alone():
     policy = make_policy(DiffusionTransformerConfig(layers=2, width=32), READOUT, SPEC)
-    groups = policy.parameter_groups(1e-6)
+    groups = make_optimizer(policy, TrainingConfig(weight_decay=1e-6), torch.device("cpu")).param_groups
     assert [group["weight_decay"] for group in groups] == [1e-6, 1e-3, 0.0]
     readouts, matrices, others = ([*group["params"]] for group in groups)
     assert {id(p) for p in readouts} == {id(p) for p in policy.observation.parameters()}

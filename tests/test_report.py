@@ -13,10 +13,12 @@ from report_results import make_results, write_benchmark, write_results
 from s2robot.interfaces import ReportError
 from s2robot.report import plot_run, write_report
 from s2robot.report.contrasts import compare_all
-from s2robot.report.figures import loss_series, pareto_front, success_figure
+from s2robot.report.figures import curve_figure, difference_figure, loss_series, pareto_front, success_figure
 from s2robot.report.load import load_arms
 from s2robot.report.plan import load_plan
 from s2robot.report.plots import COLORS, make_looks, style, to_svg
+from s2robot.report.run import _draw_run
+from s2robot.statistics import wilson_interval
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,36 @@ def test_the_pareto_front_keeps_what_nothing_cheaper_beats(tmp_path):
     assert [arm.setting.backbone for arm in front] == ["a", "c"]
 
 
+def test_success_figure_draws_each_arms_rate_and_interval_at_its_cost(report):
+    arms = load_arms([report.parent])
+    (axes,) = success_figure({"Lift": arms}, "gmacs", make_looks(arm.setting.backbone for arm in arms)).axes
+    front, _, _, *lines = axes.lines  # after the front one line for each of two backbones
+    np.testing.assert_array_equal(front.get_xydata(), [(arm.gmacs, arm.rate) for arm in pareto_front(arms, "gmacs")])
+    for arm, bar, marker in zip(arms, lines[::2], lines[1::2], strict=True):
+        np.testing.assert_array_equal(bar.get_xydata(), [(arm.gmacs, end) for end in arm.interval])
+        np.testing.assert_array_equal(marker.get_xydata(), [(arm.gmacs, arm.rate)])
+
+
+def test_difference_figure_draws_each_contrasts_difference_and_interval_in_points(report):
+    contrasts = compare_all(load_arms([report.parent]), load_plan([report.parent])).contrasts
+    (axes,) = difference_figure(contrasts).axes
+    *lines, zero = axes.lines
+    assert zero.get_xdata() == [0, 0]
+    for contrast, bar, marker in zip(contrasts, lines[::2], lines[1::2], strict=True):
+        np.testing.assert_allclose(bar.get_xdata(), 100 * np.array(contrast.difference.interval))
+        np.testing.assert_allclose(marker.get_xdata(), 100 * contrast.difference.value)
+        assert set(bar.get_ydata()) == set(marker.get_ydata())
+
+
+def test_curve_figure_draws_the_validation_loss_of_every_run(report):
+    arms = load_arms([report.parent])
+    (axes,) = curve_figure({"Lift": arms}, make_looks(arm.setting.backbone for arm in arms)).axes
+    runs = [cell.loss_curve for arm in arms for cell in arm.cells]
+    assert len(runs) == 4 * 3
+    for run, line in zip(runs, axes.lines, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), [(row["epoch"], row["validation_loss"]) for row in run])
+
+
 def test_svg_takes_its_colours_from_the_page_and_escapes_labels(tmp_path):
     write_results(tmp_path, make_results([True, False], backbone="$x_1$ <b>&"))
     arms = load_arms([tmp_path])
@@ -129,6 +161,19 @@ def test_the_picture_of_a_run_shows_loss_and_success(tmp_path):
     without = plot_run(make_results([False] * 5, loss_curve=[]), tmp_path / "bare.png")
     assert Image.open(with_losses).size == Image.open(without).size
     assert np.asarray(Image.open(with_losses).convert("L")).std() > 5
+
+
+def test_the_picture_of_a_run_draws_its_losses_and_its_episodes():
+    results = make_results([True] * 47 + [False] * 3)
+    losses, successes = _draw_run(results).axes
+    for line, key in zip(losses.lines, ("train_loss", "validation_loss"), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), [(row["epoch"], row[key]) for row in results["loss_curve"]])
+    curve, bar, marker, level = successes.lines
+    solved = np.array([row["steps"] for row in results["episode_results"] if row["success"]])
+    shares = {step: np.mean(solved <= step) * 0.94 for step in (0, *solved, 100)}
+    assert dict(curve.get_xydata()) == pytest.approx(shares)  # what is drawn last at a step
+    np.testing.assert_array_equal(bar.get_ydata(), wilson_interval(47, 50))
+    assert marker.get_ydata() == level.get_ydata()[:1] == [0.94]
 
 
 def test_results_that_cannot_be_drawn_name_the_field(tmp_path):

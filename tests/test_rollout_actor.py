@@ -7,7 +7,7 @@ from gymnasium import spaces
 from rollout_toys import CAMERAS, POLICIES, PROPRIOCEPTION, SIZE, make_actor, make_checkpoint, random_observation
 
 from s2robot.engines import openvino_precisions
-from s2robot.interfaces import RolloutError
+from s2robot.interfaces import Observation, RolloutError
 from s2robot.looks import recorded_size
 from s2robot.rollout import Actor, ChunkEnsemble, RunningEpisode
 
@@ -61,6 +61,32 @@ def test_each_frame_is_encoded_once_and_the_features_are_those_of_encoding_all(n
                 images = torch.from_numpy(observation[f"{camera}_image"][row])
                 expected = torch.cat([encoder.feature_shape(SIZE, SIZE).flatten(encoder(i[None])) for i in images])
                 torch.testing.assert_close(episode.features[camera], expected.half(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_actions_are_those_of_the_policy_for_what_each_episode_has_seen_and_done(name):
+    checkpoint, encoder, model = make_checkpoint(name)
+    steps = checkpoint.config.policy.observation_steps
+    past_actions = torch.zeros(2, steps, 7)
+    generators = [torch.Generator().manual_seed(row) for row in range(2)]
+    for seen, _, actions in play(Actor(model, encoder, checkpoint, torch.device("cpu")), rows=2):
+        seen = {key: torch.from_numpy(values) for key, values in seen.items()}
+        for row in range(2):
+            encoded = [
+                encoder.encode_cameras({camera: seen[f"{camera}_image"][row, step, None] for camera in CAMERAS})
+                for step in range(steps)
+            ]
+            observation = Observation(
+                {
+                    camera: torch.stack([shape.flatten(step[camera]) for step in encoded], dim=1).half()
+                    for camera, shape in checkpoint.spec.features.items()
+                },
+                torch.cat([seen["robot0_gripper_qpos"], seen["robot0_eef_pos"]], dim=-1)[row, None],
+                past_actions[row, None],
+            )
+            expected = model.act(observation, [generators[row]])[0, :2]
+            np.testing.assert_array_equal(actions[row], expected)
+        past_actions = torch.cat([past_actions, torch.from_numpy(actions)], dim=1)[:, -steps:]
 
 
 @pytest.mark.parametrize(("name", "engine"), CASES)

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from s2robot.checkpoint import load_policy
-from s2robot.config import DiffusionUNetConfig
+from s2robot.config import BCTransformerConfig, DiffusionUNetConfig
 from s2robot.config.deployment import ServeConfig
 from s2robot.deployment import client as client_module
 from s2robot.deployment.client import MessageError, RefusedError, RemotePolicy, UnreachableError, pack, unpack
@@ -35,13 +35,19 @@ from s2robot.interfaces import ConfigError, Observation
 DIFFUSION = DiffusionUNetConfig(
     action_steps=4, execute_steps=2, down_dims=[16], step_embedding=16, train_timesteps=5, inference_steps=5
 )
+# The one policy that sees its own past actions.
+TRANSFORMER = BCTransformerConfig(observation_steps=4, action_steps=4, execute_steps=2, layers=1, width=32, heads=2)
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    return {"bc": write_checkpoint(folder / "bc"), "diffusion_unet": write_checkpoint(folder / "diffusion", DIFFUSION)}
+    return {
+        "bc": write_checkpoint(folder / "bc"),
+        "bc_transformer": write_checkpoint(folder / "transformer", TRANSFORMER),
+        "diffusion_unet": write_checkpoint(folder / "diffusion", DIFFUSION),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +134,7 @@ def expected_actions(checkpoint, seed, steps=7):
     return np.stack(executed[:steps])
 
 
-@pytest.mark.parametrize("name", ["bc", "diffusion_unet"])
+@pytest.mark.parametrize("name", ["bc", "bc_transformer", "diffusion_unet"])
 def test_remote_actions_are_those_of_the_policy(checkpoints, runners, name):
     with running(runners[name]) as server, RemotePolicy(server.url) as policy:
         assert policy.info["policy"] == name
@@ -375,20 +381,21 @@ def test_a_client_that_takes_no_answers_is_dropped(runners):
     assert server._clients == 0
 
 
-def test_the_episode_goes_on_after_a_restart_of_the_server(checkpoints, runners):
-    server = Running(runners["bc"])
+@pytest.mark.parametrize("name", ["bc", "bc_transformer"])
+def test_the_episode_goes_on_after_a_restart_of_the_server(checkpoints, runners, name):
+    server = Running(runners[name])
     policy = RemotePolicy(server.url, patience=20)
     try:
         policy.reset(5)
         actions = [policy.step(make_observation(500 + step)) for step in range(3)]
         server.stop()
-        restart = threading.Timer(0.5, lambda: servers.append(Running(runners["bc"], port=server.port)))
+        restart = threading.Timer(0.5, lambda: servers.append(Running(runners[name], port=server.port)))
         servers = []
         restart.start()
         actions += [policy.step(make_observation(500 + step)) for step in range(3, 7)]
         restart.join()
         # A deterministic policy cannot tell: history and past actions came along.
-        np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 5), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints[name], 5), rtol=0, atol=1e-6)
     finally:
         policy.close()
         for other in servers:
@@ -561,7 +568,7 @@ def test_the_documented_client_drives_a_robot(runners):
         def execute(self, action):
             executed.append(action)
 
-    with running(runners["bc"], token="secret") as server:
+    with running(runners["bc"]) as server:
         code = snippet("deployment.md", "python", "RemotePolicy").replace("8765", str(server.port))
-        exec(code, {"robot": Robot(), "token": "secret"})
+        exec(code, {"robot": Robot()})
     assert len(executed) == 200

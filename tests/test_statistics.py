@@ -28,6 +28,7 @@ from s2robot.statistics import (
     sign_flip_test,
     wilson_interval,
 )
+from s2robot.statistics.bootstrap import _seed_deviations
 
 COUNTS = [(k, n) for n in (1, 5, 16, 50, 500) for k in sorted({0, 1, n // 3, n - 1, n})]
 outcome_lists = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
@@ -172,6 +173,21 @@ def test_paired_bootstrap_covers_and_holds_its_level_with_three_training_seeds()
         difference = paired_bootstrap(outcomes[:3], outcomes[3:], resamples=300)
         covered.append(difference.interval.low <= 0 <= difference.interval.high)
     assert 0.91 <= np.mean(covered) <= 0.995
+
+
+@pytest.mark.parametrize("solved", [[20, 70], [20, 50, 90], [10, 30, 50, 60, 95]])
+def test_redrawn_training_seeds_spread_as_much_as_the_mean_of_a_sample_of_them(solved):
+    outcomes = (np.arange(100) < np.array(solved)[:, None]).astype(float)
+    rates = outcomes.mean(axis=1)
+    deviations = _seed_deviations(outcomes, resamples=50_000, stream=[0, 1])
+    assert deviations.std() == pytest.approx(rates.std(ddof=1) / math.sqrt(len(rates)), rel=0.02)
+
+
+def test_training_seeds_are_redrawn_in_either_arm():
+    states = np.arange(100)
+    varying, steady = (states < np.array([[20], [50], [80]])), np.tile(states % 2 == 0, (3, 1))
+    there, back = paired_bootstrap(varying, steady), paired_bootstrap(steady, varying)
+    np.testing.assert_allclose(there.interval, (-back.interval.high, -back.interval.low), atol=0.02)
 
 
 def test_pooled_wilson_interval_is_too_narrow_across_training_seeds():

@@ -15,15 +15,18 @@ def pairs(rng, rate_base, rate_treated, states, seeds=1):
     return base.astype(float), treated.astype(float)
 
 
-def test_wealth_against_no_difference_is_the_beta_binomial_mixture():
+def test_every_look_is_robbins_mixture_over_the_chance_of_a_win_among_discordant_pairs():
     base, treated = pairs(np.random.default_rng(0), 0.4, 0.6, 150)
-    wins, losses = int((treated > base).sum()), int((treated < base).sum())
-    # Robbins' mixture over the chance of a win among discordant pairs, uniform over [0, 1].
-    log_wealth = (wins + losses) * np.log(2) + betaln(wins + 1, losses + 1)
-    assert anytime_comparison(base, treated).pvalue <= np.exp(-log_wealth) * (1 + 1e-9)
-    for states in range(1, 151):  # the smallest p so far belongs to one of the looks
-        so_far = anytime_comparison(base[:, :states], treated[:, :states]).pvalue
-    assert so_far == anytime_comparison(base, treated).pvalue
+    wins, losses = (np.cumsum(better, axis=1)[0] for better in (treated > base, treated < base))
+    # The wealth for a chance that is uniform over [0, 1] a priori.
+    pvalues = np.exp(-(wins + losses) * np.log(2) - betaln(wins + 1, losses + 1))
+    looks = [anytime_comparison(base[:, :n], treated[:, :n]) for n in range(1, 151)]
+    smallest = np.minimum.accumulate(np.minimum(pvalues, 1))
+    np.testing.assert_allclose([look.pvalue for look in looks], smallest, rtol=1e-9)
+    outside = [not look.interval.low <= 0 <= look.interval.high for look in looks]
+    np.testing.assert_array_equal(outside, pvalues <= 0.05)
+    assert 0 < np.mean(outside) < 1
+    assert (smallest < np.minimum(pvalues, 1)).any()
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

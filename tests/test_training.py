@@ -10,9 +10,10 @@ from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_works
 from s2robot import S2Encoder
 from s2robot.checkpoint import load_checkpoint, load_policy
 from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainingConfig
+from s2robot.data import open_dataset
 from s2robot.interfaces import ConfigError, DatasetError, S2RobotError, TrainingError
 from s2robot.policies.bc import BCPolicy
-from s2robot.training import train
+from s2robot.training import make_plan, train
 from s2robot.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
@@ -260,6 +261,10 @@ def test_policy_loads_from_the_checkpoint_alone_with_the_averaged_weights(traine
     assert not policy.training
     stored = load_checkpoint(trained)[1]
     assert all(torch.equal(tensor, stored[name]) for name, tensor in policy.state_dict().items())
+    saved = torch.load(trained.parent / "training_state.pt", weights_only=True)
+    for (name, _), average in zip(policy.named_parameters(), saved["average"]["shadow_params"], strict=True):
+        assert torch.equal(stored[name], average)
+        assert not torch.equal(stored[name], saved["policy"][name])
 
 
 def test_backbone_is_bit_identical_after_training(workspace, tmp_path):
@@ -303,6 +308,14 @@ def test_training_seed_does_not_touch_numpy_or_the_order_of_the_dataset(workspac
     state = np.random.get_state()[1].copy()
     train(make_config(workspace, tmp_path, training={"epochs": 1}), encoder)
     assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_every_training_seed_holds_out_the_same_demonstrations(workspace, encoder, tmp_path):
+    with open_dataset(workspace / "demos.hdf5") as dataset:
+        plans = [make_plan(dataset, make_config(workspace, tmp_path, seed=seed), encoder) for seed in range(5)]
+    assert len(plans[0].validation_episodes) == 1
+    assert all(plan.validation_episodes == plans[0].validation_episodes for plan in plans)
+    assert all(plan.training_episodes == plans[0].training_episodes for plan in plans)
 
 
 def test_from_scratch_arm_trains_and_loads_from_its_checkpoint_alone(workspace, tmp_path):
