@@ -43,38 +43,35 @@ test-gpu: setup ## run the tests that need a CUDA device
 
 # Each in .venvs/…, with that project's own versions. ROBOMIMIC=… and so on say where a project is installed from:
 # a checkout, or anything that pip (diffusion_policy: git) can fetch.
-# Plugins of pytest are off: those of .venv may not fit the versions here. $(2): further files of tests.
-INTEGRATION_TEST = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh $(1)) -m pytest -s \
-  tests/test_integration_$(1).py $(2) $(PYTEST_ARGS)
+# Plugins of pytest are off: those of .venv may not fit the versions here. $(1): the environment, $(2): its tests.
+INTEGRATION_TEST = python=$$(scripts/setup_integration.sh $(1)) && \
+  PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$python -m pytest -s $(2) $(PYTEST_ARGS)
 
 test-robomimic: setup ## train and roll out through robomimic's own scripts
-	$(call INTEGRATION_TEST,robomimic,tests/test_data_libraries.py)
+	$(call INTEGRATION_TEST,robomimic,tests/test_integration_robomimic.py tests/test_data_libraries.py)
 
 test-diffusion-policy: setup ## train in diffusion_policy's own workspace
-	$(call INTEGRATION_TEST,diffusion_policy)
+	$(call INTEGRATION_TEST,diffusion_policy,tests/test_integration_diffusion_policy.py)
 
 test-lerobot: setup ## train with lerobot-train (Python 3.12)
-	$(call INTEGRATION_TEST,lerobot,tests/test_data_libraries.py)
+	$(call INTEGRATION_TEST,lerobot,tests/test_integration_lerobot.py tests/test_data_libraries.py)
 
 test-sb3: setup ## train agents of Stable-Baselines3 through the features extractor
-	$(call INTEGRATION_TEST,sb3)
+	$(call INTEGRATION_TEST,sb3,tests/test_integration_sb3.py)
 
 test-torchrl: setup ## check and run TorchRL environments with the transform
-	$(call INTEGRATION_TEST,torchrl)
+	$(call INTEGRATION_TEST,torchrl,tests/test_integration_torchrl.py)
 
 test-export: setup ## export policies to ONNX, run them, and talk to the inference server
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh export) -m pytest \
-	  tests/test_export.py tests/test_server.py $(PYTEST_ARGS)
+	$(call INTEGRATION_TEST,export,tests/test_export.py tests/test_server.py)
 
 test-integrations: test-robomimic test-diffusion-policy test-lerobot test-sb3 test-torchrl test-export ## all of these
 
 test-metaworld: setup ## run Meta-World's tasks and its scripted policies
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh metaworld) -m pytest \
-	  tests/test_envs_metaworld.py $(PYTEST_ARGS)
+	$(call INTEGRATION_TEST,metaworld,tests/test_envs_metaworld.py)
 
 test-clusters: setup ## run a benchmark on Ray with a worker killed, and on SLURM (where installed) with a job preempted
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $$(scripts/setup_integration.sh clusters) -m pytest \
-	  tests/test_benchmark_engines.py $(PYTEST_ARGS)
+	$(call INTEGRATION_TEST,clusters,tests/test_benchmark_engines.py)
 
 lint: setup ## check style, types and layers
 	$(BIN)/ruff check .

@@ -192,6 +192,15 @@ def make_readout(name: str, shape: FeatureShape, width: int, **options: int) -> 
     return READOUTS[name](shape, width, **{key: value for key, value in options.items() if key in accepted})
 
 
+def module_key(camera: str) -> str:
+    """A camera's name without the dots that a module's may not hold; of two cameras never the same.
+
+    >>> module_key("agentview"), module_key("images.front")
+    ('agentview', 'images%2Efront')
+    """
+    return camera.replace("%", "%25").replace(".", "%2E")
+
+
 def _check_pixels(name: str, shape: FeatureShape) -> None:
     # No pre-trained model ends in a map of three channels that is as large as an image.
     pixels = shape.channels == 3 and not shape.num_prefix and min(shape.height, shape.width) >= STRIDE

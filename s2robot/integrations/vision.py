@@ -20,7 +20,7 @@ from s2robot.config import EncoderConfig, ReadoutConfig
 from s2robot.encoder import S2Encoder
 from s2robot.integrations.shared import SharedEncoder
 from s2robot.interfaces import CheckpointError, ConfigError, Features, unknown_name
-from s2robot.readout import make_readout
+from s2robot.readout import make_readout, module_key
 
 # Encoders in use, so that equal settings give one encoder per process and device; it keeps none of them alive.
 _IN_USE: weakref.WeakValueDictionary[str, SharedEncoder] = weakref.WeakValueDictionary()
@@ -127,11 +127,6 @@ def check_fingerprint(saved: Tensor | None, encoder: S2Encoder) -> None:
             f"these weights were trained on features of the encoder {found[:12]}…, but the encoder is "
             f"{encoder.fingerprint()[:12]}…: give the backbone, weights and scales that they were trained with"
         )
-
-
-def module_key(name: str) -> str:
-    """Return `name` as `nn.ModuleDict` accepts it: without dots."""
-    return name.replace(".", "_")
 
 
 def read_settings(kind: type, what: str, given: Mapping[str, Any] | None) -> Any:

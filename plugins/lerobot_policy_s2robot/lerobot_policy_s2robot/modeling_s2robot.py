@@ -13,7 +13,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from lerobot_policy_s2robot.configuration_s2robot import S2RobotConfig
-from s2robot.integrations.vision import FrozenEncoder, module_key
+from s2robot.integrations.vision import FrozenEncoder
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies import make_policy
 
@@ -40,7 +40,7 @@ class S2RobotPolicy(PreTrainedPolicy):
         sizes = {key: tuple(config.image_features[key].shape[1:]) for key in self._cameras}
         self.frozen = FrozenEncoder(sizes, config.encoder)
         spec = PolicySpec(
-            features={module_key(key): self.frozen.shapes[key] for key in self._cameras},
+            features={key: self.frozen.shapes[key] for key in self._cameras},
             proprioception_width=sum(config.input_features[key].shape[0] for key in self._vectors),
             action_width=config.action_feature.shape[0],
         )
@@ -97,9 +97,7 @@ class S2RobotPolicy(PreTrainedPolicy):
         images = {key: batch[key] for key in self._cameras}
         steps = next(iter(images.values())).shape[:2]
         features = self.frozen({key: image.flatten(0, 1) for key, image in images.items()})
-        rows = {
-            module_key(key): self.frozen.shapes[key].flatten(features[key]).unflatten(0, steps) for key in self._cameras
-        }
+        rows = {key: self.frozen.shapes[key].flatten(features[key]).unflatten(0, steps) for key in self._cameras}
         # LeRobot's datasets hold scalars where a vector is one number wide.
         vectors = [batch[key].reshape(*steps, -1) for key in self._vectors]
         return Observation(rows, torch.cat(vectors, dim=-1) if vectors else before.new_zeros(*steps, 0), before)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from s2robot.interfaces import Observation, PolicySpec
 from s2robot.normalization import ProprioceptionNormalizer
-from s2robot.readout import make_readout
+from s2robot.readout import make_readout, module_key
 
 if TYPE_CHECKING:
     from s2robot.config import ReadoutConfig
@@ -30,7 +30,7 @@ class ObservationNetwork(nn.Module):
         self._shapes = spec.features
         self.readouts = nn.ModuleDict(
             {
-                _module_name(camera): make_readout(
+                module_key(camera): make_readout(
                     readout.name, shape, readout.width, channels=readout.channels, queries=readout.queries
                 )
                 for camera, shape in spec.features.items()
@@ -47,19 +47,10 @@ class ObservationNetwork(nn.Module):
         parts = [self.proprioception(observation.proprioception)] if observation.proprioception.shape[-1] else []
         for camera, shape in self._shapes.items():
             rows = observation.features[camera]
-            vectors = self.readouts[_module_name(camera)](shape.unflatten(rows.flatten(0, 1).float()))
+            vectors = self.readouts[module_key(camera)](shape.unflatten(rows.flatten(0, 1).float()))
             parts.append(vectors.unflatten(0, rows.shape[:2]))
         return parts
 
     def forward(self, observation: Observation) -> Tensor:
         """[B, To, width] from B observations of To steps."""
         return torch.cat(self.parts(observation), dim=-1)
-
-
-def _module_name(camera: str) -> str:
-    """A camera's name without the dots that a module's may not hold; of two cameras never the same.
-
-    >>> _module_name("agentview"), _module_name("images.front")
-    ('agentview', 'images%2Efront')
-    """
-    return camera.replace("%", "%25").replace(".", "%2E")
