@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
+import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 
 @contextmanager
 def durable_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is complete and on disk: never half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        yield file
-    sync_and_rename(partial, path)
+    """A file to write that takes the place of `path` once it is complete and on disk: never half a file.
+
+    Several processes may do so at once: each writes `<path>.<process>.<random>.partial`, and the last one stays.
+    """
+    _delete_leftovers(path)
+    file = _open_partial(path)
+    partial = Path(file.name)
+    with file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            partial.rename(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -31,6 +44,23 @@ def sync_and_rename(partial: Path, path: Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.rename(path)
+
+
+def _open_partial(path: Path) -> BinaryIO:
+    """A new file beside `path`, locked for as long as it is written: one without a lock was left by a killed writer."""
+    while True:
+        file = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial").open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if Path(file.name).exists():
+            return file
+        file.close()  # deleted as a leftover before it was locked
+
+
+def _delete_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(glob.escape(path.name) + ".*.partial"):
+        with suppress(OSError), leftover.open("r+b") as file:  # it is being written, or gone
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def wait_for_lock(file: IO[Any], kind: int, what: Path) -> None:

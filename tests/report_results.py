@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,19 @@ def write_benchmark(
     plan = {"contrasts": contrasts, "failed": [{"cell": "Door-bc-vit", "error": "Traceback\nRuntimeError: <no GPU>"}]}
     (root / "benchmark.json").write_text(json.dumps(plan))
     return root
+
+
+def outcomes(rate: float, size: int = 100, seed: int = 0) -> np.ndarray:
+    """Random outcomes, bool [size]."""
+    return np.random.default_rng(seed).random(size) < rate
+
+
+def cell_writer(root: Path) -> Callable[..., Path]:
+    """A function that writes one more cell below `root` and returns `root`."""
+    numbers = itertools.count()
+
+    def write(successes: list[bool] | np.ndarray, **changes: Any) -> Path:
+        write_results(root / str(next(numbers)), make_results(successes, **changes))
+        return root
+
+    return write

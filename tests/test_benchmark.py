@@ -123,7 +123,13 @@ def test_listed_arms_and_stated_contrasts():
             {"name": "base", "encoder": {"scales": [224]}},
             {"name": "wide", "encoder": {"scales": [[224, 224], [448, 448]]}, "readout": {"name": "mean", "width": 64}},
         ],
-        contrasts=[{"name": "wide?", "baseline": {"variant": "base"}, "treatment": {"variant": "wide"}}],
+        contrasts=[
+            {
+                "name": "wide?",
+                "baseline": {"variant": "base", "scales": [224], "readout": "conv"},
+                "treatment": {"variant": "wide", "scales": [[224, 224], [448, 448]], "readout": "mean"},
+            }
+        ],
     )
     assert labels(config) == ["efficientnet_lite0 {224} base", "efficientnet_lite0 {224×224, 448×448} wide"]
     assert make_arms(config)[1].readout.config.width == 64
@@ -231,7 +237,7 @@ def test_the_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):
     text = describe(config, toy_facts, 2)
     assert "9 cells, 9 of them to run" in text
     assert all(cell.name in text for cell in make_cells(config))
-    assert "200 rollouts × 3 seeds tell 80% from 92% apart with 80% power" in text
+    assert "200 rollouts × 3 seeds tell 80% from 94% apart with 80% power" in text
     assert "estimated time" in text
     assert "measured now" in text
     assert "disk: demonstrations" in text
@@ -240,7 +246,7 @@ def test_the_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path):
 
 
 def test_the_detectable_difference_shrinks_with_episodes():
-    assert power_sentence(20, 1, 0.5) == "20 rollouts × 1 seed tell 50% from 92% apart with 80% power"
+    assert power_sentence(20, 1, 0.5) == "20 rollouts × 1 seed tell 50% from 96% apart with 80% power"
     assert "apart from no higher rate" in power_sentence(10, 1, 0.8)
 
 

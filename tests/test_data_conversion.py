@@ -7,8 +7,9 @@ from data.make import frames
 from helpers import make_episode, write_dataset
 
 from s2robot.cli import main
-from s2robot.data import LeRobotWriter, RobomimicWriter, open_dataset
+from s2robot.data import LeRobotWriter, RobomimicWriter, lerobot_writer, open_dataset
 from s2robot.data.conversion import convert_dataset
+from s2robot.data.inspection import inspect_dataset
 from s2robot.interfaces import DatasetError
 
 for module in ("pyarrow", "av"):
@@ -102,6 +103,40 @@ def test_statistics_are_those_of_all_frames(tmp_path):
         expected = getattr(pixels, name)((0, 1, 2)).reshape(3, 1, 1)
         np.testing.assert_allclose(found["observation.images.front"][name], expected, atol=1e-9)
     assert found["action"]["count"] == [sum(LENGTHS)]
+    quantiles = [np.quantile(episode.actions, 0.9, axis=0, method="inverted_cdf") for episode in episodes]
+    np.testing.assert_allclose(found["action"]["q90"], np.average(quantiles, axis=0, weights=LENGTHS))
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_every_episode_has_statistics_of_its_own(tmp_path, video):
+    import pyarrow.parquet as parquet
+
+    folder = write(tmp_path / "demos", video=video)
+    rows = parquet.read_table(folder / "meta" / "episodes").to_pylist()
+    for seed, row in enumerate(rows):
+        episode = smooth_episode(LENGTHS[seed], seed)
+        pixels = np.moveaxis(episode.images["front"], -1, 0).reshape(3, -1) / 255
+        fields = {"action": episode.actions.T.astype(float), "observation.images.front": pixels}
+        for name, values in fields.items():
+            found = {
+                kind: np.array(row[f"stats/{name}/{kind}"]) for kind in ("min", "max", "mean", "std", "q10", "q50")
+            }
+            for kind in ("min", "max", "mean", "std"):
+                np.testing.assert_allclose(found[kind].ravel(), getattr(values, kind)(1), atol=1e-9)
+            for kind, q in (("q10", 0.1), ("q50", 0.5)):
+                expected = np.quantile(values, q, axis=1, method="inverted_cdf")
+                np.testing.assert_array_equal(found[kind].ravel(), expected)
+            assert row[f"stats/{name}/count"] == [LENGTHS[seed]]
+            assert found["mean"].shape == ((3, 1, 1) if values is pixels else (4,))
+
+
+def test_descriptions_of_many_episodes_are_written_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(lerobot_writer, "_EPISODES_PER_CHUNK", 2)
+    folder = write(tmp_path / "demos", video=False)
+    assert len(list((folder / "meta" / "episodes").rglob("*.parquet"))) == 2
+    with open_dataset(folder) as dataset:
+        assert dataset.lengths == list(LENGTHS)
+        np.testing.assert_array_equal(dataset.episode(2).actions, smooth_episode(LENGTHS[2], 2).actions)
 
 
 def test_interrupted_writing_leaves_nothing_behind(tmp_path):
@@ -140,6 +175,63 @@ def test_command_converts_there_and_back(tmp_path, capsys):
             np.testing.assert_array_equal(new.actions, old.actions)
             for camera in before.cameras:
                 np.testing.assert_array_equal(new.images[camera], old.images[camera])
+
+
+def convert(source, out, **settings):
+    """Convert, and read the keys of the proprioception, steps per second and the first episode's attributes again."""
+    convert_dataset(source, out, video=False, **settings)
+    with open_dataset(out) as dataset:
+        return dataset.proprioception, dataset.fps, dataset.episode(0).attributes
+
+
+def write_one(path, env_args=None, **attributes):
+    """A file with one short episode, which knows where the objects are."""
+    with RobomimicWriter(path, env_args or {}) as writer:
+        episode = make_episode(4, 0)
+        episode.proprioception["object"] = np.ones((4, 2), np.float32)
+        episode.attributes = attributes
+        writer.add(episode)
+    return path
+
+
+def test_where_the_objects_are_is_copied_to_lerobot_only_if_asked_for(tmp_path):
+    source = write_one(tmp_path / "demos.hdf5")
+    assert convert(source, tmp_path / "seen")[0] == ["extra", "position"]
+    assert convert(source, tmp_path / "asked", proprioception=["object", "extra"])[0] == ["extra", "object"]
+    assert convert(source, tmp_path / "all.hdf5")[0] == ["extra", "object", "position"]
+    assert convert(source, tmp_path / "one.hdf5", proprioception=["position"])[0] == ["position"]
+    assert convert(tmp_path / "asked", tmp_path / "again")[0] == ["extra"]
+    with pytest.raises(DatasetError, match="unknown proprioception key 'objects'.*did you mean 'object'"):
+        convert(source, tmp_path / "wrong", proprioception=["objects"])
+
+
+@pytest.mark.parametrize("words", ["[lift] the cube", "lift"])
+def test_tasks_survive_the_way_through_robomimic(tmp_path, words):
+    source = write_one(tmp_path / "words.hdf5", tasks=words)  # others write the words as they are
+    for name in ("first", "back.hdf5", "second"):
+        assert convert(source, tmp_path / name)[2]["tasks"] == [words]
+        source = tmp_path / name
+
+
+def test_steps_per_second_are_those_of_the_source(tmp_path):
+    source = write_one(tmp_path / "unknown.hdf5")
+    assert convert(source, tmp_path / "assumed")[1] == 20
+    assert convert(source, tmp_path / "unknown_too.hdf5")[1] is None
+    source = write_one(tmp_path / "robosuite.hdf5", {"env_kwargs": {"control_freq": 10}})
+    for name, settings in (("a", {}), ("b.hdf5", {}), ("c", {"fps": 50}), ("d.hdf5", {}), ("e", {})):
+        assert convert(source, tmp_path / name, **settings)[1] == (10 if name in ("a", "b.hdf5") else 50)
+        source = tmp_path / name
+
+
+def test_success_that_is_not_recorded_is_not_invented(tmp_path):
+    source = write_one(tmp_path / "demos.hdf5")
+    for name in ("first", "back.hdf5", "second"):
+        assert "success" not in convert(source, tmp_path / name)[2]
+        source = tmp_path / name
+    assert inspect_dataset(source).judged == 0
+    convert_dataset(write(tmp_path / "judged", video=False), tmp_path / "judged.hdf5")
+    found = inspect_dataset(tmp_path / "judged.hdf5")
+    assert (found.solved, found.judged) == (2, 3)
 
 
 def lengths_after_interruption(monkeypatch, tmp_path, resumed_from):

@@ -119,6 +119,47 @@ def test_lerobot_tasks_are_read():
         assert dataset.episode(0, cameras=[]).attributes == {"tasks": ["move the square"]}
 
 
+@pytest.mark.parametrize(
+    "depth",
+    [
+        {"info": {"is_depth_map": True}},
+        {"info": {"video.is_depth_map": True}},
+        {"video_info": {"video.is_depth_map": True}},
+        {"shape": [SIZE, SIZE, 1]},
+    ],
+    ids=str,
+)
+def test_lerobot_depth_maps_are_no_cameras(depth, tmp_path):
+    needs("pyarrow")
+    folder = copy("lerobot", tmp_path)
+    change_info(folder, lambda info: info["features"]["observation.images.wrist"].update(depth))
+    with open_dataset(folder) as dataset:
+        assert (dataset.cameras, dataset.proprioception) == (["front"], ["state"])
+
+
+def test_lerobot_images_may_be_listed_with_their_channels_first(tmp_path):
+    needs("pyarrow")
+    folder = copy("lerobot", tmp_path)
+    change_info(folder, lambda info: info["features"]["observation.images.wrist"].update(shape=[3, SIZE, SIZE]))
+    with open_dataset(folder) as dataset:
+        assert dataset.image_size("wrist") == (SIZE, SIZE)
+        np.testing.assert_array_equal(dataset.episode(1, cameras=["wrist"]).images["wrist"], frames(LENGTHS[1], 1))
+
+
+def test_minari_pictures_have_channels_first_or_last_and_depth_maps_are_skipped(tmp_path):
+    folder = copy("minari", tmp_path)
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        for seed, length in enumerate(LENGTHS):
+            images, observations = frames(length + 1, seed), file[f"episode_{seed}/observations"]
+            observations["last"], observations["first"] = images, np.moveaxis(images, -1, 1)
+            observations["depth"], observations["mask"] = images[..., 0] / 255, images[..., :1]
+    with open_dataset(folder) as dataset:
+        assert (dataset.cameras, dataset.proprioception) == (["first", "front", "last"], ["position"])
+        assert dataset.image_size("first") == (SIZE, SIZE)
+        for camera in ("first", "last"):
+            np.testing.assert_array_equal(dataset.episode(1).images[camera], frames(LENGTHS[1], 1))
+
+
 def test_replay_buffer_may_be_a_folder(tmp_path):
     needs("zarr")
     with zipfile.ZipFile(DATA / REPLAY_BUFFER) as archive:

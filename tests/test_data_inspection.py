@@ -19,6 +19,7 @@ def path(tmp_path):
         for seed, length in enumerate((7, 12, 5, 9)):
             episode = make_episode(length, seed)
             episode.proprioception.pop("extra")  # constant by design
+            episode.attributes["success"] = True
             writer.add(episode)
     return tmp_path / "demos.hdf5"
 

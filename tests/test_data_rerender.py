@@ -15,7 +15,7 @@ OLD = Path(__file__).parent / "data" / "robosuite_1_4_lift.hdf5"
 
 @pytest.fixture
 def path(tmp_path):
-    with RobomimicWriter(tmp_path / "demos.hdf5", {"env_name": "Lift"}) as writer:
+    with RobomimicWriter(tmp_path / "demos.hdf5", {"env_name": "Lift"}, fps=50) as writer:
         for seed, length in enumerate((4, 6, 3)):
             episode = make_episode(length, seed)
             episode.states = np.random.default_rng(seed).normal(size=(length, 5))
@@ -46,7 +46,7 @@ def test_everything_but_the_observations_is_copied(path, tmp_path):
         with open_dataset(tmp_path / "new.hdf5") as rendered:
             assert rendered.cameras == ["front"]
             assert rendered.image_size("front") == (24, 24)
-            assert rendered.proprioception == source.proprioception
+            assert (rendered.proprioception, rendered.fps) == (source.proprioception, 50)
             for index in range(3):
                 before, after = source.episode(index), rendered.episode(index)
                 for name in ("actions", "states"):

@@ -435,7 +435,8 @@ def test_collect_writes_a_dataset_that_remembers_how_to_make_the_environment(tmp
         recorded = dataset.env_args["s2robot"]
         episode = dataset.episode(0)
         assert dataset.cameras == ["eyes.left", "front"]
-    assert (episode.states, episode.model_file) == (None, None)
+        assert dataset.fps == 10
+    assert (episode.states, episode.model_file, episode.attributes["success"]) == (None, None, True)
     assert recorded["task"] == TASK
     env = make_env(**recorded)
     observation, _ = env.reset(seed=episode.attributes["seed"])

@@ -1,21 +1,19 @@
 """Comparing arms: pairing by evaluation seed, Holm over all contrasts, caveats, and the sentences made of them."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from report_results import make_results, write_results
+from report_results import cell_writer, make_results, outcomes, write_results
 
 from s2robot.report import wording
-from s2robot.report.aggregates import _summary, aggregate
+from s2robot.report.aggregates import _summary, aggregate, aggregate_label
 from s2robot.report.contrasts import compare_all
 from s2robot.report.load import load_arms
-from s2robot.report.plan import Plan, PlannedContrast, load_plan
+from s2robot.report.plan import Plan, PlannedArm, PlannedContrast
 from s2robot.statistics import (
     Interval,
-    anytime_comparison,
     fisher_exact,
     holm,
     interquartile_mean,
@@ -29,19 +27,7 @@ SCALES = PlannedContrast("more scales", {"scales": (224,)}, {"scales": (224, 448
 @pytest.fixture
 def write(tmp_path):
     """Write one cell and return the folder of all."""
-    count = 0
-
-    def write_cell(successes, **changes):
-        nonlocal count
-        count += 1
-        write_results(tmp_path / str(count), make_results(successes, **changes))
-        return tmp_path
-
-    return write_cell
-
-
-def outcomes(rate, size=100, seed=0):
-    return np.random.default_rng(seed).random(size) < rate
+    return cell_writer(tmp_path)
 
 
 def compare(folder, *planned):
@@ -99,6 +85,25 @@ def test_different_fingerprints_are_named_in_the_caveats(write, kind, message):
     assert any(message in caveat and "aaaaaaaa and bbbbbbbb" in caveat for caveat in contrast.caveats)
 
 
+@pytest.mark.parametrize(("kind", "message"), [("data", "different data"), ("environment", "different environments")])
+def test_different_fingerprints_within_an_arm_are_named_too(write, kind, message):
+    for seed, fingerprint in enumerate("ab"):
+        for scales in ([224], [224, 448]):
+            folder = write(outcomes(0.5), training_seed=seed, scales=scales, fingerprints={kind: fingerprint * 64})
+    (contrast,) = (comparisons := compare(folder, SCALES)).contrasts
+    said = f"The training seeds of the baseline and of the treatment were {{}} {message}"
+    assert any(text.startswith((said.format("trained on"), said.format("evaluated in"))) for text in contrast.caveats)
+    limits = wording.limits(comparisons, load_arms([folder]))
+    assert sum("differ in their data or their environment" in limit for limit in limits) == 2
+
+
+@pytest.mark.parametrize(("first", "second", "named"), [("a", "b", True), ("a", "a", False), ("a", None, False)])
+def test_other_settings_of_arms_of_one_policy_are_a_caveat_where_they_are_known(write, first, second, named):
+    write(outcomes(0.5), settings=first)
+    (contrast,) = compare(write(outcomes(0.5), scales=[224, 448], settings=second), SCALES).contrasts
+    assert any("differ in settings of policy, readout or training" in text for text in contrast.caveats) == named
+
+
 def test_few_training_seeds_saturation_and_errors_are_caveats(write):
     write(np.ones(50, bool))
     solved = np.arange(50) > 0
@@ -133,78 +138,11 @@ def test_holm_adjusts_over_all_contrasts_of_the_report(write):
     assert [contrast.adjusted for contrast in contrasts] == holm([contrast.pvalue for contrast in contrasts])
 
 
-def test_a_selector_pairs_arms_that_agree_in_everything_it_does_not_mention(write):
-    for task in ("Lift", "Door"):
-        write(outcomes(0.5), task=task)
-        folder = write(outcomes(0.6), task=task, scales=[224, 448])
-    write(outcomes(0.6), task="Stack", scales=[224, 448])
-    contrasts = compare(folder, SCALES).contrasts
-    assert [contrast.name for contrast in contrasts] == ["more scales (Door)", "more scales (Lift)"]
-
-
-def test_a_contrast_without_both_arms_is_listed_as_not_compared(write):
-    comparisons = compare(write(outcomes(0.5)), SCALES)
-    assert comparisons.contrasts == ()
-    assert comparisons.missing == ("more scales: not both arms have results",)
-
-
-def test_the_first_sentence_counts_what_could_not_be_compared(write):
-    write(outcomes(0.5))
-    folder = write(outcomes(0.5), scales=[224, 448])
-    other = PlannedContrast("a larger model", {"backbone": "a"}, {"backbone": "none"})
-    comparisons = compare(folder, SCALES, other)
-    sentence = wording.headline(comparisons, load_arms([folder]))
-    assert sentence == "The one planned contrast shows no difference. 1 more could not be compared."
-
-
-def test_without_a_plan_arms_that_differ_in_one_setting_are_compared_as_leads(write):
-    arms = {"base": {}, "scales": {"scales": [224, 448], "gmacs": 2.0}, "two": {"scales": [112], "policy": "diffusion"}}
-    for changes in arms.values():
-        folder = write(outcomes(0.5), **changes)
-    comparisons = compare(folder)
-    assert [contrast.name for contrast in comparisons.contrasts] == [
-        "{224, 448} against {224} (Lift · bc · efficientnet_lite0 · conv · 60 demonstrations)"
-    ]
-    assert not comparisons.planned
-    assert any("No contrast was planned" in limit for limit in wording.limits(comparisons, load_arms([folder])))
-
-
-def test_without_a_plan_a_large_grid_is_not_fished(write):
-    for scales in range(12):
-        folder = write(outcomes(0.5, 20), scales=[112 * (scales + 1)])
-    comparisons = compare(folder)
-    assert comparisons.contrasts == ()
-    assert "66 pairs" in comparisons.missing[0]
-
-
-def test_a_plan_file_is_read_with_its_failed_cells_and_notes(tmp_path):
-    plan = {
-        "contrasts": [{"name": "n", "baseline": {"scales": [224]}, "treatment": {"scales": [224, 448]}}],
-        "failed": [{"cell": "Lift-vit", "error": "out of memory"}],
-        "notes": "calibrated on other seeds",
-    }
-    (tmp_path / "benchmark.json").write_text(json.dumps(plan))
-    expected = PlannedContrast("n", {"scales": (224,)}, {"scales": (224, 448)})
-    failed, notes = (("Lift-vit", "out of memory"),), ("calibrated on other seeds",)
-    assert load_plan([tmp_path]) == Plan((expected,), failed=failed, notes=notes)
-    (tmp_path / "another").mkdir()
-    (tmp_path / "another" / "benchmark.json").write_text(json.dumps({"contrasts": plan["contrasts"]}))
-    assert load_plan([tmp_path]).contrasts == (expected,)  # planned twice, compared once
-
-
-def test_what_was_planned_and_has_no_results_is_named_and_counts_in_the_adjustment(write):
-    write(outcomes(0.5))
-    arms = load_arms([write(outcomes(0.8, seed=1), scales=[224, 448])])
-    (alone,) = compare_all(arms, Plan((SCALES,))).contrasts
-    settings = {replace(arm.setting, encoder="", task=task) for arm in arms for task in ("Lift", "Door", "Stack")}
-    comparisons = compare_all(arms, Plan((SCALES,), frozenset(settings)))
-    assert comparisons.missing == tuple(
-        f"more scales ({task}): not both arms have results" for task in ("Door", "Stack")
-    )
-    (one_of_three,) = comparisons.contrasts
-    assert one_of_three.name == "more scales (Lift)"
-    assert one_of_three.adjusted == pytest.approx(3 * alone.adjusted)
-    assert "2 more could not be compared" in wording.headline(comparisons, arms)
+def test_other_weights_of_one_backbone_are_a_caveat(write):
+    write(outcomes(0.5), fingerprints={"backbone": "a" * 64})
+    folder = write(outcomes(0.5), scales=[224, 448], fingerprints={"backbone": "b" * 64})
+    (contrast,) = compare(folder, SCALES).contrasts
+    assert any("different weights of the same backbone" in caveat for caveat in contrast.caveats)
 
 
 def test_an_interval_without_0_beside_a_large_p_is_called_a_lead(write):
@@ -227,8 +165,8 @@ def test_the_smallest_p_that_the_bootstrap_can_give_is_a_bound_and_shrinks_with_
     (contrast,) = compare_all(arms, Plan((SCALES,))).contrasts
     assert "p < 0.001" in wording.finding(contrast)
     assert "p ≤ 0.010" in wording.finding(replace(contrast, adjusted=0.01))
-    many = frozenset(replace(arm.setting, encoder="", task=f"task {n}") for arm in arms for n in range(300))
-    (contrast,) = compare_all(arms, Plan((SCALES,), many)).contrasts
+    many = [replace(arm.setting.plain, task=f"task {n}") for arm in arms for n in range(300)]
+    (contrast,) = compare_all(arms, Plan((SCALES,), tuple(map(PlannedArm, many)))).contrasts
     assert contrast.adjusted == pytest.approx(0.025, rel=0.01)
     assert contrast.verdict == "higher"
 
@@ -245,50 +183,14 @@ def test_the_smallest_p_that_the_bootstrap_can_give_is_a_bound_and_shrinks_with_
         (wording.pvalue(0.00002), "p < 0.001"),
         (wording.pvalue(0.0123), "p = 0.012"),
         (wording.pvalue(0.5), "p = 0.50"),
+        (wording.pvalue(0.0504), "p = 0.0504"),  # not 0.050, which would count as a difference
+        (wording.pvalue(0.04996), "p = 0.050"),
         (wording.count(4_652_008), "4.65 M"),
         (wording.plural(1, "arm"), "1 arm"),
     ],
 )
 def test_numbers_are_written_as_people_read_them(text, expected):
     assert text == expected
-
-
-def test_sequential_stopping_takes_the_anytime_test_and_says_so(write):
-    base, treated = outcomes(0.4), outcomes(0.75, seed=1)
-    write(base)
-    folder = write(treated, scales=[224, 448])
-    stopping = {"contrasts": ["more scales"], "decided": ["more scales"], "batch": 10, "alpha": 0.05, "budget": 200}
-    sides = {"baseline": {"scales": [224]}, "treatment": {"scales": [224, 448]}}
-    document = {"contrasts": [{"name": "more scales", **sides}], "sequential": stopping}
-    (folder / "benchmark.json").write_text(json.dumps(document))
-    plan = load_plan([folder])
-    (contrast,) = compare_all(load_arms([folder]), plan).contrasts
-    anytime = anytime_comparison(base, treated)
-    assert contrast.stopping == "decides"
-    assert contrast.adjusted == contrast.pvalue  # one of one
-    assert (contrast.exact_pvalue, contrast.difference.interval) == (anytime.pvalue, anytime.interval)
-    assert contrast.pvalue > mcnemar_exact(base, treated).pvalue
-    assert any("Rollouts were added until" in caveat for caveat in contrast.caveats)
-    assert plan.budgets[0].startswith("Sequential stopping: rollouts were added 10 at a time")
-
-
-def test_a_contrast_that_shares_an_arm_with_a_deciding_one_takes_the_anytime_test_too(write):
-    base, treated, other = outcomes(0.4), outcomes(0.9, seed=1), outcomes(0.6, seed=2)
-    write(base)
-    write(other, backbone="efficientnet_lite2")
-    arms = load_arms([write(treated, scales=[224, 448])])
-    larger = PlannedContrast("larger", {"backbone": "efficientnet_lite0"}, {"backbone": "efficientnet_lite2"})
-    plan = Plan((SCALES, larger), sequential=frozenset(["more scales"]), alpha=0.01)
-    deciding, following = compare_all(arms, plan).contrasts
-    assert (deciding.stopping, deciding.alpha, deciding.verdict) == ("decides", 0.01, "higher")
-    assert (following.stopping, following.alpha) == ("follows", 0.05)
-    assert following.exact_pvalue == anytime_comparison(base, other).pvalue
-    assert following.adjusted == following.pvalue  # Holm over the contrasts that decided nothing
-    assert any("until another comparison of one of its arms" in caveat for caveat in following.caveats)
-    door = {replace(arm.setting, encoder="", task="Door") for arm in arms if arm.setting.backbone.endswith("0")}
-    awaiting = compare_all(arms, replace(plan, settings=frozenset(door)))  # what decides is a family of its own
-    assert len(awaiting.missing) == 1
-    assert [found.adjusted for found in awaiting.contrasts] == [deciding.adjusted, following.adjusted]
 
 
 def test_episodes_in_error_are_named_and_compared_nowhere(write):
@@ -310,10 +212,11 @@ def test_the_interval_of_the_interquartile_mean_covers_about_nine_times_in_ten()
     hits = []
     for _ in range(300):
         cells = [SimpleNamespace(rate=rate) for rate in rng.normal(0.6, 0.05, 6)]
-        arms = [SimpleNamespace(cells=cells[:3]), SimpleNamespace(cells=cells[3:])]
+        arms = [SimpleNamespace(cells=runs, setting=SimpleNamespace(task="")) for runs in (cells[:3], cells[3:])]
         low, high = _summary(None, arms).interval
         hits.append(low <= 0.6 <= high)
-    high = [SimpleNamespace(cells=[SimpleNamespace(rate=rate) for rate in (1.0, 1.0, 0.9)])] * 2
+    cells = [SimpleNamespace(rate=rate) for rate in (1.0, 1.0, 0.9)]
+    high = [SimpleNamespace(cells=cells, setting=SimpleNamespace(task=""))] * 2
     assert _summary(None, high).interval.high == 1
     assert 0.87 <= np.mean(hits) <= 0.97  # 0.83 without the widening
 
@@ -328,3 +231,17 @@ def test_the_interquartile_mean_is_shown_over_all_tasks(write):
     assert (found.tasks, found.runs) == (2, 6)
     assert found.iqm == pytest.approx(interquartile_mean([*rates["Lift"], *rates["Can"]])) == pytest.approx(0.55)
     assert found.interval.low <= found.iqm <= found.interval.high
+
+
+def test_numbers_of_demonstrations_are_no_tasks(write):
+    for demonstrations in (12, 60):
+        for seed in range(4):
+            write(
+                [True] * 5 * (1 + demonstrations // 20) + [False] * 10,
+                training_seed=seed,
+                demonstrations=demonstrations,
+            )
+    folder = write([True], scales=[448])
+    many, few = aggregate(load_arms([folder]))
+    assert [(found.tasks, found.runs) for found in (many, few)] == [(1, 4), (1, 4)]
+    assert ["60 demonstrations" in aggregate_label(many), "12 demonstrations" in aggregate_label(few)] == [True, True]

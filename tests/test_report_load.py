@@ -73,7 +73,33 @@ def test_arms_that_differ_in_the_encoder_alone_stay_apart(tmp_path):
     for name in "ab":
         write_results(tmp_path / name, make_results([True], fingerprints={"encoder": name * 64}))
     arms = load_arms([tmp_path])
-    assert [arm.setting.variant for arm in arms] == ["encoder aaaaaaaa", "encoder bbbbbbbb"]
+    assert [arm.setting.shown_variant for arm in arms] == ["encoder aaaaaaaa", "encoder bbbbbbbb"]
+
+
+def test_other_settings_of_training_make_another_arm_and_unknown_ones_do_not(tmp_path):
+    for seed, settings in enumerate(["a" * 16, None, "a" * 16]):
+        write_results(tmp_path / f"a{seed}", make_results([True], training_seed=seed, settings=settings))
+    assert [len(arm.cells) for arm in load_arms([tmp_path])] == [3]
+    write_results(tmp_path / "b", make_results([False], settings="b" * 16))
+    marks = {arm.setting.mark: len(arm.cells) for arm in load_arms([tmp_path])}
+    assert marks == {"settings aaaaaaaa": 2, "settings bbbbbbbb": 1, "settings unknown": 1}
+
+
+def test_of_a_cell_that_was_continued_elsewhere_the_longer_result_counts(tmp_path):
+    write_results(tmp_path / "longer", make_results([True, False, True]))
+    write_results(tmp_path / "short", make_results([True, False]))
+    (arm,) = load_arms([tmp_path])
+    assert arm.episodes == 3
+    write_results(tmp_path / "short", make_results([True, False], first_seed=1))
+    with pytest.raises(ReportError, match="same cell .* with other initial states"):
+        load_arms([tmp_path])
+
+
+def test_versions_and_latency_of_a_cell_are_those_of_all_its_ranges(tmp_path):
+    parts = [("2.0", 10.0), ("2.1", 20.0)]
+    ranges = [{"episodes": 1, "latency_ms": latency, "versions": {"torch": version}} for version, latency in parts]
+    cell = load_cell(write_results(tmp_path, make_results([True, False], ranges=ranges)))
+    assert (cell.versions["torch"], cell.latency_ms) == (("2.0", "2.1"), 15)
 
 
 def test_outcomes_line_up_with_the_evaluation_seeds(tmp_path):

@@ -17,12 +17,16 @@ from typing import Any
 from s2robot import __version__
 from s2robot.benchmark.grid import Arm, Cell, hash_json, make_arms
 from s2robot.benchmark.stages import Collect, Stages, training_settings
-from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, TaskConfig
+from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, TaskConfig, require
+from s2robot.config.checks import require_types
 from s2robot.evaluation import MakeVectorEnv
 from s2robot.statistics import wilson_interval
 
 WANTED = (0.3, 0.8)
 """Success of the base arm between which a task can tell arms apart."""
+
+_BLOCK = {"arm": str, "first_seed": int, "last_seed": int, "date": str, "policies": dict[str, Any]}
+_COUNTS = {"successes": int, "episodes": int}
 
 
 def calibrate(
@@ -108,6 +112,7 @@ def _statement(config: BenchmarkConfig, task: TaskConfig, planned: str | None) -
     block = task.calibration
     if block is None:
         return f"{task.label}: not calibrated; its difficulty was not chosen on separate seeds."
+    _check_block(task, block)
     rates, stale = [], []
     for arm in _base_arms(config):
         counts = block.get("policies", {}).get(arm.policy.label)
@@ -126,3 +131,17 @@ def _statement(config: BenchmarkConfig, task: TaskConfig, planned: str | None) -
     if stale:
         statement += f" The settings of now are others than those calibrated, for {', '.join(stale)}."
     return statement
+
+
+def _check_block(task: TaskConfig, block: dict[str, Any]) -> None:
+    """Refuse a block that is not of the form that `_block` gives it."""
+    _check_part(task, block, _BLOCK)
+    for counts in block.get("policies", {}).values():
+        _check_part(task, counts, _COUNTS)
+
+
+def _check_part(task: TaskConfig, part: Any, hints: dict[str, Any]) -> None:
+    where, needed = f"calibration of {task.label!r}", [key for key in hints if key != "policies"]
+    complete = isinstance(part, dict) and set(needed) <= set(part)
+    require(complete, where, part, f"a mapping with {', '.join(needed)}, as calibrate=true prints it")
+    require_types(part, hints, where)

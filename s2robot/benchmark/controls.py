@@ -39,9 +39,8 @@ def make_controls(
             continue
         for name in config.controls:
             changed, label = _CONTROLS[name](config, encoder)
-            for readout in readouts:
-                if name == "from_scratch":
-                    readout = Readout(FROM_SCRATCH_READOUT, replace(readout.config, name=FROM_SCRATCH_READOUT))
+            # Pixels are learned from through one readout, whichever reads the features.
+            for readout in [_pixel_readout(readouts[0])] if name == "from_scratch" else readouts:
                 for policy in policies:
                     yield Arm(changed, readout, policy, label, (as_json(asdict(encoder)),))
 
@@ -121,6 +120,11 @@ def _whole_image(config: BenchmarkConfig, encoder: EncoderConfig) -> tuple[Encod
 
 def _larger_backbone(config: BenchmarkConfig, encoder: EncoderConfig) -> tuple[EncoderConfig, str]:
     return _single(encoder, compute_matched(config, encoder)), "compute-matched"
+
+
+def _pixel_readout(readout: Readout) -> Readout:
+    """ResNet-18 with the sizes of `readout`."""
+    return Readout(FROM_SCRATCH_READOUT, replace(readout.config, name=FROM_SCRATCH_READOUT))
 
 
 def _from_scratch(config: BenchmarkConfig, encoder: EncoderConfig) -> tuple[EncoderConfig, str]:

@@ -13,11 +13,11 @@ from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.controls import PIXELS, encoder_cost
 from s2robot.benchmark.grid import Arm, Cell, make_arms, make_cells
 from s2robot.benchmark.plan import planned_contrasts
-from s2robot.benchmark.results import read_results
+from s2robot.benchmark.results import count_episodes
 from s2robot.config import BenchmarkConfig, EncoderConfig
 from s2robot.cost import EncoderCost
 from s2robot.interfaces import FeatureShape, resolve_device
-from s2robot.statistics import detectable_difference, effective_episodes
+from s2robot.statistics import detectable_paired_difference
 
 # Simulator, per environment on one CPU core without a GPU (`python benchmarks/environments.py` prints yours).
 STEP_SECONDS, FRAME_SECONDS = 0.010, 0.017
@@ -57,7 +57,7 @@ def describe(config: BenchmarkConfig, task_facts: Callable[[str], TaskFacts], nu
     costs = {arm.key: encoder_cost(arm.encoder) for arm in arms}
     facts = {task.task: task_facts(task.task) for task in config.task_list}
     output = Path(config.output)
-    left = [cell for cell in cells if read_results(output, cell) is None]
+    left = [cell for cell in cells if count_episodes(output, cell, config.first_seed) < config.episodes]
     contrasts = planned_contrasts(config)
     lines = [f"{len(cells)} cells, {len(left)} of them to run:", "", *_cell_table(cells, costs), ""]
     lines += [f"{len(contrasts)} planned contrasts:", *(f"  {contrast['name']}" for contrast in contrasts), ""]
@@ -68,13 +68,13 @@ def describe(config: BenchmarkConfig, task_facts: Callable[[str], TaskFacts], nu
 
 
 def power_sentence(episodes: int, training_seeds: int, rate: float) -> str:
-    """What a number of rollouts can tell apart, in one sentence.
+    """What a number of rollouts can tell apart by the two tests of the report, in one sentence.
 
     >>> power_sentence(200, 3, 0.8)
-    '200 rollouts × 3 seeds tell 80% from 92% apart with 80% power'
+    '200 rollouts × 3 seeds tell 80% from 94% apart with 80% power'
     """
-    effective = effective_episodes(rate, episodes, training_seeds, SEED_STD if training_seeds > 1 else 0.0)
-    higher = rate + detectable_difference(rate, effective, correlation=0.0)
+    seed_std = SEED_STD if training_seeds > 1 else 0.0
+    higher = rate + detectable_paired_difference(rate, episodes, training_seeds, seed_std)
     seeds = f"{training_seeds} seed{'s' if training_seeds > 1 else ''}"
     if higher > 1:
         return f"{episodes} rollouts × {seeds} tell {rate:.0%} apart from no higher rate with 80% power"
@@ -238,8 +238,9 @@ def _power(config: BenchmarkConfig) -> list[str]:
     episodes, seeds = config.episodes, len(config.training_seeds)
     lines = ["detectable difference:"] + [f"  {power_sentence(episodes, seeds, rate)}" for rate in (0.5, 0.8)]
     assumed = (
-        f"for one contrast at 5%, before Holm's correction; {100 * SEED_STD:.0f} points of standard deviation between "
-        "training seeds (assumed), and nothing gained from shared initial states"
+        "for one contrast at 5% by both tests of the report, before Holm's correction; "
+        f"{100 * SEED_STD:.0f} points of standard deviation between training seeds (assumed), and nothing gained from "
+        "shared initial states"
     )
     if seeds == 1:
         assumed = "of two trained policies: one training seed says nothing about training again"

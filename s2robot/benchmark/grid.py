@@ -26,6 +26,7 @@ from s2robot.config import (
 )
 from s2robot.interfaces import ConfigError, EncoderError, unknown_name
 from s2robot.report.results import scales_label
+from s2robot.training.state import FREE_TRAINING
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class Policy:
     label: str
     config: PolicyConfig
     training: TrainingConfig
+
+    @property
+    def computed(self) -> Policy:
+        """The same computation under the policy's own name, with defaults for the settings that do not change it."""
+        defaults = TrainingConfig()
+        training = replace(self.training, **{name: getattr(defaults, name) for name in FREE_TRAINING})
+        return Policy(self.config.name, self.config, training)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Arm:
     @property
     def key(self) -> str:
         """What the arm computes, whatever it is called."""
-        return as_json([encoder_settings(self.encoder), asdict(self.readout.config), asdict(self.policy)])
+        return as_json([encoder_settings(self.encoder), asdict(self.readout.config), asdict(self.policy.computed)])
 
     @property
     def encoder_key(self) -> str:

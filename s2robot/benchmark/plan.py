@@ -5,21 +5,32 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.controls import PIXELS
-from s2robot.benchmark.grid import Arm, Cell, as_json, make_arms, product_encoders, weights_digest
+from s2robot.benchmark.films import are_compared, selects
+from s2robot.benchmark.grid import (
+    Arm,
+    Cell,
+    as_json,
+    make_arms,
+    make_cells,
+    product_encoders,
+    weights_digest,
+)
 from s2robot.config import BenchmarkConfig, require
 from s2robot.files import locked, write_durably
 from s2robot.interfaces import ConfigError, EncoderError, WeightsError, unknown_name
-from s2robot.report.results import SELECTORS
+from s2robot.report.results import SELECTORS, Setting, setting_label
 
 PLAN_FILE = "benchmark.json"
 _SCHEMA = 1
+_SIDES = ("baseline", "treatment")
+_SHOWN = 4  # arms in an error
 
 
 def planned_contrasts(config: BenchmarkConfig) -> list[dict[str, Any]]:
@@ -30,10 +41,10 @@ def planned_contrasts(config: BenchmarkConfig) -> list[dict[str, Any]]:
     arm of the list against the base arm.
 
     Raises:
-        ConfigError: a stated contrast is malformed.
+        ConfigError: a stated contrast is malformed, compares no arms of the grid, or bears the name of another.
     """
     if config.contrasts:
-        return [_stated(entry) for entry in config.contrasts]
+        return _all_stated(config)
     arms = make_arms(config)
     contrasts: list[dict[str, Any]] = []
     for task in config.task_list:
@@ -45,23 +56,40 @@ def planned_contrasts(config: BenchmarkConfig) -> list[dict[str, Any]]:
 
 
 def _derived(config: BenchmarkConfig, arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
-    policies, readouts = len({arm.policy.label for arm in arms}), len({arm.readout.label for arm in arms})
-    for treatment, baseline in itertools.product(arms, arms):
-        if baseline is treatment or not _are_compared(config, arms, baseline, treatment):
-            continue
-        common = [treatment.policy.label] if policies > 1 else []
-        common += [treatment.readout.label] if readouts > 1 and baseline.readout == treatment.readout else []
-        suffix = f" ({', '.join(common)})" if common else ""
-        yield f"{treatment.label} against {baseline.label}{suffix}", baseline, treatment
+    """Name, baseline and treatment of each contrast that follows from the grid."""
+    pairs = [
+        (baseline, treatment)
+        for treatment, baseline in itertools.product(arms, arms)
+        if baseline is not treatment and _are_compared(config, arms, baseline, treatment)
+    ]
+    names = [_name(arms, *pair) for pair in pairs]
+    for pair, name in zip(pairs, names, strict=True):
+        # Their labels alone do not tell arms apart that differ in their readouts.
+        yield name if names.count(name) == 1 else _name(arms, *pair, both_readouts=True), *pair
+
+
+def _name(arms: list[Arm], baseline: Arm, treatment: Arm, *, both_readouts: bool = False) -> str:
+    said = []
+    if len({arm.policy.label for arm in arms}) > 1:
+        said.append(_against(treatment.policy.label, baseline.policy.label))
+    if both_readouts or (len({arm.readout.label for arm in arms}) > 1 and baseline.readout == treatment.readout):
+        said.append(_against(treatment.readout.label, baseline.readout.label))
+    suffix = f" ({', '.join(said)})" if said else ""
+    return f"{treatment.label} against {baseline.label}{suffix}"
+
+
+def _against(treatment: str, baseline: str) -> str:
+    return treatment if treatment == baseline else f"{treatment} against {baseline}"
 
 
 def _are_compared(config: BenchmarkConfig, arms: list[Arm], baseline: Arm, treatment: Arm) -> bool:
-    if baseline.policy != treatment.policy:
-        return False
-    if treatment.encoder_key in baseline.control_of:
+    same_policy = baseline.policy == treatment.policy
+    if same_policy and treatment.encoder_key in baseline.control_of:
         return baseline.readout == treatment.readout or baseline.encoder.backbone == PIXELS
     if treatment.variant and not treatment.control_of:  # an arm of the list
-        return baseline is next(arm for arm in arms if arm.policy == treatment.policy)
+        return baseline is _base_arm(arms, treatment)
+    if not same_policy:
+        return False
     grid = product_encoders(config)
     if baseline.encoder not in grid or treatment.encoder not in grid or baseline.readout != treatment.readout:
         return False
@@ -71,14 +99,78 @@ def _are_compared(config: BenchmarkConfig, arms: list[Arm], baseline: Arm, treat
     return base.backbone == config.backbones[0] and base.scales == treated.scales == first
 
 
+def _base_arm(arms: list[Arm], treatment: Arm) -> Arm:
+    """The base arm with the policy of `treatment`, else with one of the same kind, else the first."""
+    first, policy = arms[0], treatment.policy
+    bases = [
+        arm for arm in arms if (arm.encoder, arm.readout, arm.variant) == (first.encoder, first.readout, first.variant)
+    ]
+    same = [arm for arm in bases if arm.policy == policy]
+    kind = [arm for arm in bases if arm.policy.config.name == policy.config.name]
+    return [*same, *kind, first][0]
+
+
+def _all_stated(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    contrasts = [_stated(entry) for entry in config.contrasts]
+    names = [contrast["name"] for contrast in contrasts]
+    require(len(set(names)) == len(names), "contrasts", names, "different names: stopping and the report go by them")
+    cells = [cell for cell in make_cells(config) if cell.training_seed == config.training_seeds[0]]
+    for contrast in contrasts:
+        _require_pair(config, contrast, cells)
+    return contrasts
+
+
 def _stated(entry: Any) -> dict[str, Any]:
     valid = "mappings with name, baseline and treatment"
-    require(isinstance(entry, dict) and set(entry) == {"name", "baseline", "treatment"}, "contrasts", entry, valid)
-    for side in ("baseline", "treatment"):
+    require(isinstance(entry, dict) and set(entry) == {"name", *_SIDES}, "contrasts", entry, valid)
+    for side in _SIDES:
         for key in entry[side]:
             if key not in SELECTORS:
                 raise ConfigError(unknown_name(f"setting in a contrast's {side}", key, SELECTORS))
     return dict(entry)
+
+
+def _require_pair(config: BenchmarkConfig, contrast: dict[str, Any], cells: list[Cell]) -> None:
+    """Refuse a contrast that would await results for ever, at the cost of all others: Holm counts it too."""
+    selected = {side: [cell for cell in cells if selects(contrast[side], cell)] for side in _SIDES}
+    pairs = [pair for pair in itertools.product(*selected.values()) if pair[0] is not pair[1]]
+    if any(are_compared(contrast, *pair) for pair in pairs):
+        return
+    found = ", ".join(f"its {side} selects {_selection(contrast[side], selected[side], cells)}" for side in _SIDES)
+    differing = min((_differing(contrast, *pair) for pair in pairs), key=len, default=[])
+    advice = f". They differ in {', '.join(differing)}, which it does not name" if differing else ""
+    renamed = "".join(f". {sentence}" for sentence in _renamed(config, contrast))
+    raise ConfigError(f"contrast {contrast['name']!r} compares nothing: {found}{advice}{renamed}")
+
+
+def _differing(contrast: dict[str, Any], baseline: Cell, treatment: Cell) -> list[str]:
+    """The settings that no side of the contrast names, and in which two cells differ all the same."""
+    unnamed = [key for key in SELECTORS if key not in contrast["baseline"] and key not in contrast["treatment"]]
+    return [key for key in unnamed if baseline.setting[key] != treatment.setting[key]]
+
+
+def _selection(selector: dict[str, Any], selected: list[Cell], cells: list[Cell]) -> str:
+    """What one side of a contrast selects, or why it selects nothing."""
+    if selected:
+        settings = [Setting(**cell.setting | {"scales": tuple(cell.arm.encoder.scales)}) for cell in selected]
+        rest = f" and {len(selected) - _SHOWN} more" if len(selected) > _SHOWN else ""
+        return "; ".join(setting_label(setting) for setting in settings[:_SHOWN]) + rest
+    for key, value in selector.items():
+        choices = [cell.setting[key] for cell in cells]
+        if value not in choices:
+            return f"nothing: {unknown_name(key, value, {str(choice) for choice in choices})}"
+    return f"nothing: no arm has all of {selector}"
+
+
+def _renamed(config: BenchmarkConfig, contrast: dict[str, Any]) -> Iterator[str]:
+    """One sentence for each entry of `arms` that a contrast names and that is run under the name of an earlier arm."""
+    arms = make_arms(config)
+    names = {arm.variant for arm in arms}
+    for entry in config.arms:
+        if entry["name"] not in names and entry["name"] in [contrast[side].get("variant") for side in _SIDES]:
+            alone = make_arms(replace(config, backbones=[], arms=[entry]))[0]
+            same = next(arm for arm in arms if arm.key == alone.key)
+            yield f"The arm {entry['name']!r} of the list is run as {same.label}, which computes the same"
 
 
 def make_plan(config: BenchmarkConfig) -> dict[str, Any]:

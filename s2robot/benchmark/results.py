@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import json
 import os
 import shutil
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from s2robot.benchmark.grid import Cell
-from s2robot.files import write_durably
+from s2robot.benchmark.stages import outcome_settings
+from s2robot.files import locked, write_durably
 from s2robot.statistics import wilson_interval
 
 RESULTS_FILE = "results.json"
@@ -33,6 +35,20 @@ def read_results(output: Path, cell: Cell) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def count_episodes(output: Path, cell: Cell, first_seed: int) -> int:
+    """How many episodes the cell has, from the first planned seed on and without a gap."""
+    seeds = {row["seed"] for row in (read_results(output, cell) or {}).get("episode_results", [])}
+    return next(count for count in itertools.count() if first_seed + count not in seeds)
+
+
+def set_aside_unplanned(output: Path, cell: Cell, planned: range) -> None:
+    """Rename results that hold other evaluation seeds than the planned ones, so that no report mixes the two."""
+    results = read_results(output, cell)
+    if results and any(row["seed"] not in planned for row in results["episode_results"]):
+        path = cell_folder(output, cell) / RESULTS_FILE
+        path.rename(path.with_name("results.unplanned.json"))
+
+
 def read_error(output: Path, cell: Cell) -> str | None:
     """Why the cell failed, if it did."""
     path = cell_folder(output, cell) / _ERROR_FILE
@@ -47,6 +63,11 @@ def write_error(output: Path, cell: Cell, error: str) -> None:
     write_durably(folder / _ERROR_FILE, json.dumps(document, indent=1).encode())
 
 
+def drop_error(output: Path, cell: Cell) -> None:
+    """Forget that the cell failed."""
+    (cell_folder(output, cell) / _ERROR_FILE).unlink(missing_ok=True)
+
+
 def write_results(
     output: Path, cell: Cell, documents: list[dict[str, Any]], films: list[Path], seconds: dict[str, float]
 ) -> None:
@@ -58,11 +79,18 @@ def write_results(
         output: the benchmark's folder.
         cell: whose results.
         documents: the results of ranges of seeds, ascending.
-        films: folders of filmed episodes.
+        films: folders of filmed episodes; those of other seeds are left out.
         seconds: time spent now in each stage [s]; added to what is recorded.
     """
     folder = cell_folder(output, cell)
-    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".results"):  # of several processes that ran the cell, one reads, links and writes at a time
+        _write_results(output, cell, documents, films, seconds)
+
+
+def _write_results(
+    output: Path, cell: Cell, documents: list[dict[str, Any]], films: list[Path], seconds: dict[str, float]
+) -> None:
+    folder = cell_folder(output, cell)
     episodes = [episode for document in documents for episode in document["episode_results"]]
     successes, ran = (sum(document[key] for document in documents) for key in ("successes", "episodes"))
     earlier = (read_results(output, cell) or {}).get("stage_seconds", {})
@@ -73,6 +101,7 @@ def write_results(
         "policy": cell.arm.policy.label,
         "readout": cell.arm.readout.label,
         "variant": cell.arm.variant,
+        "settings": outcome_settings(cell),
         "successes": successes,
         "episodes": ran,
         "errors": len(episodes) - ran,
@@ -80,7 +109,7 @@ def write_results(
         "interval": list(wilson_interval(successes, ran)),
         "episode_results": episodes,
         "seconds": round(sum(document["seconds"] for document in documents), 1),
-        "videos": list(_link_videos(folder, films)),
+        "videos": list(_link_videos(folder, films, {episode["seed"] for episode in episodes})),
         "ranges": [
             {
                 "episodes": len(document["episode_results"]),
@@ -92,7 +121,6 @@ def write_results(
         "stage_seconds": {key: round(earlier.get(key, 0.0) + seconds.get(key, 0.0), 3) for key in _STAGES},
     }
     write_durably(folder / RESULTS_FILE, json.dumps(merged, indent=1).encode())
-    (folder / _ERROR_FILE).unlink(missing_ok=True)
 
 
 def write_parquet(output: Path, cells: Iterable[Cell]) -> Path | None:
@@ -147,9 +175,10 @@ def _rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _link_videos(folder: Path, films: list[Path]) -> Iterator[dict[str, Any]]:
+def _link_videos(folder: Path, films: list[Path], seeds: set[int]) -> Iterator[dict[str, Any]]:
     for film in films:
-        for entry in json.loads((film / RESULTS_FILE).read_text())["videos"]:
+        videos = json.loads((film / RESULTS_FILE).read_text())["videos"]
+        for entry in (video for video in videos if video["seed"] in seeds):
             source, target = film / entry["path"], folder / entry["path"]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from tqdm import tqdm
 from s2robot.benchmark.engines import run_jobs
 from s2robot.benchmark.films import choose_films
 from s2robot.benchmark.grid import Cell, make_cells
-from s2robot.benchmark.plan import store_plan, write_plan
+from s2robot.benchmark.plan import PLAN_FILE, store_plan, write_plan
 from s2robot.benchmark.results import (
     PARQUET_FILE,
+    count_episodes,
+    drop_error,
     read_error,
     read_results,
+    set_aside_unplanned,
     write_error,
     write_parquet,
     write_results,
@@ -25,6 +29,7 @@ from s2robot.benchmark.sequential import Race, is_decided, make_races, next_epis
 from s2robot.benchmark.stages import Collect, Stages, demonstrations_key
 from s2robot.config import BenchmarkConfig, TaskConfig, require
 from s2robot.evaluation import MakeVectorEnv
+from s2robot.files import locked
 from s2robot.interfaces import S2RobotError
 from s2robot.report import write_report
 
@@ -55,6 +60,8 @@ class Runner:
         error = _guarded(lambda: self._write(job))
         if error:
             write_error(self.output, job.cell, error)
+        else:
+            drop_error(self.output, job.cell)
         return error
 
     def film(self, job: CellJob) -> str | None:
@@ -92,14 +99,17 @@ def run_benchmark(
     cells = make_cells(config)
     document = store_plan(config, cells)
     races = make_races(config, document["contrasts"], cells)
-    if races:  # from the start: a report half way through must know of it
-        document["sequential"] = stopping_rule(config, races, [])
-        write_plan(config, document)
     chosen = select_cells(config, cells)
+    with locked(output / PLAN_FILE):
+        for cell in cells:
+            set_aside_unplanned(output, cell, range(config.first_seed, config.first_seed + config.episodes))
+    if races:  # from the start: a report half way through must know of it
+        _change_document(config, sequential=stopping_rule(config, races, []))
     runner = Runner(Stages(config, collect, make_vector_env, num_envs), output)
     failed = _run_rounds(config, runner, races, chosen)
     _film(config, runner, document["contrasts"], chosen)
-    report = finish(config, cells, document, races) if len(chosen) == len(cells) else None
+    _record_outcome(config, cells, races)
+    report = finish(config, cells) if len(chosen) == len(cells) else None
     if failed:
         name, error = next(iter(failed.items()))
         rest = ""
@@ -114,37 +124,66 @@ def select_cells(config: BenchmarkConfig, cells: list[Cell]) -> list[Cell]:
     """The cells whose numbers `config.cells` names: a number, or a list of them; all for null.
 
     Raises:
-        ConfigError: no such number, or sequential stopping, which needs them all.
+        ConfigError: no such number, one twice, or sequential stopping, which needs them all.
     """
     if config.cells is None:
         return cells
     numbers = config.cells if isinstance(config.cells, list) else [config.cells]
-    valid = all(isinstance(number, int) and 0 <= number < len(cells) for number in numbers) and bool(numbers)
-    require(valid, "cells", config.cells, f"numbers of 0 … {len(cells) - 1}")
+    valid = all(type(number) is int and 0 <= number < len(cells) for number in numbers) and bool(numbers)
+    once = valid and len(set(numbers)) == len(numbers)
+    require(once, "cells", config.cells, f"numbers of 0 … {len(cells) - 1}, each once")
     require(config.sequential.batch is None, "cells", config.cells, "null with sequential stopping: it needs all cells")
     return [cells[number] for number in numbers]
 
 
-def finish(config: BenchmarkConfig, cells: list[Cell], document: dict[str, Any], races: list[Race]) -> Path:
-    """Write `benchmark.json`, `results.parquet` and the report of the cells that have results.
+def finish(config: BenchmarkConfig, cells: list[Cell]) -> Path:
+    """Write `results.parquet` and the report of the cells that have results.
 
     Raises:
         S2RobotError: no cell has.
     """
     output = Path(config.output).resolve()
-    errors = [(cell.name, error) for cell in cells if (error := read_error(output, cell)) is not None]
-    document["failed"] = [{"cell": name, "error": error} for name, error in errors]
+    if all(read_results(output, cell) is None for cell in cells):
+        raise S2RobotError(f"every cell of the benchmark failed; the first: {read_error(output, cells[0])}")
+    with locked(output / "report"):
+        if write_parquet(output, cells) is None:
+            needed = "it needs pyarrow (`pip install 's2robot[parquet]'`)"
+            print(f"{PARQUET_FILE} is left out: {needed}; run again to write it")
+        return write_report([output], output / "report").parent
+
+
+def _record_outcome(config: BenchmarkConfig, cells: list[Cell], races: list[Race]) -> None:
+    """Write into `benchmark.json` which cells failed and which races are decided."""
+    output = Path(config.output).resolve()
+    lacking = _lacking(config, output, races, cells)
+    for cell in cells:
+        if cell.name not in lacking:  # its error is of an earlier run, or of one that was to give it more episodes
+            drop_error(output, cell)
+    errors = {cell.name: error for cell in cells if (error := read_error(output, cell)) is not None}
+    changes: dict[str, Any] = {"failed": [{"cell": name, "error": error} for name, error in errors.items()]}
     if races:
         decided = [
             race[0]["name"] for race in races if _has_results(output, race) and is_decided(config, output, races, race)
         ]
-        document["sequential"] = stopping_rule(config, races, decided)
-    write_plan(config, document)
-    if len(errors) == len(cells) and all(read_results(output, cell) is None for cell in cells):
-        raise S2RobotError(f"every cell of the benchmark failed; the first: {errors[0][1]}")
-    if write_parquet(output, cells) is None:
-        print(f"{PARQUET_FILE} is left out: it needs pyarrow (`pip install 's2robot[parquet]'`); run again to write it")
-    return write_report([output], output / "report").parent
+        changes["sequential"] = stopping_rule(config, races, decided)
+    elif not lacking:  # amended to a fixed number, which all have: no result decided any more when rollouts ended
+        changes["sequential"] = None
+    _change_document(config, **changes)
+
+
+def _change_document(config: BenchmarkConfig, **changes: Any) -> None:
+    """Replace entries of `benchmark.json`, which other processes change too; None removes one."""
+    path = Path(config.output) / PLAN_FILE
+    with locked(path):
+        document = json.loads(path.read_text()) | changes
+        write_plan(config, {key: value for key, value in document.items() if value is not None})
+
+
+def _lacking(config: BenchmarkConfig, output: Path, races: list[Race], cells: list[Cell]) -> dict[str, int]:
+    """Name → episodes it should have by now, of the cells that do not have them."""
+    targets = next_episodes(config, output, races, cells)
+    done = {cell.name: count_episodes(output, cell, config.first_seed) for cell in cells}
+    return {name: target for name, target in targets.items() if done[name] < target}
 
 
 def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cells: list[Cell]) -> dict[str, str]:
@@ -155,15 +194,11 @@ def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cell
     """
     failed: dict[str, str] = {}
     for cell in cells:
-        if (count := _episodes(runner.output, cell)) >= config.episodes:
+        if (count := count_episodes(runner.output, cell, config.first_seed)) >= config.episodes:
             print(f"{cell.name}: done before, {count} episodes")
     while True:
-        targets = next_episodes(config, runner.output, races, cells)
-        jobs = [
-            CellJob(cell, targets[cell.name])
-            for cell in cells
-            if cell.name not in failed and _episodes(runner.output, cell) < targets[cell.name]
-        ]
+        lacking = _lacking(config, runner.output, races, cells)
+        jobs = [CellJob(cell, lacking[cell.name]) for cell in cells if cell.name in lacking and cell.name not in failed]
         if not jobs:
             return failed
         failed |= _run_round(config, runner, jobs, total=len(cells))
@@ -208,10 +243,6 @@ def _guarded(work: Any) -> str | None:
     except Exception:  # a crash of one cell must not cost the others
         return traceback.format_exc(limit=-5)
     return None
-
-
-def _episodes(output: Path, cell: Cell) -> int:
-    return len((read_results(output, cell) or {}).get("episode_results", []))
 
 
 def _has_results(output: Path, race: Race) -> bool:

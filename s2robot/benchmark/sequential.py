@@ -9,7 +9,7 @@ import numpy as np
 
 from s2robot.benchmark.films import are_compared, selects
 from s2robot.benchmark.grid import Cell
-from s2robot.benchmark.results import read_results
+from s2robot.benchmark.results import count_episodes, read_results
 from s2robot.config import BenchmarkConfig, require
 from s2robot.statistics import anytime_comparison, paired_bootstrap, resamples_for
 
@@ -26,10 +26,13 @@ def make_races(config: BenchmarkConfig, contrasts: list[dict[str, Any]], cells: 
     if config.sequential.batch is None:
         return []
     names = [contrast["name"] for contrast in contrasts]
-    races = []
-    for name in config.sequential.contrasts or names:
+    deciding = config.sequential.contrasts or names
+    for name in deciding:
         require(name in names, "sequential.contrasts", name, f"names of planned contrasts: {'; '.join(names)}")
-        contrast = contrasts[names.index(name)]
+    races = []
+    for contrast in contrasts:
+        if contrast["name"] not in deciding:
+            continue
         baseline, treatment = (
             # By training seed, as the report has them: the bootstrap's draws follow the order.
             sorted((cell for cell in cells if selects(contrast[side], cell)), key=lambda cell: cell.training_seed)
@@ -38,7 +41,7 @@ def make_races(config: BenchmarkConfig, contrasts: list[dict[str, Any]], cells: 
         arms = [{cell.arm.key + cell.task.label for cell in side} for side in (baseline, treatment)]
         one_pair = all(len(side) == 1 for side in arms) and are_compared(contrast, baseline[0], treatment[0])
         valid = "contrasts whose two sides select one arm of one task each, alike in all that neither side names"
-        require(one_pair, "sequential.contrasts", name, valid)
+        require(one_pair, "sequential.contrasts", contrast["name"], valid)
         races.append((contrast, baseline, treatment))
     return races
 
@@ -61,7 +64,7 @@ def next_episodes(config: BenchmarkConfig, output: Path, races: list[Race], cell
     if batch is None:
         return targets
     racing = {cell.name for _, *sides in races for side in sides for cell in side}
-    done = {cell.name: len((read_results(output, cell) or {}).get("episode_results", [])) for cell in cells}
+    done = {cell.name: count_episodes(output, cell, config.first_seed) for cell in cells}
     targets |= {name: max(done[name], min(batch, config.episodes)) for name in racing if name in targets}
     for contrast, baseline, treatment in races:
         both = [*baseline, *treatment]

@@ -183,9 +183,15 @@ def training_settings(cell: Cell) -> dict[str, Any]:
         "encoder": encoder_settings(arm.encoder),
         "readout": asdict(arm.readout.config),
         "policy": asdict(arm.policy.config),
-        "training": asdict(arm.policy.training),
+        "training": asdict(arm.policy.computed.training),
         "seed": cell.training_seed,
     }
+
+
+def outcome_settings(cell: Cell) -> str:
+    """Short hash of policy, readout and training: what the fingerprints of data, encoder and environment leave open."""
+    settings = training_settings(cell)
+    return hash_json({key: settings[key] for key in ("policy", "readout", "training")})[:16]
 
 
 def rollouts_settings(cell: Cell) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
     recorded_as: dict[str, Any] = {"seed": config.seed, "noise": config.noise, "num": config.num}
     if config.expert is not None:
         recorded_as["expert"] = config.expert
-    env_args = {**env.env_args(), "collection": recorded_as}
+    env_args, fps = {**env.env_args(), "collection": recorded_as}, env.metadata.get("render_fps")
     env.close()
     if path.exists() and not config.overwrite:
         with open_dataset(path) as dataset:
@@ -50,7 +50,10 @@ def collect_demonstrations(config: CollectConfig) -> None:
             )
         print(f"{config.num} demonstrations of {config.task} are in {path} already")
         return
-    with RobomimicWriter(path, env_args) as writer, tqdm(total=config.num, unit="demo", desc="collecting") as bar:
+    with (
+        RobomimicWriter(path, env_args, fps=fps) as writer,
+        tqdm(total=config.num, unit="demo", desc="collecting") as bar,
+    ):
         bar.update(writer.count)  # of an interrupted run
         episodes = collect_episodes(
             config.task,
@@ -122,5 +125,10 @@ def _episode(recorded: dict[str, Any], look: dict[str, Any]) -> Episode:
         rewards=recorded["rewards"],
         states=recorded["states"],
         model_file=recorded["model_file"],
-        attributes={"seed": recorded["seed"], "attempts": recorded["attempts"], LOOK: look},
+        attributes={
+            "seed": recorded["seed"],
+            "attempts": recorded["attempts"],
+            "success": recorded["success"],
+            LOOK: look,
+        },
     )

@@ -53,7 +53,9 @@ def convert(words: list[str]) -> Output:
     from s2robot.data.conversion import convert_dataset
 
     config: ConvertConfig = parse(ConvertConfig, words)
-    count = convert_dataset(config.dataset, config.out, fps=config.fps, video=config.video)
+    count = convert_dataset(
+        config.dataset, config.out, fps=config.fps, video=config.video, proprioception=config.proprioception
+    )
     return Output(f"{count} demonstrations: {config.out}", {"dataset": config.out, "demonstrations": count})
 
 

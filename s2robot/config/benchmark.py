@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import MISSING
 
-from s2robot.config.checks import build, require
+from s2robot.config.checks import build, require, require_types
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
 from s2robot.config.evaluation import EVALUATION_SEED
 from s2robot.config.policies import PolicyConfig
@@ -21,6 +21,28 @@ CONTROLS = ("single_scale", "channel_duplicated", "upsampled", "whole_image", "l
 """What each scale set of several sizes may be held against, see `s2robot.benchmark.grid`."""
 
 ENGINES = ("local", "ray")
+
+_LEAST = {
+    "episodes": 1,
+    "demonstrations": 2,
+    "size": 16,
+    "videos": 0,
+    "num_envs": 1,
+    "ray_cpus": 0,
+    "ray_gpus": 0,
+    "retries": 0,
+}
+"""Smallest values of `BenchmarkConfig`, null apart."""
+
+_ENTRY = {
+    "name": str,
+    "label": str,
+    "encoder": dict[str, Any],
+    "training": dict[str, Any],
+    "baseline": dict[str, Any],
+    "treatment": dict[str, Any],
+}
+"""Types of what entries of `readouts`, `policies`, `arms` and `contrasts` have beside fields of a dataclass."""
 
 
 @dataclass
@@ -50,10 +72,14 @@ class TaskConfig:
     calibration: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        require(isinstance(self.task, str), "tasks.task", self.task, "the name of a task")
+        named = isinstance(self.task, str) and self.task != MISSING
+        require(named, "tasks.task", self.task, "the name of a task")
         if self.demonstrations is not None:
             require(self.demonstrations >= 2, "tasks.demonstrations", self.demonstrations, "2 or more")
+        if self.size is not None:
+            require(self.size >= 16, "tasks.size", self.size, "16 pixels or more")
         require(self.horizon is None or self.horizon >= 1, "tasks.horizon", self.horizon, "1 or more, or null")
+        require(self.noise >= 0, "tasks.noise", self.noise, "0 or more")
 
     @property
     def label(self) -> str:
@@ -95,7 +121,8 @@ class BenchmarkConfig:
             `training`); empty = the one chosen as `readout` and `policy`.
         controls: names out of `CONTROLS`, made for every scale set of several sizes.
         larger_backbones: candidates of the control `larger_backbone`; empty = the named backbones of the same family.
-        arms: further arms: mappings with `name`, `encoder` (changed settings), and optionally `readout` and `policy`.
+        arms: further arms: mappings with `name`, `encoder` (settings changed from the base arm's), and optionally
+            `readout` and `policy`.
         contrasts: comparisons planned before anything runs: mappings with `name`, `baseline` and `treatment`, each a
             mapping of settings that an arm must have; empty = those that follow from grid and controls.
         cells: numbers of the cells to run, as `dry_run=true` prints them; null = all, and the report. Contrasts between
@@ -105,6 +132,7 @@ class BenchmarkConfig:
         calibrate: run the base arm alone on calibration seeds, and print the blocks to freeze in `tasks`.
         engine: `local`, or `ray` with `ray_cpus` and `ray_gpus` per cell (gpus: null = 1 unless device=cpu).
         retries: how often Ray starts a cell again whose worker died.
+        encoder: settings of all arms; `backbone` and `scales` become those of the base arm.
     """
 
     output: str = MISSING
@@ -155,8 +183,9 @@ class BenchmarkConfig:
                 raise ConfigError(unknown_name("control", name, CONTROLS))
         if self.engine not in ENGINES:
             raise ConfigError(unknown_name("engine of the benchmark", self.engine, ENGINES))
-        require(self.episodes >= 1, "episodes", self.episodes, "1 or more")
-        require(self.demonstrations >= 2, "demonstrations", self.demonstrations, "2 or more")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            require(value is None or value >= least, name, value, f"{least} or more")
         require(
             EVALUATION_SEED <= self.first_seed <= CALIBRATION_SEED - self.episodes,
             "first_seed",
@@ -169,8 +198,15 @@ class BenchmarkConfig:
             self.training_seeds,
             f"0 … {CALIBRATION_SEED - 1}: larger ones are for calibration",
         )
+        different = len(set(self.training_seeds)) == len(self.training_seeds)
+        require(different, "training_seeds", self.training_seeds, "different seeds: a run counted twice is one run")
+        for name in ("readouts", "policies", "arms", "contrasts"):
+            for entry in getattr(self, name):
+                _check_entry(entry, name)
         labels = [task.label for task in self.task_list]
         require(len(set(labels)) == len(labels), "tasks", labels, "different settings; give equal ones a name each")
+        if self.backbones and self.scale_sets:  # so that an entry of `arms` changes what it names and nothing else
+            self.encoder = replace(self.encoder, backbone=self.backbones[0], scales=list(self.scale_sets[0]))
 
     @property
     def task_list(self) -> list[TaskConfig]:
@@ -189,3 +225,12 @@ class BenchmarkConfig:
             task.cameras = task.cameras or self.cameras
             tasks.append(task)
         return tasks
+
+
+def _check_entry(entry: Any, where: str) -> None:
+    """Refuse wrong types in an entry of a list, before anything reads them."""
+    if not isinstance(entry, dict):
+        return  # a name, or refused by whoever reads the list
+    require_types(entry, _ENTRY, where)
+    for key in ("readout", "policy"):
+        _check_entry(entry.get(key), f"{where}.{key}")

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import types
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from s2robot.interfaces import ConfigError, unknown_name
+
+_WORDS = {
+    int: "integer",
+    float: "number",
+    str: "string",
+    bool: "true or false",
+    types.NoneType: "null",
+    list: "list",
+    dict: "mapping",
+}
 
 
 def require(condition: bool, field_name: str, value: object, valid: str) -> None:
@@ -13,10 +26,49 @@ def require(condition: bool, field_name: str, value: object, valid: str) -> None
         raise ConfigError(f"{field_name}={value!r} is not possible; valid: {valid}")
 
 
+def require_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
+    """Refuse values of other types than their annotations; keys without one pass. Nothing is converted.
+
+    Hydra checks the fields of a configuration itself, but nothing within a mapping in a list.
+
+    >>> require_types({"epochs": "5"}, {"epochs": int}, "training")
+    Traceback (most recent call last):
+    s2robot.interfaces.ConfigError: training setting epochs='5' is not possible; valid: integer
+    """
+    for key, value in values.items():
+        if key in hints:
+            require(_fits(value, hints[key]), f"{where} setting {key}", value, _words(hints[key]))
+
+
 def build(cls: type[Any], values: dict[str, Any], where: str) -> Any:
-    """Make a config dataclass from a plain mapping; unknown keys are an error that lists the valid ones."""
+    """Make a config dataclass from a plain mapping; unknown keys and wrong types are errors that say what is valid."""
     fields = cls.__dataclass_fields__
     for key in values:
         if key not in fields:
             raise ConfigError(unknown_name(f"{where} setting", key, fields))
+    require_types(values, get_type_hints(cls), where)
     return cls(**values)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is list:
+        return isinstance(value, list | tuple) and all(_fits(entry, arguments[0]) for entry in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(key, arguments[0]) for key in value)
+    if hint in (int, float):  # a bool is an int to Python
+        return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(argument) for argument in arguments)
+    if origin is list and arguments[0] is not Any:
+        return f"list of {_words(arguments[0])}s"
+    return _WORDS.get(origin or hint, getattr(hint, "__name__", str(hint)))

@@ -57,8 +57,10 @@ class ConvertConfig:
 
     dataset: str = MISSING
     out: str = MISSING
-    fps: int = 20  # steps per second, which LeRobot records
+    fps: int | None = None  # steps per second; null = as recorded, or 20 for LeRobot where that is not known
     video: bool = True  # LeRobot: images as videos (lossy), else as PNG pictures
+    # null = every key, but for LeRobot, whose policies see all that is written, `object`, where the objects are
+    proprioception: list[str] | None = None
 
     def __post_init__(self) -> None:
-        require(self.fps >= 1, "fps", self.fps, "1 or more")
+        require(self.fps is None or self.fps >= 1, "fps", self.fps, "1 or more")

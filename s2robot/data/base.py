@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from s2robot.interfaces import DatasetError, Episode, unknown_name
+
+OBJECT_STATE = "object"  # robomimic's name for where the objects are
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Index:
         image_sizes: camera -> (height, width) in pixels.
         proprioception: keys of the low-dimensional observations.
         env_args: the recorded environment description, robomimic's form; empty where the format has none.
+        fps: steps per second as the format itself records them; None where it does not.
     """
 
     demos: list[str]
@@ -35,6 +38,18 @@ class Index:
     image_sizes: dict[str, tuple[int, int]]
     proprioception: list[str]
     env_args: dict[str, Any] = field(default_factory=dict)
+    fps: Any = None
+
+
+def steps_per_second(env_args: Mapping[str, Any], recorded: Any = None) -> float | None:
+    """`recorded`, else the environment's `control_freq`; None where neither is a positive number.
+
+    >>> steps_per_second({"env_kwargs": {"control_freq": 20}}), steps_per_second({}, 50)
+    (20, 50)
+    """
+    kwargs = env_args.get("env_kwargs")
+    rates = [recorded, kwargs.get("control_freq") if isinstance(kwargs, Mapping) else None]
+    return next((rate for rate in rates if isinstance(rate, int | float) and 0 < rate < float("inf")), None)
 
 
 class DemonstrationDataset(ABC):
@@ -51,6 +66,7 @@ class DemonstrationDataset(ABC):
         cameras: camera names with recorded images.
         proprioception: the other observation keys.
         env_args: the recorded environment description; empty where the format has none.
+        fps: steps per second; None where neither the format nor `env_args` says.
 
     Raises:
         DatasetError: the files are missing, foreign or damaged, or lie outside of the folder.
@@ -82,7 +98,7 @@ class DemonstrationDataset(ABC):
             raise
         self.demos, self.lengths, self.action_width = index.demos, index.lengths, index.action_width
         self.cameras, self.proprioception = sorted(index.image_sizes), index.proprioception
-        self.env_args = index.env_args
+        self.env_args, self.fps = index.env_args, steps_per_second(index.env_args, index.fps)
         self._image_sizes = index.image_sizes
 
     # What a format provides -----------------------------------------------------------------------------------

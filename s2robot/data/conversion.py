@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tqdm import tqdm
 
 from s2robot.data import open_dataset
+from s2robot.data.base import OBJECT_STATE
 from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.robomimic import RobomimicWriter
 from s2robot.interfaces import DatasetError
 
+_FPS = 20  # where nothing says otherwise: that of robosuite's tasks
 
-def convert_dataset(path: str | Path, out: str | Path, *, fps: int = 20, video: bool = True) -> int:
+
+def convert_dataset(
+    path: str | Path,
+    out: str | Path,
+    *,
+    fps: int | None = None,
+    video: bool = True,
+    proprioception: list[str] | None = None,
+) -> int:
     """Copy every demonstration into another format, one at a time.
 
     An interrupted conversion to robomimic goes on where it stopped when it is started again.
@@ -22,28 +33,36 @@ def convert_dataset(path: str | Path, out: str | Path, *, fps: int = 20, video: 
     Args:
         path: dataset to read.
         out: `*.hdf5` or `*.h5` for robomimic; any other name for a LeRobot folder. It must not exist.
-        fps: steps per second (LeRobot only).
+        fps: steps per second; None for those that the source records, or for LeRobot 20 where it does not.
         video: whether images become videos (LeRobot only).
+        proprioception: keys to copy; None for all, but for LeRobot, whose policies see all that is in the folder,
+            without `object`, where the objects are.
 
     Returns:
         The number of demonstrations.
 
     Raises:
-        DatasetError: the dataset cannot be read, `out` exists, or an episode does not fit the format.
+        DatasetError: the dataset cannot be read or has no such key, `out` exists, or an episode does not fit the
+            format.
     """
     out = Path(out)
     if out.exists():
         raise DatasetError(f"out={str(out)!r} exists; choose another name")
     with open_dataset(path) as source:
+        keys = source.select_proprioception(proprioception)
         writer: RobomimicWriter | LeRobotWriter
         if out.suffix in (".hdf5", ".h5"):
-            writer = RobomimicWriter(out, source.env_args, origin=source.fingerprint())
+            origin = source.fingerprint() + ("" if proprioception is None else json.dumps(keys))
+            writer = RobomimicWriter(out, source.env_args, origin, fps=fps or source.fps)
         else:
-            writer = LeRobotWriter(out, fps=fps, env_args=source.env_args, video=video)
+            if proprioception is None:
+                keys = [key for key in keys if key != OBJECT_STATE]
+            rate = fps or max(1, round(source.fps or _FPS))
+            writer = LeRobotWriter(out, fps=rate, env_args=source.env_args, video=video)
         with writer:
             # Of an interrupted run; LeRobot folders are written whole.
             done = writer.count if isinstance(writer, RobomimicWriter) else 0
             left = range(done, len(source))
             for index in tqdm(left, initial=done, total=len(source), unit="demo", desc="converting"):
-                writer.add(source.episode(index))
+                writer.add(source.episode(index, proprioception=keys))
         return len(source)

@@ -89,10 +89,11 @@ def read_rows(source: h5py.Dataset, first: int, out: np.ndarray) -> None:
 
 def plain_attributes(member: h5py.Group | h5py.File) -> dict[str, Any]:
     """Attributes as plain Python values: numbers, strings and lists of them."""
-    return {key: _plain(value) for key, value in member.attrs.items()}
+    return {key: plain(value) for key, value in member.attrs.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """An attribute's value as a plain Python value."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

@@ -57,7 +57,7 @@ class LeRobotDataset(DemonstrationDataset):
             raise self.error(f"is of LeRobot version {version!r}; valid: v3.0 (LeRobot ships a converter)")
         features: dict[str, dict[str, Any]] = self._info["features"]
         self._episodes = self._read_episodes()
-        self._cameras = {_short(key): key for key, f in features.items() if f["dtype"] in _PICTURES}
+        self._cameras = {_short(key): key for key, feature in features.items() if _is_colour(feature)}
         self._keys = {
             _short(key): (key, slice(None))
             for key, feature in features.items()
@@ -73,7 +73,8 @@ class LeRobotDataset(DemonstrationDataset):
             action_width=int(np.prod(features[ACTION]["shape"])),
             image_sizes={name: _picture_size(features[key]) for name, key in self._cameras.items()},
             proprioception=sorted(self._keys),
-            env_args=self._info.get("env_args", {}),
+            env_args=self._info.get("env_args") or {},
+            fps=self._info.get("fps"),
         )
 
     def _split_state(self, features: dict[str, dict[str, Any]]) -> None:
@@ -149,10 +150,20 @@ def _short(key: str) -> str:
     return key.removeprefix(IMAGE_PREFIX).removeprefix(OBSERVATION_PREFIX)
 
 
+def _is_colour(feature: dict[str, Any]) -> bool:
+    """Whether these are colour images; depth maps are skipped, as in the other formats."""
+    if feature["dtype"] not in _PICTURES:
+        return False
+    described = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    depth = described.get("is_depth_map") or described.get("video.is_depth_map")
+    shape = feature["shape"]
+    return not depth and len(shape) == 3 and 3 in (shape[0], shape[2])
+
+
 def _picture_size(feature: dict[str, Any]) -> tuple[int, int]:
     shape = feature["shape"]
     # Older recordings list channels first; the pictures themselves never are.
-    height, width = shape[1:] if list(feature.get("names") or ()) == ["channels", "height", "width"] else shape[:2]
+    height, width = shape[:2] if shape[2] == 3 else shape[1:]
     return int(height), int(width)
 
 

@@ -25,6 +25,7 @@ from s2robot.data.lerobot import (
     STATES,
     SUCCESS,
 )
+from s2robot.data.lerobot_statistics import Statistics, combine, episode_statistics
 from s2robot.extras import import_extra
 from s2robot.interfaces import DatasetError, Episode
 
@@ -71,10 +72,10 @@ class LeRobotWriter:
         (self._partial / "meta").mkdir(parents=True)
         self._features: dict[str, dict[str, Any]] = {}
         self._state_parts: dict[str, int] = {}
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []  # of the episodes whose description is not written yet
         self._tasks: dict[str, int] = {}
-        self._statistics: dict[str, _Statistics] = {}
-        self._total = 0
+        self._statistics: dict[str, Statistics] = {}
+        self._count = self._total = 0
 
     def __enter__(self) -> LeRobotWriter:
         return self
@@ -89,7 +90,7 @@ class LeRobotWriter:
 
     def add(self, episode: Episode) -> None:
         """Append one episode."""
-        number, length = len(self._rows), len(episode)
+        number, length = self._count, len(episode)
         state = _state(episode)
         vectors, images = (
             _vectors(episode, state),
@@ -97,12 +98,13 @@ class LeRobotWriter:
         )
         parts = {key: values.shape[1] for key, values in state.items()}
         features = _features(vectors, images, parts, self._fps, self._video)
-        if not self._rows:
+        if not number:
             self._features, self._state_parts = features, parts
         if features != self._features:
             fields, first = _fields(features, parts), _fields(self._features, self._state_parts)
             raise DatasetError(f"episode {number} has the fields {fields}; the first {first}")
-        task = str((episode.attributes.get("tasks") or [self._env_args.get("env_name", "task")])[0])
+        tasks = episode.attributes.get("tasks") or self._env_args.get("env_name", "task")
+        task = str(tasks[0] if isinstance(tasks, list) else tasks)
         task_index = self._tasks.setdefault(task, len(self._tasks))
         where = {"chunk_index": number // _EPISODES_PER_CHUNK, "file_index": number % _EPISODES_PER_CHUNK}
         frames = np.arange(length)
@@ -113,13 +115,24 @@ class LeRobotWriter:
             else:
                 columns[key] = self._arrow.array([{"bytes": _png(image), "path": None} for image in values])
         indices = (frames, np.full(length, number), frames + self._total, np.full(length, task_index))
-        columns["timestamp"] = self._arrow.array((frames / self._fps).astype(np.float32))
-        columns |= {name: self._arrow.array(values) for name, values in zip(_INDICES, indices, strict=True)}
+        counters = {"timestamp": (frames / self._fps).astype(np.float32), **dict(zip(_INDICES, indices, strict=True))}
+        columns |= {name: self._arrow.array(values) for name, values in counters.items()}
         self._parquet.write_table(self._arrow.table(columns), self._file(_DATA.format(**where)))
-        self._rows.append(self._row(number, length, task, where, images if self._video else {}))
-        for name, values in [*vectors.items(), *images.items()]:
-            self._statistics.setdefault(name, _Statistics()).add(values)
-        self._total += length
+        row = self._row(number, length, task, where, images if self._video else {})
+        counted = {name: values[:, None] for name, values in counters.items()}
+        self._rows.append(row | self._describe({**vectors, **images, **counted}))
+        self._count, self._total = number + 1, self._total + length
+        if len(self._rows) == _EPISODES_PER_CHUNK:
+            self._write_rows()
+
+    def _describe(self, fields: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Columns with the statistics of one episode, which those of the dataset take in."""
+        columns: dict[str, Any] = {}
+        for name, values in fields.items():
+            found = episode_statistics(values)
+            self._statistics[name] = combine(self._statistics[name], found) if name in self._statistics else found
+            columns |= {f"stats/{name}/{kind}": numbers.tolist() for kind, numbers in found.items()}
+        return columns
 
     def _row(
         self, number: int, length: int, task: str, where: Mapping[str, int], videos: Mapping[str, np.ndarray]
@@ -130,7 +143,13 @@ class LeRobotWriter:
         for key in videos:
             row |= {f"videos/{key}/{name}": value for name, value in where.items()}
             row |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": length / self._fps}
-        return row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+        return row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": number // _EPISODES_PER_CHUNK}
+
+    def _write_rows(self) -> None:
+        file_index = self._rows[0]["meta/episodes/file_index"]
+        path = self._file(f"meta/episodes/chunk-000/file-{file_index:03d}.parquet")
+        self._parquet.write_table(self._arrow.Table.from_pylist(self._rows), path)
+        self._rows = []
 
     def _file(self, name: str) -> Path:
         path = self._partial / name
@@ -142,12 +161,12 @@ class LeRobotWriter:
         info = {
             "codebase_version": "v3.0",
             "robot_type": None,
-            "total_episodes": len(self._rows),
+            "total_episodes": self._count,
             "total_frames": self._total,
             "total_tasks": len(self._tasks),
             "chunks_size": _EPISODES_PER_CHUNK,
             "fps": self._fps,
-            "splits": {"train": f"0:{len(self._rows)}"},
+            "splits": {"train": f"0:{self._count}"},
             "data_path": _DATA,
             "video_path": _VIDEOS if self._video else None,
             "features": self._features,
@@ -155,11 +174,12 @@ class LeRobotWriter:
             "env_args": self._env_args,
         }
         self._file("meta/info.json").write_text(json.dumps(info, indent=4))
-        statistics = {name: values.summary() for name, values in self._statistics.items()}
+        statistics = {
+            name: {kind: values.tolist() for kind, values in found.items()} for name, found in self._statistics.items()
+        }
         self._file("meta/stats.json").write_text(json.dumps(statistics, indent=4))
-        self._parquet.write_table(
-            self._arrow.Table.from_pylist(self._rows), self._file("meta/episodes/chunk-000/file-000.parquet")
-        )
+        if self._rows:
+            self._write_rows()
         self._write_tasks()
         self._partial.rename(self.path)
 
@@ -177,33 +197,6 @@ class LeRobotWriter:
         self._parquet.write_table(
             table.replace_schema_metadata({"pandas": json.dumps(description)}), self._file("meta/tasks.parquet")
         )
-
-
-class _Statistics:
-    """Running minimum, maximum, mean and deviation per channel; of images in [0, 1], as [3, 1, 1]."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._images = False
-        self._sums = self._squares = np.zeros(1)
-        self._low, self._high = np.full(1, np.inf), np.full(1, -np.inf)
-
-    def add(self, values: np.ndarray) -> None:
-        self._images = values.dtype == np.uint8
-        # One frame at a time: images in float64 would take eight times the memory of the episode.
-        for frame in values:
-            pixels = frame.reshape(-1, 3).astype(np.float64) / 255 if self._images else frame[None].astype(np.float64)
-            self._sums = self._sums + pixels.mean(0)
-            self._squares = self._squares + np.square(pixels).mean(0)
-            self._low, self._high = np.minimum(self._low, pixels.min(0)), np.maximum(self._high, pixels.max(0))
-        self._count += len(values)
-
-    def summary(self) -> dict[str, Any]:
-        mean = self._sums / self._count
-        deviation = np.sqrt(np.maximum(self._squares / self._count - np.square(mean), 0))
-        found = {"min": self._low, "max": self._high, "mean": mean, "std": deviation}
-        shape = (-1, 1, 1) if self._images else (-1,)
-        return {name: values.reshape(shape).tolist() for name, values in found.items()} | {"count": [self._count]}
 
 
 def _state(episode: Episode) -> dict[str, np.ndarray]:

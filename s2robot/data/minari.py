@@ -9,7 +9,8 @@ data/main_data.hdf5
 ```
 
 The observation after the last action has no action and is dropped. Pictures are stored as JPEG (lossy) unless the
-dataset was made with `jpeg_encoding=False`.
+dataset was made with `jpeg_encoding=False`. Arrays of more axes than a vector's are colour images, channels last or
+first, or skipped (depth maps).
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ _JPEG = b"\xff\xd8\xff"
 def _main_file(path: Path) -> Path | None:
     candidates = [path] if path.name == _MAIN_FILE else [path / _MAIN_FILE, path / "data" / _MAIN_FILE]
     return next((file for file in candidates if file.is_file()), None)
+
+
+def _channels_first(leaf: h5py.Dataset) -> bool:
+    return bool(leaf.shape[3] != 3)
 
 
 class MinariDataset(DemonstrationDataset):
@@ -74,7 +79,9 @@ class MinariDataset(DemonstrationDataset):
             action_width=int(np.prod(actions[0].shape[1:])),
             image_sizes={name: size for name, size in images.items() if size is not None},
             proprioception=[
-                name for name, leaf in leaves.items() if images[name] is None and leaf.dtype.kind in "fiub"
+                name
+                for name, leaf in leaves.items()
+                if images[name] is None and leaf.dtype.kind in "fiub" and leaf.ndim <= 2
             ],
             env_args=self._env_args(),
         )
@@ -106,8 +113,9 @@ class MinariDataset(DemonstrationDataset):
             yield from walk(observations, "")
 
     def _picture_size(self, leaf: h5py.Dataset) -> tuple[int, int] | None:
-        if leaf.dtype == np.uint8 and leaf.ndim == 4 and leaf.shape[3] == 3:
-            return int(leaf.shape[1]), int(leaf.shape[2])
+        if leaf.dtype == np.uint8 and leaf.ndim == 4 and 3 in (leaf.shape[1], leaf.shape[3]):
+            height, width = leaf.shape[2:] if _channels_first(leaf) else leaf.shape[1:3]
+            return int(height), int(width)
         if not len(leaf) or not self._holds_jpeg(leaf):
             return None
         height, width, _ = decode_picture(leaf[0].tobytes()).shape
@@ -146,7 +154,7 @@ class MinariDataset(DemonstrationDataset):
 
     def _images(self, leaf: h5py.Dataset, length: int) -> np.ndarray:
         if leaf.ndim == 4:
-            return leaf[:length]
+            return np.ascontiguousarray(np.moveaxis(leaf[:length], 1, -1)) if _channels_first(leaf) else leaf[:length]
         return np.stack([decode_picture(stream.tobytes()) for stream in leaf[:length]])
 
     def _success(self, demo: str, group: h5py.Group) -> bool | None:

@@ -82,7 +82,7 @@ def render_dataset(
     # Names the source, so that an interrupted run goes on only with the recordings that it began with.
     env_args = {**env_args, "rendered_from": source.fingerprint()}
     with (
-        RobomimicWriter(out, env_args) as writer,
+        RobomimicWriter(out, env_args, fps=source.fps) as writer,
         tqdm(total=len(source), unit="demo", desc="rendering") as bar,
     ):
         bar.update(writer.count)  # of an interrupted run

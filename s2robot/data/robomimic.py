@@ -1,7 +1,7 @@
 """robomimic's HDF5 layout, the native format (https://robomimic.github.io/docs/datasets/overview.html).
 
 ```
-data                     attrs: total, env_args (JSON: env_name, type, env_version, env_kwargs, s2robot)
+data                     attrs: total, env_args (JSON: env_name, type, env_version, env_kwargs, s2robot), fps
 data/demo_<i>            attrs: num_samples, model_file, success, seed
 data/demo_<i>/actions    float64 [T, A];  states [T, S];  rewards [T];  dones [T]
 data/demo_<i>/obs/<key>  <camera>_image uint8 [T, H, W, 3] upright; others float [T, d]
@@ -10,6 +10,7 @@ mask/{train,valid}       byte strings
 
 Read are also files without `obs` (states and actions only, as robomimic hosts them) and robosuite's own recordings,
 whose environment is described by the attributes `env`, `env_info` and `repository_version` in place of `env_args`.
+`success` and `fps` are ours, and absent where they are not known.
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ from typing import Any
 import h5py
 import numpy as np
 
-from s2robot.data.base import DemonstrationDataset, Index
-from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, read_rows, require_array, write_rows
+from s2robot.data.base import DemonstrationDataset, Index, steps_per_second
+from s2robot.data.hdf5 import (
+    DAMAGE,
+    child,
+    names,
+    numbered,
+    plain,
+    plain_attributes,
+    read_rows,
+    require_array,
+    write_rows,
+)
 from s2robot.files import claimed, sync_and_rename, write_durably
 from s2robot.interfaces import DatasetError, Episode, unknown_name
 
@@ -77,6 +88,7 @@ class RobomimicDataset(DemonstrationDataset):
                 if key not in images and getattr(child(self, observations, key, demos[0]), "ndim", 3) <= 2
             ],
             env_args=self._read_env_args(data),
+            fps=plain(data.attrs.get("fps")),
         )
 
     def _read_env_args(self, data: h5py.Group) -> dict[str, Any]:
@@ -128,6 +140,8 @@ class RobomimicDataset(DemonstrationDataset):
                 raise self.error(f"observation {key!r} is missing", demo)
         low_dim = {key: require_array(self, child(self, observations, key, demo), key, demo) for key in proprioception}
         attributes = plain_attributes(group)
+        if "tasks" in attributes:
+            attributes["tasks"] = _tasks(attributes["tasks"])
         return Episode(
             actions=self.numbers(demo, "actions", self._actions(demo)[:]),
             images={camera: _rows(child(self, observations, camera + _IMAGE, demo)) for camera in cameras},
@@ -168,6 +182,7 @@ class RobomimicWriter:
         env_args: environment description, JSON-able.
         origin: what else the demonstrations follow from, such as the fingerprint of the dataset they are copied from.
             Parts written under another description or origin are discarded.
+        fps: steps per second, recorded where they do not follow from `env_args`.
 
     Attributes:
         count: demonstrations written so far, those of an interrupted run included.
@@ -177,9 +192,12 @@ class RobomimicWriter:
         DatasetError: another process is writing the same file.
     """
 
-    def __init__(self, path: str | Path, env_args: dict[str, Any], origin: str = "") -> None:
+    def __init__(
+        self, path: str | Path, env_args: dict[str, Any], origin: str = "", *, fps: float | None = None
+    ) -> None:
         self.path = Path(path)
         self._env_args = json.dumps(env_args)
+        self._fps = None if fps == steps_per_second(env_args) else fps
         self._parts = self.path.with_name(self.path.name + ".parts")
         self._parts.mkdir(parents=True, exist_ok=True)
         self._claim = ExitStack()
@@ -230,6 +248,8 @@ class RobomimicWriter:
         with h5py.File(partial, "w") as file:
             data = file.create_group("data")
             data.attrs["env_args"] = self._env_args
+            if self._fps is not None:
+                data.attrs["fps"] = self._fps
             for index, name in enumerate(names):
                 with h5py.File(self._part(index), "r") as part:
                     part.copy("demo", data, name)  # compressed chunks are copied as they are
@@ -242,6 +262,15 @@ class RobomimicWriter:
         shutil.rmtree(self._parts)
 
 
+def _tasks(recorded: Any) -> list[str]:
+    """The words of a task; the writer stores lists as JSON, other files may hold the words themselves."""
+    try:
+        words = json.loads(recorded)
+    except (TypeError, ValueError):
+        words = recorded
+    return words if isinstance(words, list) else [str(recorded)]
+
+
 def _rows(source: h5py.Dataset) -> np.ndarray:
     rows = np.empty(source.shape, source.dtype)
     read_rows(source, 0, rows)
@@ -251,9 +280,11 @@ def _rows(source: h5py.Dataset) -> np.ndarray:
 def _write_episode(group: h5py.Group, episode: Episode) -> None:
     length = len(episode)
     for key, value in episode.attributes.items():
-        group.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
+        if key != "success":
+            group.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
     group.attrs["num_samples"] = length
-    group.attrs["success"] = bool(episode.success)
+    if "success" in episode.attributes or not episode.success:  # else it was assumed, not recorded
+        group.attrs["success"] = bool(episode.success)
     if episode.model_file is not None:
         group.attrs["model_file"] = episode.model_file
     group["actions"] = episode.actions.astype(np.float64)

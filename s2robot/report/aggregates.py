@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from s2robot.report.results import Arm, Setting, setting_label
+from s2robot.report.results import SELECTORS, Arm, Setting, setting_label
 from s2robot.statistics import Interval, interquartile_mean
 
 MIN_RUNS = 4  # of fewer runs the interquartile mean is the mean
@@ -19,7 +19,7 @@ class Aggregate:
     """One encoder, readout and policy over several training runs.
 
     Attributes:
-        setting: of its arms; the task is empty.
+        setting: of its arms; the task is empty, the number of demonstrations 0 where each task has one only.
         tasks: number of tasks.
         runs: training runs of all tasks together.
         mean: success averaged over the runs.
@@ -37,10 +37,12 @@ class Aggregate:
 
 def aggregate(arms: Sequence[Arm]) -> list[Aggregate]:
     """Every setting that was run on all tasks of the report, at least `MIN_RUNS` times in all; the highest first."""
+    tasks = {arm.setting.task for arm in arms}
+    one_number_each = len({(arm.setting.task, arm.setting.demonstrations) for arm in arms}) == len(tasks)
     groups: dict[Setting, list[Arm]] = {}
     for arm in arms:
-        groups.setdefault(replace(arm.setting, task="", demonstrations=0, encoder=""), []).append(arm)
-    tasks = {arm.setting.task for arm in arms}
+        setting = replace(arm.setting, task="", encoder="")
+        groups.setdefault(replace(setting, demonstrations=0) if one_number_each else setting, []).append(arm)
     whole = [
         _summary(setting, group)
         for setting, group in groups.items()
@@ -50,8 +52,9 @@ def aggregate(arms: Sequence[Arm]) -> list[Aggregate]:
 
 
 def aggregate_label(found: Aggregate) -> str:
-    """What was run: policy, backbone, scales, readout, variant."""
-    return setting_label(found.setting, ("policy", "backbone", "scales", "readout", "variant"))
+    """What was run: policy, backbone, scales, readout, demonstrations where a task has several numbers, variant."""
+    names = [name for name in SELECTORS if name != "demonstrations" or found.setting.demonstrations]
+    return setting_label(found.setting, names)
 
 
 def _redrawn(rates: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -71,7 +74,7 @@ def _summary(setting: Setting, arms: Sequence[Arm], resamples: int = 2000) -> Ag
     low, high = np.clip(np.quantile(middle, [0.025, 0.975]), 0, 1)
     return Aggregate(
         setting=setting,
-        tasks=len(arms),
+        tasks=len({arm.setting.task for arm in arms}),
         runs=len(rates),
         mean=float(rates.mean()),
         iqm=interquartile_mean(rates),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from s2robot.report.plan import Plan, PlannedContrast
-from s2robot.report.results import SELECTORS, Arm, Setting, setting_label, varying
+from s2robot.report.pairs import Pair, neighbours, planned_pairs
+from s2robot.report.plan import Plan
+from s2robot.report.results import Arm
 from s2robot.statistics import (
     RESAMPLES,
     Difference,
@@ -27,7 +27,7 @@ from s2robot.statistics import (
 
 SIGNIFICANCE = 0.05
 MAX_EXPLORATORY = 30  # more pairs than this without a plan would be a fishing trip
-Verdict = Literal["higher", "lower", "no difference shown"]
+Verdict = Literal["higher", "lower", "no difference shown", "awaiting results"]
 Stopping = Literal["", "decides", "follows"]
 
 
@@ -52,6 +52,7 @@ class Contrast:
             of one of its arms. Interval and p are then anytime-valid ones.
         alpha: up to which the adjusted p-value counts as a difference.
         resamples: of the bootstrap.
+        awaited: which planned training seeds have results; "" where all have. Until then there is no verdict.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Contrast:
     adjusted: float = 1.0
     alpha: float = SIGNIFICANCE
     resamples: int = RESAMPLES
+    awaited: str = ""
 
     @property
     def at_floor(self) -> bool:
@@ -88,9 +90,16 @@ class Contrast:
     @property
     def verdict(self) -> Verdict:
         """Whether the adjusted p-value is low enough, and in which direction."""
+        if self.awaited:
+            return "awaiting results"
         if self.adjusted > self.alpha:
             return "no difference shown"
         return "higher" if self.difference.value > 0 else "lower"
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a difference is shown."""
+        return self.verdict in ("higher", "lower")
 
 
 @dataclass(frozen=True)
@@ -106,54 +115,33 @@ def compare_all(arms: Sequence[Arm], plan: Plan) -> Comparisons:
     """Evaluate the planned contrasts; without a plan, all pairs of arms that differ in exactly one setting.
 
     Those that decided when rollouts ended were stopped at alpha over their number (`s2robot.benchmark.sequential`), and
-    are judged as they were stopped. Over the others p is adjusted by Holm; what was planned and has no results yet
-    counts too: a report half way through must not be the more lenient one.
+    are judged as they were stopped. Over the others p is adjusted by Holm; what was planned and has no results yet, or
+    not those of all training seeds, counts too, as p = 1: a report half way through must not be the more lenient one.
     """
     if plan.contrasts:
-        pairs, missing, awaited = _planned_pairs(arms, plan)
+        pairs, missing, awaited = planned_pairs(arms, plan)
     else:
-        pairs, missing, awaited = [(_pair_name(*pair), *pair, "") for pair in _neighbours(arms)], [], 0
+        pairs, missing, awaited = neighbours(arms), [], 0
         if len(pairs) > MAX_EXPLORATORY:
             missing = [f"no contrasts were planned, and picking among {len(pairs)} pairs of arms would mislead"]
             pairs = []
-    deciding = len(plan.sequential)
-    others = sum(stopping != "decides" for *_, stopping in pairs) + awaited
-    resamples = {"decides": resamples_for(deciding, plan.alpha)}
-    contrasts = [compare(*pair, resamples.get(pair[-1], resamples_for(others))) for pair in pairs]
-    holms = iter(holm([contrast.pvalue for contrast in contrasts if not contrast.deciding] + [1.0] * awaited))
-    adjusted = (
-        replace(contrast, adjusted=min(1.0, contrast.pvalue * deciding), alpha=plan.alpha)
-        if contrast.deciding
-        else replace(contrast, adjusted=float(next(holms)))
-        for contrast in contrasts
-    )
+    others = sum(pair.rule is None for pair in pairs) + awaited
+    contrasts = [_compared(pair, resamples_for(others)) for pair in pairs]
+    pvalues = [1.0 if found.awaited else found.pvalue for found in contrasts if not found.deciding]
+    holms = iter(holm(pvalues + [1.0] * awaited))
+    adjusted = (found if found.deciding else replace(found, adjusted=float(next(holms))) for found in contrasts)
     return Comparisons(tuple(adjusted), planned=bool(plan.contrasts), missing=tuple(missing))
 
 
-def _planned_pairs(arms: Sequence[Arm], plan: Plan) -> tuple[list[tuple[str, Arm, Arm, Stopping]], list[str], int]:
-    """The pairs of arms to compare, a sentence for each that lacks results, and how many of those decide nothing."""
-    pairs: list[tuple[str, Arm, Arm, Stopping]] = []
-    missing: list[str] = []
-    awaited = 0
-    evaluated = {arm.setting: arm for arm in arms}
-    deciding = [planned for planned in plan.contrasts if planned.name in plan.sequential]
-    raced = {setting for planned in deciding for pair in _matching_pairs(evaluated, planned) for setting in pair}
-    for planned in plan.contrasts:
-        present = _matching_pairs(evaluated, planned)
-        have = {tuple(replace(setting, encoder="") for setting in pair) for pair in present}
-        absent = [pair for pair in _matching_pairs(plan.settings, planned) if pair not in have]
-        told_apart = varying([baseline for baseline, _ in [*present, *absent]], _unnamed(planned))
-        for baseline, treatment in present:
-            stopping: Stopping = "follows" if raced & {baseline, treatment} else ""
-            if planned in deciding:
-                stopping = "decides"
-            name = _contrast_name(planned, baseline, told_apart)
-            pairs.append((name, evaluated[baseline], evaluated[treatment], stopping))
-        names = sorted(_contrast_name(planned, baseline, told_apart) for baseline, _ in absent)
-        names = names or ([] if present else [planned.name])
-        missing += [f"{name}: not both arms have results" for name in names]
-        awaited += 0 if planned in deciding else len(names)
-    return pairs, missing, awaited
+def _compared(pair: Pair, resamples: int) -> Contrast:
+    """The pair's contrast; p is adjusted where it decided when rollouts ended, by Bonferroni."""
+    rule = pair.rule
+    if rule is None:
+        found = compare(pair.name, pair.baseline, pair.treatment, "follows" if pair.follows else "", resamples)
+        return replace(found, awaited=pair.awaited)
+    resamples = resamples_for(rule.comparisons, rule.alpha)
+    found = compare(pair.name, pair.baseline, pair.treatment, "decides", resamples)
+    return replace(found, awaited=pair.awaited, adjusted=min(1.0, found.pvalue * rule.comparisons), alpha=rule.alpha)
 
 
 def compare(name: str, baseline: Arm, treatment: Arm, stopping: Stopping = "", resamples: int = RESAMPLES) -> Contrast:
@@ -223,61 +211,29 @@ def _caveats(
         yield "No initial state was met by all policies of both arms: compared without pairing, as if independent."
     elif left_out:
         yield f"Only the {states} initial states that all policies met are compared; {left_out} others are left out."
-    for kind, consequence in (
-        ("data", "were trained on different data: the difference may be the data's"),
-        ("environment", "were evaluated in different environments: equal seeds may not be equal initial states"),
-    ):
-        prints = [sorted({cell.fingerprints.get(kind, "") for cell in arm.cells}) for arm in (baseline, treatment)]
-        if prints[0] != prints[1]:
-            shown = " and ".join("/".join(value[:8] or "unknown" for value in side) for side in prints)
-            yield f"The arms {consequence} (fingerprints {shown})."
+    yield from _differences(baseline, treatment)
     if min(rates) >= 0.95 or max(rates) <= 0.05:
         yield "The task is saturated: at success this close to the limit it hardly tells arms apart."
     if errors := sum(cell.errors for arm in (baseline, treatment) for cell in arm.cells):
         yield f"Episodes that ended in an error of the simulator are left out: {errors}."
 
 
-def _contrast_name(planned: PlannedContrast, baseline: Setting, told_apart: list[str]) -> str:
-    return planned.name + (f" ({setting_label(baseline, told_apart)})" if told_apart else "")
-
-
-def _matches(setting: Setting, selector: dict[str, Any]) -> bool:
-    return all(getattr(setting, key) == value for key, value in selector.items())
-
-
-def _unnamed(planned: PlannedContrast) -> list[str]:
-    """Settings the contrast does not mention; the two arms of a pair must agree in them."""
-    return [key for key in SELECTORS if key not in planned.baseline and key not in planned.treatment]
-
-
-def _matching_pairs(settings: Iterable[Setting], planned: PlannedContrast) -> list[tuple[Setting, Setting]]:
-    held = _unnamed(planned)
-    return [
-        (baseline, treatment)
-        for baseline, treatment in itertools.permutations(settings, 2)
-        if _matches(baseline, planned.baseline)
-        and _matches(treatment, planned.treatment)
-        and all(getattr(baseline, key) == getattr(treatment, key) for key in held)
-    ]
-
-
-def _neighbours(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """Pairs of arms of one task that differ in exactly one setting, the cheaper one first."""
-    pairs = []
-    for pair in itertools.combinations(arms, 2):
-        first, second = sorted(pair, key=lambda arm: arm.gmacs)
-        if first.setting.task == second.setting.task and len(_differing(first, second)) == 1:
-            pairs.append((first, second))
-    return pairs
-
-
-def _differing(first: Arm, second: Arm) -> list[str]:
-    return [key for key in SELECTORS if getattr(first.setting, key) != getattr(second.setting, key)]
-
-
-def _pair_name(baseline: Arm, treatment: Arm) -> str:
-    differing = _differing(baseline, treatment)
-    common = setting_label(baseline.setting, [key for key in SELECTORS if key not in differing])
-    return (
-        f"{setting_label(treatment.setting, differing)} against {setting_label(baseline.setting, differing)} ({common})"
-    )
+def _differences(baseline: Arm, treatment: Arm) -> Iterable[str]:
+    """What differs between the arms, or between the training seeds of one, and should not."""
+    arms = {"baseline": baseline, "treatment": treatment}
+    consequences = {
+        "data": "were trained on different data: the difference may be the data's",
+        "environment": "were evaluated in different environments: equal seeds may not be equal initial states",
+    }
+    if baseline.setting.backbone == treatment.setting.backbone:
+        consequences["backbone"] = "have different weights of the same backbone"
+    if (baseline.setting.policy, baseline.setting.readout) == (treatment.setting.policy, treatment.setting.readout):
+        consequences["settings"] = "differ in settings of policy, readout or training that their names do not show"
+    for kind, consequence in consequences.items():
+        optional = kind not in ("data", "environment")  # not recorded by earlier versions
+        prints = [[value for value in arm.prints(kind) if value or not optional] for arm in arms.values()]
+        mixed = [side for side, values in zip(arms, prints, strict=True) if len(values) > 1]
+        if mixed or (prints[0] != prints[1] and (all(prints) or not optional)):
+            who = f"training seeds of the {' and of the '.join(mixed)}" if mixed else "arms"
+            shown = " and ".join("/".join(value[:8] or "unknown" for value in values) for values in prints)
+            yield f"The {who} {consequence} (fingerprints {shown})."

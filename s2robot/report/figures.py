@@ -37,7 +37,7 @@ Cost = Literal["gmacs", "latency_ms"]
 COST_LABELS: dict[Cost, str] = {"gmacs": "encoder GMACs per frame", "latency_ms": "median time of one action call [ms]"}
 MAX_CURVE_POINTS = 300
 DASHES = ("-", "--", ":", "-.")
-_VERDICT_COLORS = {"higher": COLORS[0], "lower": COLORS[1], "no difference shown": MUTED}
+_VERDICT_COLORS = {"higher": COLORS[0], "lower": COLORS[1], "no difference shown": MUTED, "awaiting results": MUTED}
 
 
 def facets(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
@@ -157,9 +157,10 @@ def difference_figure(contrasts: Sequence[Contrast]) -> Figure:
             bottom -= height
             color, low_high = _VERDICT_COLORS[contrast.verdict], contrast.difference.interval
             ax.plot([100 * end for end in low_high], [bottom, bottom], color=color, lw=2.2, solid_capstyle="butt")
-            filled = color if contrast.verdict != "no difference shown" else PAPER
+            filled = color if contrast.is_shown else PAPER
             ax.plot(100 * contrast.difference.value, bottom, "o", ms=7, color=filled, mec=color, mew=1.6)
-            numbers = f"{points(contrast.difference.value)} [{points_interval(low_high)}], {adjusted_pvalue(contrast)}"
+            decision = "awaiting results" if contrast.awaited else adjusted_pvalue(contrast)
+            numbers = f"{points(contrast.difference.value)} [{points_interval(low_high)}], {decision}"
             ax.annotate(
                 "\n".join([*lines, numbers]),
                 (0, bottom),

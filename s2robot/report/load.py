@@ -24,7 +24,8 @@ def load_arms(folders: Sequence[Path]) -> list[Arm]:
     """Read every `results.json` in and below the folders and group the cells into arms.
 
     Left out are the rollouts in a benchmark's store, of which its `cells/` are made, and cells that its plan does not
-    have any more.
+    have any more. Of a cell that is there twice, the one with more episodes is taken. Cells of other encoders, or of
+    other settings of policy, readout or training, are arms of their own.
 
     Raises:
         ReportError: there is none, one is damaged, or two disagree about the same cell.
@@ -34,18 +35,19 @@ def load_arms(folders: Sequence[Path]) -> list[Arm]:
     paths = [path for path in found if path.parent not in former and not _STAGE.search(path.as_posix())]
     if not paths:
         raise ReportError(f"no results.json in or below {', '.join(map(str, folders)) or 'no folder at all'}")
+    cells = [load_cell(path) for path in paths]
+    trained: dict[Setting, set[str]] = {}
+    for cell in cells:
+        trained.setdefault(cell.setting, set()).update({cell.fingerprints.get("settings", "")} - {""})
     groups: dict[Setting, dict[int, Cell]] = {}
-    for cell in map(load_cell, paths):
-        group = groups.setdefault(cell.setting, {})
-        other = group.setdefault(cell.training_seed, cell)
-        same = np.array_equal(other.seeds, cell.seeds) and np.array_equal(other.successes, cell.successes)
-        if not same:
-            raise ReportError(
-                f"{other.path} and {cell.path} are the same cell (training seed {cell.training_seed} included) with "
-                'different outcomes; report one of them, or tell them apart by "variant"'
-            )
+    for cell in cells:
+        setting = cell.setting
+        if len(trained[setting]) > 1:  # unknown ones, of results from before they were recorded, are no difference
+            setting = replace(setting, mark=f"settings {cell.fingerprints.get('settings', 'unknown')[:8]}")
+        group = groups.setdefault(setting, {})
+        group[cell.training_seed] = _longer(group.get(cell.training_seed, cell), cell)
     arms = [Arm(setting, tuple(group[seed] for seed in sorted(group))) for setting, group in groups.items()]
-    return sorted(_name_encoders(arms), key=_order)
+    return sorted(_mark_encoders(arms), key=_order)
 
 
 def load_cell(path: Path) -> Cell:
@@ -57,7 +59,9 @@ def load_cell(path: Path) -> Cell:
     reader = Reader(path, read_json(path))
     if reader.document.get("schema") != RESULTS_SCHEMA:
         raise ReportError(f"{path}: schema is {reader.document.get('schema')!r}, this version reads {RESULTS_SCHEMA}")
-    fingerprints = reader.get("fingerprints", dict, {})
+    fingerprints = {str(name): str(value) for name, value in reader.get("fingerprints", dict, {}).items()}
+    if settings := reader.get("settings", str, ""):
+        fingerprints["settings"] = settings
     scales = _scales(reader)
     setting = Setting(
         task=reader.get("task", str),
@@ -67,16 +71,17 @@ def load_cell(path: Path) -> Cell:
         readout=reader.get("readout", str),
         demonstrations=reader.get("demonstrations", int),
         variant=reader.get("variant", str, ""),
-        encoder=str(fingerprints.get("encoder", "")),
+        encoder=fingerprints.get("encoder", ""),
     )
     seeds, successes, steps, failures = _episodes(reader)
+    latency_ms, versions = _measured(reader)
     return Cell(
         path=path,
         setting=setting,
         training_seed=reader.get("training_seed", int),
         gmacs=reader.get("gmacs", float),
         parameters=reader.get("parameters", float),
-        latency_ms=reader.get("latency_ms", float, None),
+        latency_ms=latency_ms,
         seconds=reader.get("seconds", float, None),
         seeds=seeds,
         successes=successes,
@@ -85,8 +90,8 @@ def load_cell(path: Path) -> Cell:
         loss_curve=[row for row in reader.get("loss_curve", list, []) if isinstance(row, dict)],
         videos=_videos(reader),
         commands=[text for key in ("training_command", "command") if (text := reader.get(key, str, ""))],
-        versions={str(name): str(version) for name, version in reader.get("versions", dict, {}).items()},
-        fingerprints={str(name): str(value) for name, value in fingerprints.items()},
+        versions=versions,
+        fingerprints=fingerprints,
     )
 
 
@@ -115,6 +120,32 @@ def _episodes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDA
     return seeds, successes, steps, failures
 
 
+def _measured(reader: Reader) -> tuple[float | None, dict[str, tuple[str, ...]]]:
+    """Latency (the median of those of all ranges of episodes, run apart) and all versions that took part."""
+    parts = reader.objects("ranges") or [reader]
+    latencies = [latency for part in parts if (latency := part.get("latency_ms", float, None)) is not None]
+    versions: dict[str, set[str]] = {}
+    for part in parts:
+        for name, version in part.get("versions", dict, {}).items():
+            versions.setdefault(str(name), set()).add(str(version))
+    latency = float(np.median(latencies)) if latencies else None
+    return latency, {name: tuple(sorted(found)) for name, found in versions.items()}
+
+
+def _longer(first: Cell, second: Cell) -> Cell:
+    """Of two results of one cell the one with more episodes, whose outcomes those of the other must be."""
+    shorter, longer = sorted((second, first), key=lambda cell: cell.episode_count)
+    shared, here, there = np.intersect1d(shorter.seeds, longer.seeds, assume_unique=True, return_indices=True)
+    agree = np.array_equal(shorter.successes[here], longer.successes[there])
+    if agree and len(shared) == shorter.episode_count:
+        return longer
+    raise ReportError(
+        f"{first.path} and {second.path} are the same cell (training seed {first.training_seed} included) with "
+        f"{'other initial states' if agree else 'different outcomes'}; report one of them, or tell them apart by "
+        '"variant"'
+    )
+
+
 def _scales(reader: Reader) -> tuple[Any, ...]:
     """Image sizes: whole numbers, factors of the native size, or [height, width] pairs, which become tuples."""
     scales = tuple(tuple(scale) if isinstance(scale, list) else scale for scale in reader.get("scales", list))
@@ -136,12 +167,14 @@ def _videos(reader: Reader) -> list[Video]:
     return videos
 
 
-def _name_encoders(arms: list[Arm]) -> list[Arm]:
-    """Give arms that differ in nothing but the encoder's fingerprint that fingerprint as a variant."""
-    visible = [replace(arm.setting, encoder="") for arm in arms]
+def _mark_encoders(arms: list[Arm]) -> list[Arm]:
+    """Mark arms that differ in the encoder's fingerprint alone by that fingerprint."""
+    encoders: dict[Setting, set[str]] = {}
+    for arm in arms:
+        encoders.setdefault(arm.setting.plain, set()).add(arm.setting.encoder)
     return [
-        Arm(replace(arm.setting, variant=f"{arm.setting.variant} encoder {arm.setting.encoder[:8]}".strip()), arm.cells)
-        if visible.count(replace(arm.setting, encoder="")) > 1
+        replace(arm, setting=replace(arm.setting, mark=f"encoder {arm.setting.encoder[:8]} {arm.setting.mark}".strip()))
+        if len(encoders[arm.setting.plain]) > 1
         else arm
         for arm in arms
     ]
@@ -150,4 +183,4 @@ def _name_encoders(arms: list[Arm]) -> list[Arm]:
 def _order(arm: Arm) -> tuple[Any, ...]:
     setting = arm.setting
     model = (arm.parameters, setting.backbone, setting.sides)
-    return (setting.task, setting.policy, setting.demonstrations, setting.readout, *model, setting.variant)
+    return (setting.task, setting.policy, setting.demonstrations, setting.readout, *model, setting.shown_variant)

@@ -114,6 +114,6 @@ def _versions(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     versions: dict[str, set[str]] = {}
     for arm in arms:
         for cell in arm.cells:
-            for name, version in cell.versions.items():
-                versions.setdefault(name, set()).add(version)
-    return [(name, ", ".join(sorted(found))) for name, found in sorted(versions.items())]
+            for name, found in cell.versions.items():
+                versions.setdefault(name, set()).update(found)
+    return [(name, ", ".join(sorted(all_of_it))) for name, all_of_it in sorted(versions.items())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,11 @@ from s2robot.statistics import Interval, hierarchical_bootstrap, wilson_interval
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that tells two arms apart. `encoder` is the encoder's fingerprint, `variant` a control's name."""
+    """Everything that tells two arms apart.
+
+    `variant` is a control's name, `encoder` the encoder's fingerprint. `mark`, such as "encoder 04ffabae", tells it
+    from an arm of the report that is the same in all else.
+    """
 
     task: str
     policy: str
@@ -26,6 +30,17 @@ class Setting:
     demonstrations: int
     variant: str = ""
     encoder: str = ""
+    mark: str = ""
+
+    @property
+    def plain(self) -> Setting:
+        """What a plan knows of it."""
+        return replace(self, encoder="", mark="")
+
+    @property
+    def shown_variant(self) -> str:
+        """The variant with the mark, for labels."""
+        return f"{self.variant} {self.mark}".strip()
 
     @property
     def sides(self) -> tuple[float, ...]:
@@ -33,8 +48,8 @@ class Setting:
         return tuple(float(max(scale) if isinstance(scale, tuple) else scale) for scale in self.scales)
 
 
-# What a contrast may select by, and what labels show; the encoder's fingerprint is neither.
-SELECTORS = tuple(item.name for item in fields(Setting) if item.name != "encoder")
+# What a contrast may select by, and what labels show.
+SELECTORS = tuple(item.name for item in fields(Setting) if item.name not in ("encoder", "mark"))
 
 
 def scales_label(scales: Collection[Any]) -> str:
@@ -49,7 +64,7 @@ def setting_label(setting: Setting, names: Collection[str] = SELECTORS) -> str:
     >>> setting_label(Setting("Lift", "bc", "resnet18", (112, 224), "mean", 60), ["backbone", "scales"])
     'resnet18 {112, 224}'
     """
-    shown = {name: str(getattr(setting, name)) if name in names else "" for name in SELECTORS}
+    shown = {name: str(_shown(setting, name)) if name in names else "" for name in SELECTORS}
     if "scales" in names:
         shown["scales"] = scales_label(setting.scales)
     if "demonstrations" in names:
@@ -92,8 +107,8 @@ class Cell:
         loss_curve: rows of the training log.
         videos: the filmed episodes whose file exists.
         commands: the commands that trained and evaluated the policy.
-        versions: package -> version.
-        fingerprints: of the encoder, the data, the environment.
+        versions: package -> its versions; several where the cell was extended after an upgrade.
+        fingerprints: of the encoder, the data, the environment, and of the settings of policy, readout and training.
     """
 
     path: Path
@@ -110,7 +125,7 @@ class Cell:
     loss_curve: list[dict[str, Any]]
     videos: list[Video]
     commands: list[str]
-    versions: dict[str, str]
+    versions: dict[str, tuple[str, ...]]
     fingerprints: dict[str, str]
 
     @cached_property
@@ -140,6 +155,15 @@ class Arm:
 
     setting: Setting
     cells: tuple[Cell, ...]
+
+    def prints(self, kind: str) -> list[str]:
+        """The different fingerprints of its cells; "" for an unknown one."""
+        return sorted({cell.fingerprints.get(kind, "") for cell in self.cells})
+
+    @property
+    def folders(self) -> set[Path]:
+        """The benchmarks' folders that its cells lie in."""
+        return {cell.path.parent.parent.parent for cell in self.cells}
 
     @property
     def successes(self) -> int:
@@ -198,4 +222,8 @@ class Arm:
 
 def varying(settings: Sequence[Setting], names: Sequence[str]) -> list[str]:
     """Those of the fields in which the settings differ."""
-    return [name for name in names if len({getattr(setting, name) for setting in settings}) > 1]
+    return [name for name in names if len({_shown(setting, name) for setting in settings}) > 1]
+
+
+def _shown(setting: Setting, name: str) -> Any:
+    return setting.shown_variant if name == "variant" else getattr(setting, name)

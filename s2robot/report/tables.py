@@ -17,6 +17,7 @@ from s2robot.report.wording import (
     failed_episodes,
     finding,
     headline,
+    lacking,
     limits,
     percent,
     percent_interval,
@@ -50,7 +51,7 @@ def arm_row(arm: Arm) -> list[str]:
         scales_label(setting.scales),
         setting.readout,
         str(setting.demonstrations),
-        setting.variant,
+        setting.shown_variant,
         percent(arm.rate),
         percent_interval(arm.interval),
         str(arm.episodes),
@@ -112,7 +113,10 @@ def write_markdown(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, pa
         lines.append("")
     if plan.failed:
         lines += ["## Failed cells", ""]
-        lines += [f"- {_escape(cell)}: {_escape(error.strip().splitlines()[-1])}" for cell, error in plan.failed]
+        lines += [
+            f"- {_escape(cell.name)} ({lacking(cell)}): {_escape(cell.error.strip().splitlines()[-1])}"
+            for cell in plan.failed
+        ]
         lines.append("")
     lines += ["## Method", "", *[f"{text}\n" for text in METHOD]]
     path.write_text("\n".join(lines), encoding="utf-8")

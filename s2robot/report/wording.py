@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from s2robot.report.contrasts import Comparisons, Contrast
+from s2robot.report.contrasts import SIGNIFICANCE, Comparisons, Contrast
+from s2robot.report.plan import FailedCell
 from s2robot.report.results import Arm, setting_label
 from s2robot.statistics import Interval
 
@@ -29,9 +30,14 @@ def points_interval(interval: Interval) -> str:
     return f"{points(interval.low)} to {points(interval.high)}"
 
 
-def pvalue(p: float) -> str:
-    """0.0123 → "p = 0.012"; small ones → "p < 0.001"."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+def pvalue(p: float, alpha: float = SIGNIFICANCE) -> str:
+    """0.0123 → "p = 0.012"; small ones → "p < 0.001"; one just above alpha with as many digits as show it."""
+    if p < 0.001:
+        return "p < 0.001"
+    digits = 3 if p < 0.1 else 2
+    while p > alpha >= float(f"{p:.{digits}f}"):
+        digits += 1
+    return f"p = {p:.{digits}f}"
 
 
 def count(number: float) -> str:
@@ -53,8 +59,11 @@ def finding(contrast: Contrast) -> str:
     low, high = contrast.difference.interval
     numbers = (
         f"{treated} against {base}, a difference of {points(contrast.difference.value)} points "
-        f"[95% interval {points_interval(contrast.difference.interval)}], {adjusted_pvalue(contrast)}"
+        f"[95% interval {points_interval(contrast.difference.interval)}]"
     )
+    if contrast.awaited:
+        return f"Awaiting results, {contrast.awaited} are here, and no verdict before all are: so far {numbers}."
+    numbers += f", {adjusted_pvalue(contrast)}"
     if contrast.verdict == "no difference shown" and low <= 0 <= high:
         return (
             f"No difference shown: {numbers}. The data are compatible with anything from "
@@ -69,7 +78,7 @@ def finding(contrast: Contrast) -> str:
 
 def adjusted_pvalue(contrast: Contrast) -> str:
     """The adjusted p-value, as a bound where more resamples would make it smaller."""
-    text = pvalue(contrast.adjusted)
+    text = pvalue(contrast.adjusted, contrast.alpha)
     return text.replace("=", "≤") if contrast.at_floor else text
 
 
@@ -97,8 +106,8 @@ def evidence(contrast: Contrast) -> str:
 
 def headline(comparisons: Comparisons, arms: Sequence[Arm]) -> str:
     """The whole report in one or two sentences."""
-    contrasts = comparisons.contrasts
-    if not contrasts:
+    contrasts = [contrast for contrast in comparisons.contrasts if not contrast.awaited]
+    if not comparisons.contrasts:
         best = max(arms, key=lambda arm: arm.rate)
         return (
             f"{plural(len(arms), 'arm')} evaluated, nothing compared. Highest success: {percent(best.rate)} "
@@ -107,7 +116,12 @@ def headline(comparisons: Comparisons, arms: Sequence[Arm]) -> str:
     kind = "planned contrast" if comparisons.planned else "exploratory comparison"
     absent = len(comparisons.missing) if comparisons.planned else 0
     missing = f" {absent} more could not be compared." if absent else ""
-    shown = [contrast for contrast in contrasts if contrast.verdict != "no difference shown"]
+    if awaiting := len(comparisons.contrasts) - len(contrasts):
+        which = f"{awaiting} more" if contrasts else plural(awaiting, kind)
+        missing = f" {which} {'awaits' if awaiting == 1 else 'await'} planned training seeds.{missing}"
+    if not contrasts:
+        return f"No verdict yet.{missing}"
+    shown = [contrast for contrast in contrasts if contrast.is_shown]
     if not shown:
         return (
             f"No difference is shown by any of {plural(len(contrasts), kind)}."
@@ -135,6 +149,22 @@ def failed_episodes(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     ]
 
 
+def lacking(cell: FailedCell) -> str:
+    """What a failed cell lacks: "no results", or "20 of 100 episodes"."""
+    return f"{cell.episodes} of {cell.planned} episodes" if cell.episodes else "no results"
+
+
+def failed_cells(failed: Sequence[FailedCell]) -> str:
+    """How many cells failed, in one sentence: those without results, and those with a part of them."""
+    missing = sum(not cell.episodes for cell in failed)
+    partial = len(failed) - missing
+    parts = [f"{plural(missing, 'cell')} failed and {'is' if missing == 1 else 'are'} missing here"] if missing else []
+    if partial:
+        which = f"{partial} more" if missing else plural(partial, "cell")
+        parts.append(f"{which} failed and {'has' if partial == 1 else 'have'} fewer episodes than planned")
+    return ", ".join(parts)
+
+
 def limits(comparisons: Comparisons, arms: Sequence[Arm]) -> list[str]:
     """What the report as a whole cannot conclude."""
     notes = []
@@ -149,12 +179,18 @@ def limits(comparisons: Comparisons, arms: Sequence[Arm]) -> list[str]:
         notes.append(
             "No contrast was planned beforehand: all pairs of arms that differ in one setting are shown, as leads."
         )
-    if len({cell.fingerprints.get("data", "") for arm in arms for cell in arm.cells}) > len(
-        {a.setting.task for a in arms}
-    ):
+    data = {fingerprint for arm in arms for fingerprint in arm.prints("data")}
+    if len(data) > len({arm.setting.task for arm in arms}):
         notes.append(
-            "More data sets than tasks: some arms were trained on different demonstrations; each comparison says so."
+            "More data sets than tasks: some policies were trained on different demonstrations; each comparison of "
+            "such policies says so."
         )
+    mixed = [arm for arm in arms if len(arm.prints("data")) > 1 or len(arm.prints("environment")) > 1]
+    notes += [
+        f"The training seeds of {setting_label(arm.setting)} differ in their data or their environment, and are "
+        "counted together."
+        for arm in mixed
+    ]
     if errors := sum(cell.errors for arm in arms for cell in arm.cells):
         notes.append(f"Left out everywhere: {plural(errors, 'episode')} in which the simulator failed, twice each.")
     if comparisons.contrasts:
@@ -172,10 +208,10 @@ METHOD = (
     "Arms are compared on the initial states (evaluation seeds) they share. The difference's interval redraws those "
     "states, and each arm's training seeds. The p-value is the larger of that bootstrap's and of the exact McNemar "
     "test (sign-flip test over initial states for several training seeds), Holm-adjusted over all planned contrasts, "
-    "those that await results included; 0.05 or less counts as a difference. Under sequential stopping an "
-    "anytime-valid test (a betting e-process, Waudby-Smith & Ramdas 2024) takes the place of the exact one, and its "
-    "interval that of the bootstrap; the contrasts that decided when to stop are a family of their own, adjusted by "
-    "Bonferroni and held against the level that was stopped at.",
+    "those that await arms or training seeds included; 0.05 or less counts as a difference. Under sequential stopping "
+    "an anytime-valid test (a betting e-process, Waudby-Smith & Ramdas 2024) takes the place of the exact one, and its "
+    "interval that of the bootstrap; the contrasts that decided when a benchmark stopped are a family of their own, "
+    "adjusted by Bonferroni and held against the level that was stopped at.",
     "The interquartile mean is the mean of the middle half of the training runs' success rates; its interval redraws "
     "the runs of each task (nominally 95%; of few runs about nine times in ten). The "
     "probability of improvement is that of a run of one arm beating one of the other, ties counting one half (Agarwal "

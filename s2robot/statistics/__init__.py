@@ -18,7 +18,14 @@ Everything is a pure function of its arguments; the bootstraps draw from a gener
 from s2robot.statistics.anytime import anytime_comparison
 from s2robot.statistics.bootstrap import RESAMPLES, Difference, hierarchical_bootstrap, paired_bootstrap, resamples_for
 from s2robot.statistics.intervals import Interval, clopper_pearson_interval, newcombe_interval, wilson_interval
-from s2robot.statistics.power import comparison_power, detectable_difference, effective_episodes, required_n
+from s2robot.statistics.power import (
+    comparison_power,
+    detectable_difference,
+    detectable_paired_difference,
+    effective_episodes,
+    paired_power,
+    required_n,
+)
 from s2robot.statistics.scores import interquartile_mean, probability_of_improvement
 from s2robot.statistics.significance import McNemar, fisher_exact, holm, mcnemar_exact, sign_flip_test
 
@@ -31,6 +38,7 @@ __all__ = [
     "clopper_pearson_interval",
     "comparison_power",
     "detectable_difference",
+    "detectable_paired_difference",
     "effective_episodes",
     "fisher_exact",
     "hierarchical_bootstrap",
@@ -39,6 +47,7 @@ __all__ = [
     "mcnemar_exact",
     "newcombe_interval",
     "paired_bootstrap",
+    "paired_power",
     "probability_of_improvement",
     "required_n",
     "resamples_for",

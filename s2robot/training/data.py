@@ -12,6 +12,7 @@ import torch
 
 from s2robot.config import PolicyConfig, TrainConfig, TrainingConfig
 from s2robot.data import DemonstrationDataset, open_dataset
+from s2robot.data.base import OBJECT_STATE
 from s2robot.dataset import (
     Demonstrations,
     WindowDataset,
@@ -26,7 +27,6 @@ from s2robot.training.processes import Processes
 
 T = TypeVar("T")
 
-OBJECT_STATE = "object"  # robomimic's name for where the objects are
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from s2robot.interfaces import TrainingError
 STATE_FILE = "training_state.pt"
 # Settings that a run may be resumed with other values of: they do not change what is computed.
 _FREE = {"dataset", "output", "device", "cache_dir", "resume"}
-_FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "loggers", "wandb_project"}
+FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "loggers", "wandb_project"}
 
 
 def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: str) -> dict[str, Any]:
     """Everything that determines a run's result."""
     settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
-    settings["training"] = {key: value for key, value in settings["training"].items() if key not in _FREE_TRAINING}
+    settings["training"] = {key: value for key, value in settings["training"].items() if key not in FREE_TRAINING}
     return {**settings, "encoder weights": encoder_fingerprint, "data": data_fingerprint}
 
 
