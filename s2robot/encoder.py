@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -86,6 +88,7 @@ class S2Encoder(nn.Module):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__()
+        _spare_forked_processes()
         if max_tiles is not None and max_tiles < 1:
             raise EncoderError(f"max_tiles={max_tiles} is not possible; give 1 or more tiles per call")
         if isinstance(backbone, str):
@@ -318,3 +321,10 @@ class S2Encoder(nn.Module):
                         f"scale {size} needs tiles that are no multiple of the {patch}-pixel patches of "
                         f"{self.backbone.name}; use multiples of {patch}"
                     )
+
+
+@functools.cache
+def _spare_forked_processes() -> None:
+    """Give forked processes one thread: for OpenMP's others, which no fork copies, they would wait for ever."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

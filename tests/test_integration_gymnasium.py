@@ -1,5 +1,11 @@
+import contextlib
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -35,6 +41,7 @@ class Pictures(gymnasium.Env):
             "dict": spaces.Dict({"front": image, "wrist": chw, "position": vector}),
             "image": image,
             "vector": vector,
+            "uneven": spaces.Dict({"front": spaces.Box(0, 255, (2, SIZE, SIZE, 3), np.uint8), "wrist": image}),
         }[layout]
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -87,6 +94,27 @@ def test_stacked_steps_stay_in_front(encoder):
     env = EncodeObservation(Pictures("image", steps=(2,)), encoder)
     assert env.observation_space.shape == (2, 128)
     assert env.observation_space.contains(env.reset(seed=0)[0])
+
+
+def test_cameras_may_stack_different_numbers_of_steps(encoder):
+    plain, _ = Pictures("uneven").reset(seed=0)
+    env = EncodeObservation(Pictures("uneven"), encoder, "map")
+    seen, _ = env.reset(seed=0)
+    assert env.observation_space.contains(seen)
+    for key, images in (("front", plain["front"]), ("wrist", plain["wrist"][None])):
+        expected = encoder(torch.from_numpy(images)).map
+        np.testing.assert_allclose(seen[key].reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_encoding_environments_work_in_forked_processes():
+    script = str(Path(__file__).with_name("forked_cameras.py"))
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the children too, which wait for ever where they hang
+            os.killpg(process.pid, signal.SIGKILL)
+    assert printed.strip() == "(2, 128)"
 
 
 @pytest.mark.parametrize("vector_class", [SyncVectorEnv, AsyncVectorEnv])

@@ -1,5 +1,6 @@
 """The extractor inside Stable-Baselines3 itself; `make test-sb3` installs it, elsewhere these tests are left out."""
 
+import contextlib
 import zipfile
 
 import gymnasium
@@ -11,7 +12,7 @@ from snippets import snippet
 
 from s2robot.integrations.gymnasium import EncodeObservation
 from s2robot.integrations.shared import SharedEncoder
-from s2robot.interfaces import ConfigError, EncoderError, Features
+from s2robot.interfaces import CheckpointError, ConfigError, EncoderError, Features
 
 pytest.importorskip("stable_baselines3", reason="run by make test-sb3")
 
@@ -92,7 +93,7 @@ def test_stacked_frames_get_a_vector_each():
     both = extractor(observation.movedim(-1, 1) / 255.0)
     for frame in range(2):
         image = observation[..., 3 * frame : 3 * frame + 3]
-        alone = extractor.readouts[0](extractor._shared.encoder(image.contiguous()))
+        alone = extractor.readouts[0](extractor.frozen.encoder(image.contiguous()))
         torch.testing.assert_close(both[:, 16 * frame : 16 * frame + 16], alone)
 
 
@@ -156,7 +157,7 @@ def test_actor_and_critics_share_one_encoder():
         model.critic_target.features_extractor,
     ]
     assert len({id(extractor) for extractor in extractors}) == 3
-    assert all(extractor._shared.encoder is shared.encoder for extractor in extractors)
+    assert all(extractor.frozen.encoder is shared.encoder for extractor in extractors)
 
 
 def test_saved_agent_refuses_another_encoder(tmp_path, monkeypatch):
@@ -165,6 +166,58 @@ def test_saved_agent_refuses_another_encoder(tmp_path, monkeypatch):
     monkeypatch.setattr("s2robot.encoder.FEATURES_VERSION", -1)
     with pytest.raises(ConfigError, match="saved with encoder"):
         PPO.load(tmp_path / "agent.zip")
+
+
+@pytest.mark.parametrize("encoder", [SETTINGS, SharedEncoder(**SETTINGS)], ids=["settings", "shared"])
+def test_weights_for_another_encoder_are_refused(encoder, tmp_path, monkeypatch):
+    settings = {"policy_kwargs": kwargs(encoder), "n_steps": 8, "batch_size": 8}
+    model = PPO("CnnPolicy", ReachTheDot(), **settings)
+    model.save(tmp_path / "agent.zip")
+    weights = model.policy.state_dict()
+    PPO("CnnPolicy", ReachTheDot(), **settings).set_parameters(tmp_path / "agent.zip")
+    monkeypatch.setattr("s2robot.encoder.FEATURES_VERSION", -1)
+    other = PPO("CnnPolicy", ReachTheDot(), **settings)
+    loads = [lambda: other.set_parameters(tmp_path / "agent.zip"), lambda: other.policy.load_state_dict(weights)]
+    if encoder is SETTINGS:  # a shared encoder refuses before there are any weights
+        loads.append(lambda: PPO.load(tmp_path / "agent.zip"))
+    for load in loads:
+        with pytest.raises(CheckpointError, match="trained on features of the encoder"):
+            load()
+
+
+def test_agents_saved_before_there_was_a_fingerprint_still_load():
+    model = PPO("CnnPolicy", ReachTheDot(), policy_kwargs=kwargs(SETTINGS), n_steps=8, batch_size=8)
+    weights = {name: value for name, value in model.policy.state_dict().items() if "fingerprint" not in name}
+    assert len(weights) < len(model.policy.state_dict())
+    model.policy.load_state_dict(weights)
+
+
+def test_an_agent_of_a_gpu_loads_on_the_cpu(tmp_path):
+    shared = SharedEncoder(**SETTINGS, device="cuda", engine="eager")
+    model = PPO("CnnPolicy", ReachTheDot(), policy_kwargs=kwargs(shared), n_steps=8, batch_size=8, device="cpu")
+    model.save(tmp_path / "agent.zip")
+    observation, _ = ReachTheDot().reset(seed=5)
+    again = PPO.load(tmp_path / "agent.zip", device="cpu")
+    np.testing.assert_array_equal(
+        model.predict(observation, deterministic=True)[0], again.predict(observation, deterministic=True)[0]
+    )
+
+
+def test_the_encoder_follows_the_policys_images(monkeypatch):
+    image = spaces.Box(0, 255, (3, SIZE, SIZE), np.uint8)
+    extractor = S2FeaturesExtractor(image, SharedEncoder(**SETTINGS), width=16).to("meta")  # in place of a GPU
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it does not know this device
+    frames = torch.zeros((2, 3, SIZE, SIZE), dtype=torch.uint8, device="meta")
+    features = extractor.frozen({"": frames})[""]
+    assert extractor.readouts[0](features).device.type == "meta"
+
+
+def test_cameras_may_stack_different_numbers_of_frames():
+    shapes = {"front": (SIZE, SIZE, 9), "wrist": (SIZE, SIZE, 3)}
+    space = spaces.Dict({key: spaces.Box(0, 255, shape, np.uint8) for key, shape in shapes.items()})
+    extractor = S2FeaturesExtractor(space, SharedEncoder(**SETTINGS), width=16)
+    images = {key: torch.rand(2, *shape) for key, shape in shapes.items()}
+    assert extractor(images).shape == (2, extractor.features_dim) == (2, 4 * 16)
 
 
 def test_wrong_observations_are_refused():

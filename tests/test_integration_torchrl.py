@@ -136,6 +136,15 @@ def test_a_replay_buffer_of_images_gives_features(shared):
     torch.testing.assert_close(sample["pixels"], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_cameras_may_stack_different_numbers_of_steps(shared):
+    transform = S2Transform(shared, KEYS)
+    shapes = {"front": (4, 2, SIZE, SIZE, 3), "wrist": (4, SIZE, SIZE, 3)}
+    images = {key: torch.randint(0, 256, shape, dtype=torch.uint8) for key, shape in shapes.items()}
+    seen = transform(TensorDict(dict(images), [4]))
+    assert seen["front"].shape == (4, 2, 128)
+    torch.testing.assert_close(seen["wrist"], shared.encoder(images["wrist"]).map.mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
 def test_the_backbone_is_no_part_of_the_transform(shared):
     transform = S2Transform(SharedEncoder(**SETTINGS), KEYS)
     assert list(transform.parameters()) == []

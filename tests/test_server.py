@@ -449,6 +449,34 @@ def test_an_observation_that_was_refused_is_forgotten(checkpoints, runners):
     np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["connected", "connection lost"])
+def test_a_driver_that_fills_the_same_arrays_again_changes_no_history(checkpoints, runners, lost):
+    with running(runners["bc_transformer"]) as server, RemotePolicy(server.url) as policy:
+        policy.reset(1)
+        buffer, actions = make_observation(0), []
+        for step in range(7):
+            for key, value in make_observation(100 + step).items():
+                buffer[key][...] = value
+            if lost:
+                policy._drop()
+            actions.append(policy.step(buffer))
+    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc_transformer"], 1), rtol=0, atol=1e-6)
+
+
+def test_observations_given_to_act_are_remembered_as_they_were(checkpoints, runners):
+    with running(runners["bc"]) as server, RemotePolicy(server.url) as policy:
+        actions = {}
+        for overwritten in (False, True):
+            policy.reset(1)
+            buffer = make_observation(0)
+            first = policy.act([buffer])
+            if overwritten:
+                buffer["wrist_image"][...] = 0
+            policy._drop()  # the next server knows only what the client remembers
+            actions[overwritten] = policy.act([make_observation(1)], first[:1])
+    np.testing.assert_array_equal(actions[True], actions[False])
+
+
 def wait_until(condition):
     deadline = time.monotonic() + 10
     while not condition():

@@ -10,6 +10,7 @@ It imports nothing else of the package, so that it can be copied.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -152,7 +153,7 @@ class RemotePolicy:
         Args:
             observation: `<camera>_image` uint8 [H, W, 3], upright, and the proprioception, float [d] each.
         """
-        seen = [*self._since, dict(observation)]
+        seen = [*self._since, copy.deepcopy(dict(observation))]  # drivers may fill the same arrays again
         if not self._chunk:
             self._chunk = list(self.act(seen, np.array(self._executed, np.float32)))
             seen, self._executed = [], []
@@ -171,7 +172,7 @@ class RemotePolicy:
         """
         width, steps = self.info["action_width"], self.info["observation_steps"]
         executed = np.zeros((0, width), np.float32) if executed is None else np.asarray(executed, np.float32)
-        seen = list(observations)[-steps:]
+        seen = copy.deepcopy(list(observations)[-steps:])  # what is kept for a lost connection must not change
         message = {
             "type": "act",
             "observations": seen,

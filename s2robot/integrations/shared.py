@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from s2robot.encoder import S2Encoder
@@ -16,7 +17,8 @@ class SharedEncoder:
 
     It is no `nn.Module`, so that it stays out of their parameters, optimizers, `train()` and checkpoints. Copies are
     the same object. A pickle holds settings and fingerprint instead of the backbone; what comes out of it builds the
-    encoder again when it is first used, and refuses to be another one.
+    encoder again when it is first used, and refuses to be another one. `device` among the settings is where it computes
+    when called itself; networks that move take it along by `on`.
 
     Args:
         settings: the arguments of `S2Encoder`, by name.
@@ -29,6 +31,7 @@ class SharedEncoder:
         self.settings = settings
         self._encoder: S2Encoder | None = None
         self._fingerprint: str | None = None
+        self._variants: dict[str, SharedEncoder] = {}
 
     @classmethod
     def of(cls, encoder: SharedEncoder | S2Encoder | Mapping[str, Any]) -> SharedEncoder:
@@ -70,9 +73,50 @@ class SharedEncoder:
             self._encoder = encoder
         return self._encoder
 
-    def __call__(self, images: dict[str, Tensor]) -> dict[str, Features]:
-        """Encode several cameras' images in one call; see `S2Encoder.encode_cameras`."""
-        return self.encoder.encode_cameras(images)
+    def __call__(self, images: Mapping[str, Tensor]) -> dict[str, Features]:
+        """Encode several cameras' images, in one call for all cameras that have equally many.
+
+        See `S2Encoder.encode_cameras`.
+        """
+        groups: dict[int, dict[str, Tensor]] = {}
+        for camera, frames in images.items():
+            groups.setdefault(len(frames), {})[camera] = frames
+        features: dict[str, Features] = {}
+        for group in groups.values():
+            features |= self.encoder.encode_cameras(group)
+        return features
+
+    def on(self, device: torch.device) -> SharedEncoder:
+        """This encoder on `device`; the same object for everyone who asks.
+
+        Raises:
+            ConfigError: an `S2Encoder` that was passed as an object is elsewhere.
+        """
+        if not self.settings and self.encoder.device != device:
+            raise ConfigError(
+                f"the images are on {device}, the S2Encoder that was passed as an object on {self.encoder.device}; "
+                "pass its settings instead, SharedEncoder(backbone=…, scales=…), or move one of them"
+            )
+        return self._variant(device=str(device))
+
+    def on_cpu(self) -> SharedEncoder:
+        """What can be built on every machine, for what no device and no engine changes: shapes and the fingerprint."""
+        engine = self.settings.get("engine", "eager")
+        return self._variant(device="cpu", engine="eager" if engine == "cuda_graph" else engine)
+
+    def _variant(self, **changes: str) -> SharedEncoder:
+        usual = {"device": "cpu", "engine": "eager", **self.settings}
+        if not self.settings or {**usual, **changes} == usual:
+            return self
+        key = repr(changes)
+        if key not in self._variants:
+            self._variants[key] = SharedEncoder(**{**self.settings, **changes})
+            self._variants[key]._fingerprint = self._known_fingerprint()
+        return self._variants[key]
+
+    def _known_fingerprint(self) -> str | None:
+        built = [shared._encoder for shared in (self, *self._variants.values()) if shared._encoder is not None]
+        return built[0].fingerprint() if built else self._fingerprint
 
     def __getstate__(self) -> dict[str, Any]:
         if not self.settings:
@@ -80,8 +124,10 @@ class SharedEncoder:
                 "an S2Encoder that was passed as an object cannot be saved; pass its settings instead: "
                 "SharedEncoder(backbone=…, scales=…)"
             )
-        fingerprint = self._fingerprint if self._encoder is None else self._encoder.fingerprint()
-        return {"settings": self.settings, "_encoder": None, "_fingerprint": fingerprint}
+        return {"settings": self.settings, "_encoder": None, "_fingerprint": self._known_fingerprint()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _variants={})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedEncoder:
         return self  # what is frozen can be shared

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from s2robot.encoder import S2Encoder
 from s2robot.extras import missing
 from s2robot.integrations.shared import SharedEncoder
+from s2robot.integrations.vision import FrozenEncoder
 from s2robot.interfaces import ConfigError, EncoderError, Features, FeatureShape
 from s2robot.readout import make_readout
 
@@ -42,7 +43,8 @@ class S2FeaturesExtractor(BaseFeaturesExtractor):
     Args:
         observation_space: given by Stable-Baselines3, images channels first (its VecTransposeImage) or last.
         encoder: a `SharedEncoder`, a dict of settings, or an `S2Encoder` (which cannot be saved). Policies with several
-            extractors, as SAC's, share a `SharedEncoder`. None where all observations are feature maps.
+            extractors, as SAC's, share a `SharedEncoder`. It computes where the policy is, whatever device its settings
+            name. None where all observations are feature maps.
         readout: one of `s2robot.readout.READOUTS`.
         width: numbers per image, or per frame of a stack.
         normalize_images: the same value as the policy's: whether images arrive divided by 255.
@@ -70,19 +72,20 @@ class S2FeaturesExtractor(BaseFeaturesExtractor):
             if _is_image(space):
                 if shared is None:
                     raise ConfigError(f"observation {key!r} holds images {space.shape}; give an encoder")
-                stacks[key] = _Stack(key, space, normalize_images)
-                shapes[key] = shared.encoder.feature_shape(stacks[key].height, stacks[key].width)
-                total += width * stacks[key].frames
+                stacks[key] = stack = _Stack(key, space, normalize_images)
+                shapes[key] = shared.on_cpu().encoder.feature_shape(stack.height, stack.width)
+                total += width * stack.frames
             elif isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype != np.uint8:
                 shapes[key] = FeatureShape(*space.shape)
                 total += width
             else:
                 total += spaces.flatdim(space)
         super().__init__(observation_space, total)
-        self._shared = shared
         self._keys = list(entries or [""])
         self._stacks = stacks
         self._shapes = shapes
+        sizes = {key: (stack.height, stack.width) for key, stack in stacks.items()}
+        self.frozen = FrozenEncoder(sizes, shared) if shared is not None and stacks else None
         # Numbered: a module's name may not hold the dots that an observation's key may.
         self.readouts = nn.ModuleList(make_readout(readout, shape, width, **options) for shape in shapes.values())
 
@@ -90,7 +93,7 @@ class S2FeaturesExtractor(BaseFeaturesExtractor):
         """Map a batch of preprocessed observations to [B, features_dim]."""
         entries = observations if isinstance(observations, dict) else {"": observations}
         frames = {key: stack.bytes(entries[key]) for key, stack in self._stacks.items()}
-        features = self._encode(frames) if frames else {}
+        features = {} if self.frozen is None else self.frozen(frames)
         readouts = dict(zip(self._shapes, self.readouts, strict=True))
         parts = []
         for key in self._keys:
@@ -103,14 +106,11 @@ class S2FeaturesExtractor(BaseFeaturesExtractor):
                 parts.append(value.flatten(1))
         return torch.cat(parts, dim=1)
 
-    def _encode(self, frames: dict[str, Tensor]) -> dict[str, Features]:
-        assert self._shared is not None  # __init__ refuses images without an encoder
-        device, here = next(iter(frames.values())).device, self._shared.encoder.device
-        if device.type != here.type:
-            raise ConfigError(
-                f"the policy is on {device}, the encoder on {here}; give the encoder device={device.type!r}"
-            )
-        return self._shared(frames)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Agents that earlier versions saved have no fingerprint here; of what encoder they are cannot be known.
+        if self.frozen is not None:
+            state_dict.setdefault(f"{prefix}frozen.fingerprint", self.frozen.fingerprint)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class _Stack:

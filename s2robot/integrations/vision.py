@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from s2robot.config import EncoderConfig, ReadoutConfig
 from s2robot.encoder import S2Encoder
 from s2robot.integrations.shared import SharedEncoder
-from s2robot.interfaces import CheckpointError, ConfigError, Features, unknown_name
+from s2robot.interfaces import CheckpointError, ConfigError, EncoderError, Features, unknown_name
 from s2robot.readout import make_readout, module_key
 
-# Encoders in use, so that equal settings give one encoder per process and device; it keeps none of them alive.
+# Encoders in use, so that equal settings give one encoder per process; it keeps none of them alive.
 _IN_USE: weakref.WeakValueDictionary[str, SharedEncoder] = weakref.WeakValueDictionary()
 
 
-def shared_encoder(config: EncoderConfig, device: str = "cpu") -> SharedEncoder:
-    """The encoder of these settings on `device`; the same object for every caller in this process."""
-    settings = {**asdict(config), "device": device}
+def shared_encoder(config: EncoderConfig) -> SharedEncoder:
+    """The encoder of these settings; the same object for every caller in this process."""
+    settings = asdict(config)
     key = json.dumps(settings, sort_keys=True)
     shared = _IN_USE.get(key)
     if shared is None:
@@ -41,7 +41,7 @@ class FrozenEncoder(nn.Module):
 
     Args:
         cameras: camera name -> (height, width) of its images [pixels].
-        config: settings of the encoder.
+        shared: the encoder; it computes where the images are, whatever device its settings name.
 
     Attributes:
         shapes: camera name -> shape of its features.
@@ -52,10 +52,11 @@ class FrozenEncoder(nn.Module):
 
     fingerprint: Tensor
 
-    def __init__(self, cameras: Mapping[str, tuple[int, int]], config: EncoderConfig) -> None:
+    def __init__(self, cameras: Mapping[str, tuple[int, int]], shared: SharedEncoder) -> None:
         super().__init__()
-        self._config = config
-        self._shared = shared_encoder(config)
+        self._sizes = {camera: tuple(size) for camera, size in cameras.items()}
+        self._given = shared
+        self._shared = shared.on_cpu()  # until there are images, which say where to compute
         self.shapes = {camera: self.encoder.feature_shape(*size) for camera, size in cameras.items()}
         digest = bytearray.fromhex(self.encoder.fingerprint())
         self.register_buffer("fingerprint", torch.frombuffer(digest, dtype=torch.uint8).clone())
@@ -66,13 +67,24 @@ class FrozenEncoder(nn.Module):
         return self._shared.encoder
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Features]:
-        """Features of images [B, 3, H, W] in [0, 1] or uint8, per camera, on the images' device."""
+        """Features of images [B, 3, H, W] in [0, 1] or uint8, per camera, on the images' device.
+
+        Raises:
+            EncoderError: images of another size than was announced, or of no valid type or range.
+            ConfigError: the encoder's engine does not run on the images' device.
+        """
+        for camera, size in self._sizes.items():
+            found = tuple(images[camera].shape[-2:])
+            if found != size:
+                raise EncoderError(
+                    f"images of {camera!r} have {found[0]}x{found[1]} pixels, the encoder was set up for "
+                    f"{size[0]}x{size[1]}: features of resized images differ"
+                )
         device = next(iter(images.values())).device
-        if self.encoder.device != device:  # stacks move what they can see, the encoder follows the images
-            self._shared = shared_encoder(self._config, str(device))
+        self._shared = self._given.on(device)  # stacks move what they can see, the encoder follows the images
         # A stack's autocast must not change what the frozen encoder computes.
         with torch.autocast(device.type, enabled=False):
-            return self._shared(dict(images))
+            return self._shared(images)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         check_fingerprint(state_dict.get(prefix + "fingerprint"), self.encoder)
@@ -93,7 +105,7 @@ class FrozenVision(nn.Module):
 
     def __init__(self, cameras: Mapping[str, tuple[int, int]], encoder: EncoderConfig, readout: ReadoutConfig) -> None:
         super().__init__()
-        self.frozen = FrozenEncoder(cameras, encoder)
+        self.frozen = FrozenEncoder(cameras, shared_encoder(encoder))
         options = {"channels": readout.channels, "queries": readout.queries}
         self.readouts = nn.ModuleDict(
             {

@@ -13,7 +13,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from lerobot_policy_s2robot.configuration_s2robot import S2RobotConfig
-from s2robot.integrations.vision import FrozenEncoder
+from s2robot.integrations.vision import FrozenEncoder, shared_encoder
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies import make_policy
 
@@ -38,7 +38,7 @@ class S2RobotPolicy(PreTrainedPolicy):
         vectors = (FeatureType.STATE, FeatureType.ENV)
         self._vectors = sorted(key for key, ft in config.input_features.items() if ft.type in vectors)
         sizes = {key: tuple(config.image_features[key].shape[1:]) for key in self._cameras}
-        self.frozen = FrozenEncoder(sizes, config.encoder)
+        self.frozen = FrozenEncoder(sizes, shared_encoder(config.encoder))
         spec = PolicySpec(
             features={key: self.frozen.shapes[key] for key in self._cameras},
             proprioception_width=sum(config.input_features[key].shape[0] for key in self._vectors),
