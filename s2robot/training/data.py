@@ -28,7 +28,6 @@ from s2robot.training.processes import Processes
 T = TypeVar("T")
 
 
-
 @dataclass(frozen=True)
 class Plan:
     """Everything known about a run before a frame is read.
