@@ -17,6 +17,9 @@ from omegaconf import DictConfig
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from s2robot.backbones import BACKBONES
+from s2robot.cli.closing import describe_checkpoint
+from s2robot.cli.faults import explain
+from s2robot.cli.words import prepare_arguments
 from s2robot.config import CONFIG_DIR, register, resolve
 from s2robot.interfaces import S2RobotError
 from s2robot.training import train
@@ -30,11 +33,18 @@ def main(settings: DictConfig) -> None:
     rank = int(os.environ.get("RANK", "0"))  # of several processes that `accelerate launch` started
     try:
         checkpoint = train(resolve(settings))
-    except S2RobotError as error:
-        sys.exit(f"error in process {rank}: {error}" if rank else f"error: {error}")
+    except Exception as error:
+        told = str(error) if isinstance(error, S2RobotError) else explain(error)
+        if told is None:
+            raise
+        sys.exit(f"error in process {rank}: {told}" if rank else f"error: {told}")
     if not rank:
-        print(f"checkpoint: {checkpoint}\nnext: s2robot evaluate checkpoint={checkpoint}")
+        print(describe_checkpoint(checkpoint))
 
 
 if __name__ == "__main__":
+    try:
+        prepare_arguments("train_policy")
+    except S2RobotError as error:
+        sys.exit(f"error: {error}")
     main()

@@ -121,7 +121,11 @@ def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     folder = Path(folder)
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
-            raise CheckpointError(f"checkpoint {str(folder)!r} has no {name}; give the folder that training wrote")
+            inside = folder / "checkpoint"  # of the output of a training run
+            hint = (
+                f"did you mean {str(inside)!r}?" if (inside / name).is_file() else "give the folder that training wrote"
+            )
+            raise CheckpointError(f"checkpoint {str(folder)!r} has no {name}; {hint}")
     try:
         document = json.loads((folder / _CONFIG).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -32,7 +32,7 @@ from s2robot.engines import make_engine
 from s2robot.interfaces import Backbone, EncoderError, Features, FeatureShape, resolve_device
 from s2robot.preprocessing import Normalize
 from s2robot.s2 import ScaleSet, multiview_forward
-from s2robot.tiling import Size, as_pair, first_side, in_pixels
+from s2robot.tiling import Size, as_pair, first_side, in_pixels, require_scales
 
 FEATURES_VERSION = 1
 """Raised whenever the same images, weights and settings would give other features than before."""
@@ -89,6 +89,7 @@ class S2Encoder(nn.Module):
     ) -> None:
         super().__init__()
         _spare_forked_processes()
+        require_scales(scales)
         if max_tiles is not None and max_tiles < 1:
             raise EncoderError(f"max_tiles={max_tiles} is not possible; give 1 or more tiles per call")
         if isinstance(backbone, str):

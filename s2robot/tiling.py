@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -176,6 +176,17 @@ def _tile_edges(length: int, tile: int, cover: str) -> tuple[int, ...]:
     if cover == "overlap" and count > 1:
         return tuple(round(index * (length - tile) / (count - 1)) for index in range(count))
     return tuple(range(0, count * tile, tile))
+
+
+def require_scales(scales: object) -> None:
+    """Refuse a scale set that is one number or a string.
+
+    Raises:
+        EncoderError: says how one scale is written.
+    """
+    if isinstance(scales, str) or not isinstance(scales, Iterable):
+        one = scales if isinstance(scales, int | float) else 224
+        raise EncoderError(f"scales={scales!r} is no list of image sizes; write scales=({one},), with a comma")
 
 
 def first_side(sizes: Sequence[Size | float]) -> int:

@@ -1,10 +1,13 @@
 """What a benchmark refuses before it runs, and which contrasts it plans."""
 
+from collections import defaultdict
+
 import pytest
 from test_benchmark import grid
 from toy_benchmark import toy_facts
 
 from s2robot.benchmark import describe, make_cells, planned_contrasts
+from s2robot.benchmark.dry_run import Speeds
 from s2robot.benchmark.grid import make_arms
 from s2robot.benchmark.plan import store_plan
 from s2robot.cli import main
@@ -31,6 +34,10 @@ SMALL, LARGE = {"scales": [224]}, {"scales": [224, 448]}
     ("changes", "message"),
     [
         ({"training_seeds": [0, 0, 1]}, "training_seeds=.* different seeds"),
+        (
+            {"backbones": ["test_vit"], "scale_sets": []},
+            r"scale_sets=\[\] is not possible; valid: a list with at least",
+        ),
         ({"videos": -1}, "videos=-1 is not possible; valid: 0 or more"),
         ({"num_envs": -2}, "num_envs=-2 is not possible; valid: 1 or more"),
         ({"retries": -1}, "retries=-1 is not possible; valid: 0 or more"),
@@ -170,3 +177,24 @@ def test_an_arm_of_the_list_changes_the_base_arm_and_nothing_else():
         ("efficientnet_lite1", [112, 224], "conv", "bc", "sharp"),
         ("efficientnet_lite1", [112, 224], "conv", "bc", ""),
     ]
+
+
+def test_a_dry_run_counts_the_comparisons_that_holm_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("s2robot.benchmark.dry_run._calibrate", lambda *_: Speeds(0.0, defaultdict(float)))
+    stated = {"contrasts": [contrast(SMALL, LARGE)], "policies": ["bc", "diffusion_unet"], "tasks": ["Lift", "Stack"]}
+    config = grid(output=str(tmp_path), backbones=["test_efficientnet"], training_seeds=[0, 1], **stated)
+    text = describe(config, toy_facts, 1)
+    assert "\n1 planned contrasts, 4 comparisons (Holm's correction is for as many):\n  a\n" in text
+
+
+def test_pixels_are_not_encoded_and_say_nothing_of_what_encoding_takes(tmp_path, monkeypatch):
+    timed = []
+    monkeypatch.setattr("s2robot.benchmark.dry_run._seconds_per_step", lambda *_: 0.0)
+    monkeypatch.setattr(
+        "s2robot.benchmark.dry_run._seconds_per_frame", lambda encoder, _: timed.append(encoder.backbone) or 1e-3
+    )
+    changes = {"backbones": ["vit_small"], "scale_sets": [[224], [224, 448]], "encoder": EncoderConfig(weights="none")}
+    texts = [describe(grid(output=str(tmp_path), controls=c, **changes), toy_facts, 1) for c in ([], ["from_scratch"])]
+    encoding = [text.split("encoding ")[1].split(",")[0] for text in texts]
+    assert timed == ["vit_small"] * 2
+    assert encoding[0] == encoding[1]

@@ -2,13 +2,15 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from threading import Barrier
 
 import pytest
 from toy_benchmark import collect_toys, make_toys, run_toys, toy_config
 
-from s2robot.benchmark import make_cells
+from s2robot.benchmark import make_cells, run_benchmark
+from s2robot.benchmark.plan import store_plan
 from s2robot.benchmark.results import count_episodes, read_results, write_error, write_results
 from s2robot.benchmark.runner import select_cells
 from s2robot.benchmark.sequential import make_races, next_episodes
@@ -192,6 +194,51 @@ def test_cells_are_numbers_each_once(numbers, tmp_path):
     config = toy_config(tmp_path, cells=numbers)
     with pytest.raises(ConfigError, match="is not possible; valid: numbers of 0 … 3, each once"):
         select_cells(config, make_cells(config))
+
+
+def test_numbers_out_of_range_write_no_plan(tmp_path):
+    with pytest.raises(ConfigError, match="each once"):
+        run_toys(toy_config(tmp_path, cells=4))
+    assert not (tmp_path / "benchmark.json").exists()
+
+
+def test_a_plan_without_results_is_replaced(tmp_path, capsys):
+    for config in (toy_config(tmp_path, episodes=3), toy_config(tmp_path)):
+        document = store_plan(config, make_cells(config))
+    assert (document["plan"]["episodes"], document["amendments"]) == (6, [])
+    assert "has no results and is replaced" in capsys.readouterr().out
+    write_error(tmp_path, make_cells(config)[0], "not a result")
+    config = toy_config(tmp_path, training_seeds=[0])
+    assert store_plan(config, make_cells(config))["cells"] == [cell.name for cell in make_cells(config)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept"),
+    [
+        ("cells/a/results.json", True),
+        ("cells/a/results.unplanned.json", True),
+        ("rollouts/0123/100000-100005/episodes.jsonl", True),
+        ("rollouts/0123/1000000-1000005/episodes.jsonl", False),  # of a calibration
+    ],
+)
+def test_a_plan_is_kept_once_an_episode_of_it_may_have_been_seen(tmp_path, seen, kept):
+    config, other = toy_config(tmp_path, episodes=3), toy_config(tmp_path)
+    store_plan(config, make_cells(config))
+    (path := tmp_path / seen).parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="holds a plan") if kept else nullcontext():
+        store_plan(other, make_cells(other))
+
+
+def test_an_error_of_the_simulator_is_told_without_a_traceback(tmp_path):
+    def collect(config):
+        raise KeyError("unknown camera")
+
+    config = toy_config(tmp_path, scale_sets=[[32]], training_seeds=[0])
+    with pytest.raises(S2RobotError, match="the first: 'unknown camera'$"):
+        run_benchmark(config, collect, make_toys, 2, (KeyError,))
+    with pytest.raises(S2RobotError, match="the first: Traceback"):
+        run_benchmark(config, collect, make_toys, 2)
 
 
 def keys(config):

@@ -14,6 +14,8 @@ from s2robot.checkpoint import (
     require_task,
     save_checkpoint,
 )
+from s2robot.cli import main
+from s2robot.cli.closing import describe_checkpoint
 from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainConfig
 from s2robot.files import write_durably
 from s2robot.interfaces import CheckpointError, PolicySpec
@@ -141,6 +143,28 @@ def test_damaged_checkpoint_is_one_clear_error(folder, damage, message):
 def test_folder_that_does_not_exist_is_one_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere.*has no config\.json"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+def test_the_output_of_a_training_run_leads_to_its_checkpoint(folder):
+    with pytest.raises(CheckpointError, match=rf"did you mean '{folder}'\?"):
+        load_checkpoint(folder.parent)
+
+
+def test_the_next_command_can_run_and_survives_a_shell(folder):
+    assert describe_checkpoint(folder).endswith(f"next: s2robot evaluate checkpoint={folder}")
+    spaced = folder.rename(folder.with_name("my checkpoint"))
+    assert describe_checkpoint(spaced).endswith(f"next: s2robot evaluate checkpoint='{spaced}'")
+    edit(spaced, lambda d: d.update(environment={}))
+    assert f"next: s2robot serve checkpoint='{spaced}', or s2robot export checkpoint=" in describe_checkpoint(spaced)
+
+
+def test_a_checkpoint_without_a_task_is_not_rolled_out_but_served(folder, capsys):
+    edit(folder, lambda d: d.update(environment={}))
+    assert main(["evaluate", f"checkpoint={folder}", "device=cpu"]) == 2
+    assert (
+        "records no environment: its dataset had no task; `s2robot serve` or `s2robot export`"
+        in capsys.readouterr().err
+    )
 
 
 def test_another_encoder_than_the_trained_one_is_refused(folder):

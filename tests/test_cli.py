@@ -132,7 +132,7 @@ def test_help_of_a_command_lists_its_settings(capsys):
         (["colect"], "unknown command 'colect'; did you mean 'collect'"),
         (["collect", "Lift"], "'Lift' is not of the form key=value"),
         (["collect", "tsk=Lift", "out=x"], "unknown setting 'tsk'; did you mean 'task'"),
-        (["collect", "num=many", "out=x"], "could not be converted to Integer"),
+        (["collect", "num=many", "out=x"], "num=many is not possible; valid: integer"),
         (["collect", "num=0", "out=x"], "num=0 is not possible; valid: 1 or more"),
         (["collect"], "a required setting is missing: .*out"),
         (["evaluate", "checkpoint=nowhere"], "has no config.json"),

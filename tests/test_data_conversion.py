@@ -267,6 +267,13 @@ def test_interrupted_conversion_is_not_mixed_with_another_source(monkeypatch, tm
     assert found == written == [9, 8, 7, 6, 5]
 
 
+@pytest.mark.parametrize("ending", [".txt", ".HDF5"])
+def test_a_file_of_another_ending_is_no_folder_of_lerobot(tmp_path, ending):
+    with pytest.raises(DatasetError, match=rf"{ending}' ends as a file of unknown format; valid: \*.hdf5"):
+        convert_dataset(write_dataset(tmp_path / "demos.hdf5"), tmp_path / f"copy{ending}")
+    assert not (tmp_path / f"copy{ending}").exists()
+
+
 def test_existing_output_is_kept(tmp_path):
     source = write_dataset(tmp_path / "demos.hdf5")
     with pytest.raises(DatasetError, match="exists; choose another name"):

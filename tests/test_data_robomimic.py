@@ -50,6 +50,24 @@ def test_written_episodes_are_read_back_bit_for_bit(path):
             assert episode.attributes["seed"] == seed
 
 
+@pytest.mark.parametrize("field", ["images", "proprioception"])
+def test_names_with_a_slash_are_refused_as_no_reader_would_find_them(tmp_path, field):
+    episode = make_episode()
+    setattr(episode, field, {"arm/wrist": next(iter(getattr(episode, field).values()))})
+    with (
+        pytest.raises(DatasetError, match="'arm/wrist' cannot be a name in HDF5, for its slash; write 'arm_wrist'"),
+        RobomimicWriter(tmp_path / "demos.hdf5", {}) as writer,
+    ):
+        writer.add(episode)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("argument", "name"), [("cameras", "agentview"), ("proprioception", "robot0_eef_pos")])
+def test_a_name_in_place_of_a_list_is_not_read_letter_by_letter(path, argument, name):
+    with open_dataset(path) as dataset, pytest.raises(DatasetError, match=rf"is no list of .*; write \('{name}',\)"):
+        dataset.episode(0, **{argument: name})
+
+
 def test_frames_read_a_few_at_a_time_are_those_of_the_episodes(path):
     with open_dataset(path) as dataset:
         for index in (4, 0):

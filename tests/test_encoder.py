@@ -264,6 +264,8 @@ def test_images_the_encoder_cannot_read_are_refused(images, message):
             "unknown backbone 'efficientnet_light0'; did you mean 'efficientnet_lite0'",
         ),
         ({"scales": ()}, "scale set is empty"),
+        ({"scales": 64}, r"scales=64 is no list of image sizes; write scales=\(64,\)"),
+        ({"scales": "224"}, r"scales='224' is no list of image sizes; write scales=\(224,\)"),
         ({"scales": (8, 16)}, "scale 8 is below one patch of test_vit: the smallest is 16 pixels"),
         ({"scales": (1, 2)}, "write 1.0, 2.0 for multiples"),
         ({"scales": (72, 144)}, "no multiple of the 16-pixel patches of test_vit"),

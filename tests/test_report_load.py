@@ -171,8 +171,10 @@ def test_a_foreign_file_is_named(tmp_path, content):
 def test_a_missing_folder_and_an_empty_one_are_named(tmp_path):
     with pytest.raises(ReportError, match="nowhere is not a folder"):
         load_arms([tmp_path / "nowhere"])
-    with pytest.raises(ReportError, match=f"no results.json in or below {tmp_path}"):
-        load_arms([tmp_path])
+    (empty := tmp_path / "empty").mkdir()
+    write_results(tmp_path / "full", make_results([True, False]))
+    with pytest.raises(ReportError, match=f"no results.json in or below {empty}"):
+        load_arms([tmp_path / "full", empty])
 
 
 def test_a_contrast_by_an_unknown_field_names_the_choices(tmp_path):

@@ -15,6 +15,7 @@ from s2robot.interfaces import ConfigError, DatasetError, S2RobotError, Training
 from s2robot.policies.bc import BCPolicy
 from s2robot.training import make_plan, train
 from s2robot.training.loop import TrainingLoop
+from s2robot.training.optimization import require_precision
 
 CPU = torch.device("cpu")
 
@@ -83,6 +84,16 @@ def test_half_precision_trains_like_float32_and_keeps_float32_weights(workspace,
     full, half = run("fp32"), run(precision)
     assert not np.array_equal(full, half)
     np.testing.assert_allclose(half, full, rtol=0.05)
+
+
+def test_an_lstm_in_a_precision_that_the_cpu_lacks_is_refused_before_any_work(monkeypatch):
+    def lacking(*_):
+        raise RuntimeError("could not create a primitive descriptor")
+
+    monkeypatch.setattr(torch.nn.LSTM, "forward", lacking)
+    with pytest.raises(ConfigError, match=r"training.precision='fp16' is not possible for policy bc_rnn on this CPU"):
+        require_precision("fp16", "bc_rnn", torch.device("cpu"))
+    require_precision("fp16", "bc", torch.device("cpu"))
 
 
 def test_fp16_steps_that_overflow_are_skipped_and_scaled_down(workspace, encoder, tmp_path, monkeypatch):

@@ -240,6 +240,8 @@ class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
 
 def _image_sizes(cameras: Sequence[str], image_size: ImageSize) -> dict[str, list[int]]:
     """The sizes of each camera, largest first."""
+    if isinstance(cameras, str):  # whose letters would be the names
+        raise EnvConfigError(f"cameras={cameras!r} is no list of cameras; write cameras=({cameras!r},)")
     duplicates = [name for name, group in itertools.groupby(sorted(cameras)) if len(list(group)) > 1]
     if duplicates:
         raise EnvConfigError(f"camera {duplicates[0]!r} is named twice in {tuple(cameras)}")

@@ -57,7 +57,7 @@ class RobosuiteEnv(ImageEnv):
         self.task = get_task(task)
         super().__init__(
             task,
-            cameras=tuple(self.task.cameras if cameras is None else cameras),
+            cameras=self.task.cameras if cameras is None else cameras,
             image_size=image_size,
             render_profile=render_profile,
             horizon=self.task.horizon if horizon is None else horizon,

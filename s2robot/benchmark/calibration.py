@@ -79,10 +79,15 @@ def _base_arms(config: BenchmarkConfig) -> list[Arm]:
     return [arm for arm in arms if (arm.encoder, arm.readout) == (arms[0].encoder, arms[0].readout)]
 
 
+def calibration_cells(config: BenchmarkConfig, task: TaskConfig) -> list[Cell]:
+    """What `calibrate` runs of a task."""
+    return [Cell(task, arm, CALIBRATION_SEED) for arm in _base_arms(config)]
+
+
 def _block(config: BenchmarkConfig, task: TaskConfig, stages: Stages) -> dict[str, Any]:
     policies = {}
-    for arm in _base_arms(config):
-        documents = stages.rollouts(Cell(task, arm, CALIBRATION_SEED), config.episodes)
+    for cell in calibration_cells(config, task):
+        arm, documents = cell.arm, stages.rollouts(cell, config.episodes)
         policies[arm.policy.label] = {
             "successes": sum(document["successes"] for document in documents),
             "episodes": sum(document["episodes"] for document in documents),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.controls import PIXELS, encoder_cost
+from s2robot.benchmark.films import compared_pairs
 from s2robot.benchmark.grid import Arm, Cell, make_arms, make_cells
 from s2robot.benchmark.plan import planned_contrasts
 from s2robot.benchmark.results import count_episodes
@@ -58,9 +59,8 @@ def describe(config: BenchmarkConfig, task_facts: Callable[[str], TaskFacts], nu
     facts = {task.task: task_facts(task.task) for task in config.task_list}
     output = Path(config.output)
     left = [cell for cell in cells if count_episodes(output, cell, config.first_seed) < config.episodes]
-    contrasts = planned_contrasts(config)
     lines = [f"{len(cells)} cells, {len(left)} of them to run:", "", *_cell_table(cells, costs), ""]
-    lines += [f"{len(contrasts)} planned contrasts:", *(f"  {contrast['name']}" for contrast in contrasts), ""]
+    lines += [*_contrasts(config, cells), ""]
     lines += [*_matching(config, arms, costs), *_time(config, left, costs, facts, num_envs), ""]
     lines += [*_disk(config, cells, costs, facts), "", *_power(config), ""]
     lines += calibration_statements(config)
@@ -88,6 +88,15 @@ def _cell_table(cells: Sequence[Cell], costs: dict[str, EncoderCost]) -> list[st
         cost = costs[cell.arm.key]
         lines.append(f"{number:>4}  {cell.name:{width}}  {cost.gmacs:11.2f}  {cost.parameters / 1e6:8.1f} M")
     return lines
+
+
+def _contrasts(config: BenchmarkConfig, cells: Sequence[Cell]) -> list[str]:
+    """The planned contrasts, and how many pairs of arms they compare: Holm's correction is for so many."""
+    contrasts = planned_contrasts(config)
+    first = [cell for cell in cells if cell.training_seed == config.training_seeds[0]]
+    comparisons = sum(len(compared_pairs(contrast, first)) for contrast in contrasts)
+    counted = "" if comparisons == len(contrasts) else f", {comparisons} comparisons (Holm's correction is for as many)"
+    return [f"{len(contrasts)} planned contrasts{counted}:", *(f"  {contrast['name']}" for contrast in contrasts)]
 
 
 def _matching(config: BenchmarkConfig, arms: Sequence[Arm], costs: dict[str, EncoderCost]) -> list[str]:
@@ -123,7 +132,7 @@ def _time(
         if task.label not in collected:
             seconds["collecting"] += frames * (STEP_SECONDS + cameras * FRAME_SECONDS) / num_envs
         if (task.label, arm.encoder_key) not in encoded:
-            seconds["encoding"] += frames * frame
+            seconds["encoding"] += 0 if arm.encoder.backbone == PIXELS else frames * frame  # cached as they are
         collected.add(task.label)
         encoded.add((task.label, arm.encoder_key))
         training = arm.policy.training
@@ -146,7 +155,8 @@ def _time(
 def _calibrate(config: BenchmarkConfig, cells: Sequence[Cell], costs: dict[str, EncoderCost]) -> Speeds:
     """Time the cheapest encoder on a few frames, and a training step of every arm on random features."""
     arms = {cell.arm.key: cell.arm for cell in cells}
-    priced = [arm for arm in arms.values() if costs[arm.key].gmacs > 0]
+    # What `pixels` cost is the policy's network, which encoding does not run.
+    priced = [arm for arm in arms.values() if costs[arm.key].gmacs > 0 and arm.encoder.backbone != PIXELS]
     per_gmac = 0.0
     if priced:
         cheapest = min(priced, key=lambda arm: costs[arm.key].gmacs)

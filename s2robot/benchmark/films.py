@@ -22,14 +22,18 @@ def choose_films(
     first = [cell for cell in cells if cell.training_seed == config.training_seeds[0]]
     films: dict[str, set[int]] = {}
     for contrast in contrasts:
-        sides = [[cell for cell in first if selects(contrast[side], cell)] for side in ("baseline", "treatment")]
-        for baseline, treatment in itertools.product(*sides):
-            if baseline is treatment or not are_compared(contrast, baseline, treatment):
-                continue
+        for baseline, treatment in compared_pairs(contrast, first):
             seeds = _telling(_outcomes(output, baseline), _outcomes(output, treatment), config.videos)
             for cell in (baseline, treatment):
                 films.setdefault(cell.name, set()).update(seeds)
     return {name: sorted(seeds) for name, seeds in films.items() if seeds}
+
+
+def compared_pairs(contrast: dict[str, Any], cells: list[Cell]) -> list[tuple[Cell, Cell]]:
+    """Baseline and treatment of every comparison that the contrast stands for, among cells of one training seed."""
+    baselines, treatments = ([cell for cell in cells if selects(contrast[s], cell)] for s in ("baseline", "treatment"))
+    pairs = itertools.product(baselines, treatments)
+    return [pair for pair in pairs if pair[0] is not pair[1] and are_compared(contrast, *pair)]
 
 
 def are_compared(contrast: dict[str, Any], baseline: Cell, treatment: Cell) -> bool:

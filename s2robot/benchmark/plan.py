@@ -22,7 +22,8 @@ from s2robot.benchmark.grid import (
     product_encoders,
     weights_digest,
 )
-from s2robot.config import BenchmarkConfig, require
+from s2robot.benchmark.stages import store_folder
+from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, require
 from s2robot.files import locked, write_durably
 from s2robot.interfaces import ConfigError, EncoderError, WeightsError, unknown_name
 from s2robot.report.results import SELECTORS, Setting, setting_label
@@ -192,7 +193,8 @@ def store_plan(config: BenchmarkConfig, cells: list[Cell]) -> dict[str, Any]:
         The document of `benchmark.json`.
 
     Raises:
-        ConfigError: another plan is stored there and `amend` gives no reason; what differs is named.
+        ConfigError: another plan is stored there, results may have been seen since, and `amend` gives no reason; what
+            differs is named.
         WeightsError: weights are said to be in a file that is not there; cells are named by its content.
     """
     path = Path(config.output) / PLAN_FILE
@@ -217,13 +219,16 @@ def _store_plan(config: BenchmarkConfig, cells: list[Cell], path: Path) -> dict[
         stored = document.get("plan", {})
         changed = [key for key in plan if stored.get(key) != plan[key]]
         changed += ["cells"] if sorted(document.get("cells", names)) != sorted(names) else []
-        if changed and not config.amend:
+        if changed and not (config.amend or document["amendments"] or _has_episodes(config)):
+            print(f"the plan of {document.get('planned', 'before')} in {path} has no results and is replaced")
+            document = {"schema": _SCHEMA, "planned": now, "plan": plan, "amendments": [], "failed": []}
+        elif changed and not config.amend:
             raise ConfigError(
                 f"{str(path)!r} holds a plan of {document.get('planned', 'before')} that differs in "
                 f"{', '.join(changed)}; results may have been seen since. Take another output, or say why with "
                 'amend="REASON", which the report will print'
             )
-        if changed:
+        elif changed:
             before = {**stored, "cells": document.get("cells", [])}
             amendment = {"date": now, "reason": config.amend, "changed": changed, "before": before}
             document |= {"plan": plan, "amendments": [*document.get("amendments", []), amendment]}
@@ -234,6 +239,15 @@ def _store_plan(config: BenchmarkConfig, cells: list[Cell], path: Path) -> dict[
     document["calibration"] = calibration_statements(config, written[-1])
     write_plan(config, document)
     return document
+
+
+def _has_episodes(config: BenchmarkConfig) -> bool:
+    """Whether episodes of evaluation seeds may have been seen: results of any cell, or rollouts in the store."""
+    if any(Path(config.output).glob("cells/*/results*.json")):
+        return True
+    stores = {Path(config.output).resolve(), store_folder(config)}
+    ranges = [path.parent.name for store in stores for path in store.glob("rollouts/*/*-*/*.json*")]
+    return any(int(name.split("-")[0]) < CALIBRATION_SEED for name in ranges)
 
 
 def write_plan(config: BenchmarkConfig, document: dict[str, Any]) -> None:

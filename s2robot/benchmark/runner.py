@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,19 +46,26 @@ class CellJob:
 
 @dataclass
 class Runner:
-    """What a job runs, here or on another machine of the same file system."""
+    """What a job runs, here or on another machine of the same file system.
+
+    Attributes:
+        stages: of the cells.
+        output: the benchmark's folder.
+        user_errors: errors beside `S2RobotError` whose message says it all; any other is recorded with its traceback.
+    """
 
     stages: Stages
     output: Path
+    user_errors: tuple[type[Exception], ...] = ()
 
     def collect(self, task: TaskConfig) -> str | None:
         """Record a task's demonstrations; return the error, if any."""
-        return _guarded(lambda: self.stages.demonstrations(task))
+        return self._guarded(lambda: self.stages.demonstrations(task))
 
     def run(self, job: CellJob) -> str | None:
         """Run one cell and write its results; return the error, if any, and record it."""
         self.stages.start_clock()
-        error = _guarded(lambda: self._write(job))
+        error = self._guarded(lambda: self._write(job))
         if error:
             write_error(self.output, job.cell, error)
         else:
@@ -67,7 +75,15 @@ class Runner:
     def film(self, job: CellJob) -> str | None:
         """Film some episodes of a cell that has its results; return the error, if any."""
         self.stages.start_clock()
-        return _guarded(lambda: self._write(job))
+        return self._guarded(lambda: self._write(job))
+
+    def _guarded(self, work: Callable[[], object]) -> str | None:
+        try:
+            work()
+        except Exception as error:  # a crash of one cell must not cost the others
+            says_it_all = isinstance(error, (S2RobotError, *self.user_errors))
+            return str(error) if says_it_all else traceback.format_exc(limit=-5)
+        return None
 
     def _write(self, job: CellJob) -> None:
         documents = self.stages.rollouts(job.cell, job.episodes)
@@ -76,7 +92,11 @@ class Runner:
 
 
 def run_benchmark(
-    config: BenchmarkConfig, collect: Collect, make_vector_env: MakeVectorEnv, num_envs: int
+    config: BenchmarkConfig,
+    collect: Collect,
+    make_vector_env: MakeVectorEnv,
+    num_envs: int,
+    user_errors: tuple[type[Exception], ...] = (),
 ) -> Path | None:
     """Run every cell that has not all its episodes yet, then write `results.parquet` and the report.
 
@@ -87,6 +107,7 @@ def run_benchmark(
         collect: records demonstrations, see `Collect`.
         make_vector_env: makes environments, see `s2robot.evaluation`.
         num_envs: environments side by side in one cell.
+        user_errors: of `collect` and `make_vector_env`, see `Runner`.
 
     Returns:
         The folder of the report (`report.md`, `report.html`, plots); None where only some `cells` were asked for.
@@ -97,15 +118,15 @@ def run_benchmark(
     """
     output = Path(config.output).resolve()
     cells = make_cells(config)
+    chosen = select_cells(config, cells)
     document = store_plan(config, cells)
     races = make_races(config, document["contrasts"], cells)
-    chosen = select_cells(config, cells)
     with locked(output / PLAN_FILE):
         for cell in cells:
             set_aside_unplanned(output, cell, range(config.first_seed, config.first_seed + config.episodes))
     if races:  # from the start: a report half way through must know of it
         _change_document(config, sequential=stopping_rule(config, races, []))
-    runner = Runner(Stages(config, collect, make_vector_env, num_envs), output)
+    runner = Runner(Stages(config, collect, make_vector_env, num_envs), output, user_errors)
     failed = _run_rounds(config, runner, races, chosen)
     _film(config, runner, document["contrasts"], chosen)
     _record_outcome(config, cells, races)
@@ -155,7 +176,7 @@ def finish(config: BenchmarkConfig, cells: list[Cell]) -> Path:
 def _record_outcome(config: BenchmarkConfig, cells: list[Cell], races: list[Race]) -> None:
     """Write into `benchmark.json` which cells failed and which races are decided."""
     output = Path(config.output).resolve()
-    lacking = _lacking(config, output, races, cells)
+    lacking = lacking_episodes(config, output, races, cells)
     for cell in cells:
         if cell.name not in lacking:  # its error is of an earlier run, or of one that was to give it more episodes
             drop_error(output, cell)
@@ -179,7 +200,7 @@ def _change_document(config: BenchmarkConfig, **changes: Any) -> None:
         write_plan(config, {key: value for key, value in document.items() if value is not None})
 
 
-def _lacking(config: BenchmarkConfig, output: Path, races: list[Race], cells: list[Cell]) -> dict[str, int]:
+def lacking_episodes(config: BenchmarkConfig, output: Path, races: list[Race], cells: list[Cell]) -> dict[str, int]:
     """Name → episodes it should have by now, of the cells that do not have them."""
     targets = next_episodes(config, output, races, cells)
     done = {cell.name: count_episodes(output, cell, config.first_seed) for cell in cells}
@@ -197,7 +218,7 @@ def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cell
         if (count := count_episodes(runner.output, cell, config.first_seed)) >= config.episodes:
             print(f"{cell.name}: done before, {count} episodes")
     while True:
-        lacking = _lacking(config, runner.output, races, cells)
+        lacking = lacking_episodes(config, runner.output, races, cells)
         jobs = [CellJob(cell, lacking[cell.name]) for cell in cells if cell.name in lacking and cell.name not in failed]
         if not jobs:
             return failed
@@ -233,16 +254,6 @@ def _film(config: BenchmarkConfig, runner: Runner, contrasts: list[dict[str, Any
     for job, error in run_jobs(config, runner.film, jobs):
         if error:
             print(f"{job.cell.name} could not be filmed: {error.strip().splitlines()[-1]}")
-
-
-def _guarded(work: Any) -> str | None:
-    try:
-        work()
-    except S2RobotError as error:
-        return str(error)
-    except Exception:  # a crash of one cell must not cost the others
-        return traceback.format_exc(limit=-5)
-    return None
 
 
 def _has_results(output: Path, race: Race) -> bool:

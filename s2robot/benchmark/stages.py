@@ -60,7 +60,7 @@ class Stages:
     @property
     def store(self) -> Path:
         """Folder of all stages."""
-        return Path(self.config.store or self.config.output).resolve()
+        return store_folder(self.config)
 
     def start_clock(self) -> None:
         """Forget the time spent."""
@@ -68,13 +68,12 @@ class Stages:
 
     def demonstrations(self, task: TaskConfig) -> Path:
         """The task's demonstrations, recorded if they are not there."""
-        key = demonstrations_key(task)
-        path = self.store / "demonstrations" / f"{task.task}-{key[:16]}.hdf5"
+        path = demonstrations_path(self.config, task)
         with locked(path.with_suffix("")):
             if not path.exists():
                 self._describe(path.with_suffix(".json"), demonstrations_settings(task))
                 with self._clock("demonstrations"):
-                    self.collect(CollectConfig(**_collect_arguments(task), out=str(path)))
+                    self.collect(collect_config(self.config, task))
         return path
 
     def checkpoint(self, cell: Cell) -> Path:
@@ -93,7 +92,7 @@ class Stages:
 
     def rollouts(self, cell: Cell, episodes: int) -> list[dict[str, Any]]:
         """The results documents of the first `episodes` evaluation seeds, run where they are not there."""
-        folder = self.store / "rollouts" / rollouts_key(cell)[:16]
+        folder = rollouts_folder(self.config, cell)
         first = self.config.first_seed
         with locked(folder):
             found = _finished(folder, first, first + episodes)
@@ -110,7 +109,7 @@ class Stages:
 
     def film(self, cell: Cell, seeds: Sequence[int]) -> list[Path]:
         """Folders with the video of these initial states, and of those filmed for others."""
-        folder = self.store / "rollouts" / rollouts_key(cell)[:16]
+        folder = rollouts_folder(self.config, cell)
         with locked(folder):
             for seed in seeds:
                 film = folder / f"film{seed}"
@@ -167,6 +166,32 @@ class Stages:
         """Write down, for people, what the stage's key stands for."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, json.dumps(settings, indent=1).encode())
+
+
+def store_folder(config: BenchmarkConfig) -> Path:
+    """Folder of all stages."""
+    return Path(config.store or config.output).resolve()
+
+
+def demonstrations_path(config: BenchmarkConfig, task: TaskConfig) -> Path:
+    """Where the task's demonstrations are, or will be."""
+    return store_folder(config) / "demonstrations" / f"{task.task}-{demonstrations_key(task)[:16]}.hdf5"
+
+
+def collect_config(config: BenchmarkConfig, task: TaskConfig) -> CollectConfig:
+    """How the task's demonstrations are recorded."""
+    return CollectConfig(**_collect_arguments(task), out=str(demonstrations_path(config, task)))
+
+
+def rollouts_folder(config: BenchmarkConfig, cell: Cell) -> Path:
+    """Where the cell's rollouts are, or will be, in one folder per range of evaluation seeds."""
+    return store_folder(config) / "rollouts" / rollouts_key(cell)[:16]
+
+
+def has_rollouts(config: BenchmarkConfig, cell: Cell, seeds: range) -> bool:
+    """Whether the store holds the cell's episodes of all these evaluation seeds."""
+    found = _finished(rollouts_folder(config, cell), seeds.start, seeds.stop)
+    return not list(_gaps([span for span, _ in found], seeds.start, seeds.stop))
 
 
 def demonstrations_settings(task: TaskConfig) -> dict[str, Any]:

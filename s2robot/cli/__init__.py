@@ -9,11 +9,13 @@ import contextlib
 import importlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from s2robot.cli.faults import explain
 from s2robot.interfaces import ConfigError, S2RobotError, unknown_name
 
 
@@ -60,6 +62,7 @@ VERBS = {
         "encode dataset=demos/lift.hdf5 'encoder.scales=[224,448]'",
         "Fill the feature cache with what a training run of the same settings needs.",
         "verbs:encode",
+        "TrainConfig",
     ),
     "cache": Verb(
         "cache ls | verify | prune [root=outputs/feature_cache] [days=30] [gigabytes=50] [missing=true] [delete=true]",
@@ -147,7 +150,7 @@ def main(words: list[str] | None = None) -> int:
         elif name not in VERBS:
             raise ConfigError(unknown_name("command", name, VERBS))
         elif {"-h", "--help"} & flags:
-            print(_verb_help(name))
+            print(_verb_help(name, rest))
         else:
             _run(VERBS[name], rest, as_json="--json" in flags)
         sys.stdout.flush()
@@ -160,8 +163,9 @@ def main(words: list[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in flags:
             raise
-        if isinstance(error, _user_errors()):
-            print(f"error: {error}", file=sys.stderr)
+        told = str(error) if isinstance(error, _user_errors()) else explain(error)
+        if told is not None:
+            print(f"error: {told}", file=sys.stderr)
             return 2
         kind = type(error).__name__
         print(f"internal error: {kind}: {error} (--debug shows the traceback; please report it)", file=sys.stderr)
@@ -206,14 +210,18 @@ def _help() -> str:
     return "\n".join(["usage: s2robot VERB [key=value …]", "", *lines, "", _EPILOGUE])
 
 
-def _settings(name: str) -> str:
-    """YAML of a verb's settings with their defaults: those of the dataclass, and of its file in `configs/`."""
+def _settings(name: str, words: list[str]) -> str:
+    """YAML of a verb's settings: its words over the defaults, those of the dataclass and of its file in `configs/`."""
     from omegaconf import DictConfig, OmegaConf
 
     from s2robot.config import CONFIG_DIR, POLICIES
 
     settings = OmegaConf.structured(VERBS[name].config)
-    if name in GROUPED:
+    if name in GROUPED and words:
+        from s2robot.cli.words import compose_unresolved
+
+        settings = compose_unresolved(GROUPED[name], words)
+    elif name in GROUPED:
         file: Any = OmegaConf.load(CONFIG_DIR / f"{GROUPED[name]}.yaml")
         chosen: Any = OmegaConf.merge(*(entry for entry in file.pop("defaults") if isinstance(entry, DictConfig)))
         file.pop("hydra")
@@ -222,11 +230,12 @@ def _settings(name: str) -> str:
     return OmegaConf.to_yaml(settings).rstrip()
 
 
-def _verb_help(name: str) -> str:
+def _verb_help(name: str, words: list[str]) -> str:
     verb = VERBS[name]
     lines = [f"usage: s2robot {verb.usage}", "", verb.summary]
     if name in GROUPED:
         lines += ["", f"Words are Hydra overrides of configs/{GROUPED[name]}.yaml: policy=NAME, +experiment=NAME, …"]
     if verb.config is not None:
-        lines += ["", "Settings and defaults (??? is required):", "", _settings(name)]
+        given = f" with {shlex.join(words)}" if name in GROUPED and words else ""
+        lines += ["", f"Settings and defaults{given} (??? is required):", "", _settings(name, words)]
     return "\n".join(lines)

@@ -15,13 +15,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from s2robot.benchmark import TaskFacts, calibrate, describe, run_benchmark
+from s2robot.benchmark import TaskFacts, calibrate, check_runnable, describe, download_weights, run_benchmark
 from s2robot.benchmark.calibration import blocks_text
 from s2robot.cli.demonstrations import collect_demonstrations
 from s2robot.cli.verbs import Output
-from s2robot.config import CONFIG_DIR, BenchmarkConfig, register, resolve
-from s2robot.interfaces import S2RobotError
-from s2robot_envs import S2RobotEnvError, default_num_envs, make_vector_env
+from s2robot.cli.words import prepare_arguments
+from s2robot.config import CONFIG_DIR, BenchmarkConfig, CollectConfig, register, resolve
+from s2robot.interfaces import S2RobotError, WeightsError
+from s2robot_envs import S2RobotEnvError, Variant, default_num_envs, make_env, make_vector_env
+from s2robot_envs.collection import collection_seed
+from s2robot_envs.experts import make_expert
+from s2robot_envs.rendering import get_render_profile
 from s2robot_envs.tasks import get_task
 
 
@@ -29,15 +33,26 @@ def run_cells(config: BenchmarkConfig) -> Output:
     """Do what the settings ask for: a dry run, a calibration, some cells, or the whole benchmark."""
     num_envs = config.num_envs or default_num_envs()
     if config.dry_run:
-        text = describe(config, task_facts, num_envs)
+        text = _dry_run(config, num_envs)
         return Output(text, {"plan": text.splitlines()})
+    download_weights(check_runnable(config, check_collection))
     if config.calibrate:
         blocks = calibrate(config, collect_demonstrations, make_vector_env, num_envs)
         return Output(blocks_text(config, blocks), {"calibration": blocks})
-    folder = run_benchmark(config, collect_demonstrations, make_vector_env, num_envs)
+    folder = run_benchmark(config, collect_demonstrations, make_vector_env, num_envs, (S2RobotEnvError,))
     if folder is None:
         return Output(f"cells {config.cells} are done; without cells= the report is written", {"cells": config.cells})
     return Output(f"{(folder / 'report.md').read_text()}\nreport: {folder}", {"report": str(folder)})
+
+
+def _dry_run(config: BenchmarkConfig, num_envs: int) -> str:
+    """What is planned, and what the run needs before it: its cost can be known before its weights are here."""
+    try:
+        downloads = check_runnable(config, check_collection)
+        needed = f"weights that the run downloads first: {', '.join(downloads)}" if downloads else ""
+    except WeightsError as error:
+        needed = f"before the run: {error}"
+    return f"{describe(config, task_facts, num_envs)}\n{needed}".rstrip()
 
 
 def task_facts(task: str) -> TaskFacts:
@@ -48,6 +63,22 @@ def task_facts(task: str) -> TaskFacts:
     """
     spec = get_task(task)
     return TaskFacts(spec.horizon, tuple(spec.cameras))
+
+
+def check_collection(config: CollectConfig) -> None:
+    """Refuse what `collect_demonstrations` would; a simulator is built only where nothing else knows the cameras.
+
+    Raises:
+        S2RobotEnvError: unknown task, camera, profile or variant, or a task without an expert.
+    """
+    foreign = ":" in config.task  # of a family of its own, see `make_env`
+    if not foreign:
+        Variant.parse(config.variant).check(get_task(config.task))
+    make_expert(config.task, config.expert)
+    collection_seed(config.seed, 0)
+    get_render_profile(config.render_profile)
+    if foreign or not set(config.cameras or ()) <= set(get_task(config.task).cameras):
+        make_env(config.task, cameras=config.cameras, variant=config.variant, gym=config.gym).close()
 
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="benchmark", version_base="1.3")
@@ -65,4 +96,8 @@ if __name__ == "__main__":
     from s2robot.backbones import BACKBONES
 
     register(BACKBONES)
+    try:
+        prepare_arguments("benchmark")
+    except S2RobotError as error:
+        sys.exit(f"error: {error}")
     main()

@@ -76,12 +76,12 @@ def inspect(words: list[str]) -> Output:
 
 def train(words: list[str]) -> Output:
     """Train a policy; `train_policy.py` is the same with all of Hydra's options (multirun, launchers)."""
+    from s2robot.cli.closing import describe_checkpoint
     from s2robot.training import train as train_policy
 
     config: TrainConfig = compose("train_policy", words)
-    checkpoint = str(train_policy(config))
-    text = f"checkpoint: {checkpoint}\nnext: s2robot evaluate checkpoint={checkpoint}"
-    return Output(text, {"checkpoint": checkpoint})
+    checkpoint = train_policy(config)
+    return Output(describe_checkpoint(checkpoint), {"checkpoint": str(checkpoint)})
 
 
 def encode(words: list[str]) -> Output:
@@ -164,6 +164,8 @@ def encoders(words: list[str]) -> Output:
         case []:
             rows = [{**plain(dataclasses.asdict(spec)), "offline": is_available(spec)} for spec in BACKBONES.values()]
             return Output(encoders_table(), {"encoders": rows})
+        case ["fetch"]:
+            raise ConfigError("encoders fetch needs a NAME; `s2robot encoders` lists them")
         case ["fetch", name]:
             path = str(fetch(name))
             return Output(path, {"name": name, "weights": path})
@@ -182,7 +184,8 @@ def doctor(words: list[str]) -> Output:
     """
     from s2robot_envs.doctor import run_checks
 
-    split(words, [])
+    if words:
+        raise ConfigError(f"doctor takes no words; got {' '.join(words)!r}")
     checks = run_checks()
     output = Output("\n".join(map(str, checks)), {"checks": [dataclasses.asdict(check) for check in checks]})
     problems = [check.name for check in checks if check.status == "problem"]

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import hydra
-from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import OmegaConf
+import yaml
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from s2robot.cli.overrides import SCHEMAS, SCRIPTS, check_words, expand, not_key_value, quote_paths
 from s2robot.config import CONFIG_DIR, register, resolve
+from s2robot.config.checks import type_words
 from s2robot.interfaces import ConfigError, unknown_name
+
+_PATHS = ("dataset", "out", "output", "checkpoint", "root", "token_file")
+"""Settings of `parse` that are read as they are, not as YAML."""
 
 
 def parse(cls: type[Any], words: list[str]) -> Any:
@@ -23,14 +30,22 @@ def parse(cls: type[Any], words: list[str]) -> Any:
         ConfigError: a word is no `key=value`, a key is unknown, a value has the wrong type, or one is missing.
     """
     names = [item.name for item in dataclasses.fields(cls)]
+    settings = OmegaConf.structured(cls)
     for word in words:
-        key, equals, _ = word.partition("=")
+        key, equals, value = word.partition("=")
         if not equals:
-            raise ConfigError(f"{word!r} is not of the form key=value; keys: {', '.join(names)}")
+            raise ConfigError(not_key_value(word, names))
         if key.split(".")[0] not in names:
             raise ConfigError(unknown_name("setting", key, names))
+        try:
+            if key in _PATHS and value not in ("", "null") and value[0] not in "'\"":
+                settings[key] = expand(value)
+            else:
+                settings = OmegaConf.merge(settings, OmegaConf.from_dotlist([word]))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise _wrong_value(cls, word, error) from error
     try:
-        return resolve(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.from_dotlist(words)))
+        return resolve(settings)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
 
@@ -41,19 +56,117 @@ def compose(config_name: str, overrides: list[str]) -> Any:
     Raises:
         ConfigError: an override does not fit; the message names the choices.
     """
+    settings = compose_unresolved(config_name, overrides)
+    try:
+        return resolve(settings)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def compose_unresolved(config_name: str, overrides: list[str]) -> DictConfig:
+    """The same as Hydra leaves it: required settings may be missing, and values unchecked.
+
+    Raises:
+        ConfigError: an override does not fit; the message names the choices.
+    """
     from s2robot.backbones import BACKBONES
 
+    check_words(config_name, overrides)
+    words = quote_paths(overrides)
     register(BACKBONES)
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             try:
-                return resolve(hydra.compose(config_name, overrides))
+                return hydra.compose(config_name, words)
             except ConfigCompositionException as error:
-                raise _unknown_choice(error) or _unknown_setting(config_name, overrides, error) or error from error
+                raise (
+                    _unknown_choice(error)
+                    or _unknown_setting(config_name, words, error)
+                    or _wrong_override(config_name, error)
+                    or _several_values(config_name, error)
+                    or error
+                ) from error
     except ConfigError:
         raise
+    except OverrideParseException as error:
+        key = error.override.partition("=")[0]
+        raise ConfigError(
+            f"{error.override!r} cannot be read: brackets must close, and text of other characters than letters, "
+            f"digits and /.:-_ needs two pairs of quotes: '{key}=\"…\"'"
+        ) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(str(error)) from error
+
+
+def prepare_arguments(config_name: str) -> None:
+    """Before `hydra.main` reads the command line: refuse what is wrong in it as `compose` does, and quote its paths.
+
+    Left to Hydra alone are its own options and settings, and with them sweeps.
+
+    Raises:
+        ConfigError: an override does not fit; the message names the choices.
+    """
+    words = sys.argv[1:]
+    if not any(re.match(r"-|[+~]*hydra[./]", word) for word in words):
+        compose(config_name, words)
+        sys.argv[1:] = quote_paths(words)
+
+
+def _wrong_value(cls: type[Any], word: str, error: BaseException) -> ConfigError:
+    """The error for a value of another type than its setting of `cls`, with the type and an example of a list."""
+    key, _, value = word.partition("=")
+    owner, name = _field(cls, key, error)
+    if owner is None:
+        return ConfigError(f"{word} is not possible: {str(error).splitlines()[0]}")
+    hint = get_type_hints(owner)[name]
+    if dataclasses.is_dataclass(hint):
+        return ConfigError(
+            f"{word} is not possible; valid: its settings one by one, {key}.{dataclasses.fields(hint)[0].name}=…"
+        )
+    valid = type_words(hint)
+    if valid.startswith("list"):
+        make = owner.__dataclass_fields__[name].default_factory
+        default = make() if callable(make) else []
+        example = re.sub(r"[ ']", "", str(default)) if default else f"[{re.sub(r'[][{}]', '', value)}]"
+        valid = f"{valid}, such as '{key}={example}'"
+    return ConfigError(f"{word} is not possible; valid: {valid}")
+
+
+def _field(cls: Any, key: str, error: BaseException) -> tuple[Any, str]:
+    """The dataclass that has a setting and its name there; None where `cls` leaves that open, as for a policy."""
+    owner, name = getattr(error, "object_type", None), getattr(error, "key", None)
+    if not (dataclasses.is_dataclass(owner) and name in get_type_hints(owner)):  # it knows which policy it is
+        *parents, name = key.split(".")
+        owner = cls
+        for parent in parents:
+            owner = get_type_hints(owner).get(parent) if dataclasses.is_dataclass(owner) else None
+    return (owner if dataclasses.is_dataclass(owner) and name in get_type_hints(owner) else None), str(name)
+
+
+def _wrong_override(config_name: str, error: Exception) -> ConfigError | None:
+    """The error for a value of the wrong type; None for other errors."""
+    found = re.match(r"Error merging override \+*(.*)", str(error), re.DOTALL)
+    cause = error.__cause__
+    if not found or cause is None:
+        return None
+    word = found[1]
+    key = (getattr(cause, "full_key", None) or "").partition("[")[0]
+    if key.startswith(f"{word.partition('=')[0]}."):  # within a mapping
+        word = f"{key}={getattr(cause, 'value', None)}"
+    return _wrong_value(SCHEMAS[config_name], word, cause)
+
+
+def _several_values(config_name: str, error: Exception) -> ConfigError | None:
+    """The error for a sweep, which takes Hydra's own command; None for other errors."""
+    found = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error))
+    if not found:
+        return None
+    word = found[1]
+    key, _, value = word.partition("=")
+    owner, name = _field(SCHEMAS[config_name], key, error)
+    if owner is not None and type_words(get_type_hints(owner)[name]).startswith("list"):
+        return ConfigError(f"{word} is not possible; a list is written '{key}=[{value}]'")
+    return ConfigError(f"{word} is more than one value; to run each of them: {SCRIPTS[config_name]} -m {word}")
 
 
 def _unknown_choice(error: Exception) -> ConfigError | None:
@@ -86,7 +199,7 @@ def _unknown_setting(config_name: str, overrides: list[str], error: Exception) -
 
 
 def split(words: list[str], options: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Divide words into plain ones and `key=value` ones.
+    """Divide words into plain ones and `key=value` ones, all of them paths.
 
     Raises:
         ConfigError: a key is not among `options`.
@@ -95,4 +208,5 @@ def split(words: list[str], options: Sequence[str]) -> tuple[list[str], dict[str
     for key in values:
         if key not in options:
             raise ConfigError(unknown_name("setting", key, options))
-    return [word for word in words if "=" not in word], values
+    plain = [expand(word) for word in words if "=" not in word]
+    return plain, {key: expand(value) for key, value in values.items()}

@@ -172,12 +172,9 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         for name in ("tasks", "training_seeds"):
             require(len(getattr(self, name)) >= 1, name, getattr(self, name), "a list with at least one entry")
-        require(
-            bool(self.backbones and self.scale_sets) or bool(self.arms),
-            "backbones",
-            self.backbones,
-            "a list with at least one entry, and one of scale_sets, or arms",
-        )
+        for name in ("backbones", "scale_sets"):
+            given = bool(getattr(self, name) or self.arms)
+            require(given, name, getattr(self, name), "a list with at least one entry, or arms")
         for name in self.controls:
             if name not in CONTROLS:
                 raise ConfigError(unknown_name("control", name, CONTROLS))

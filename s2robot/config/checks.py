@@ -37,7 +37,7 @@ def require_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: st
     """
     for key, value in values.items():
         if key in hints:
-            require(_fits(value, hints[key]), f"{where} setting {key}", value, _words(hints[key]))
+            require(_fits(value, hints[key]), f"{where} setting {key}", value, type_words(hints[key]))
 
 
 def build(cls: type[Any], values: dict[str, Any], where: str) -> Any:
@@ -65,10 +65,11 @@ def _fits(value: object, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _words(hint: Any) -> str:
+def type_words(hint: Any) -> str:
+    """An annotation as a reader of an error knows it, such as "list of integers or null"."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_words(argument) for argument in arguments)
+        return " or ".join(type_words(argument) for argument in arguments)
     if origin is list and arguments[0] is not Any:
-        return f"list of {_words(arguments[0])}s"
+        return f"list of {type_words(arguments[0])}s"
     return _WORDS.get(origin or hint, getattr(hint, "__name__", str(hint)))

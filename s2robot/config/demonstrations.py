@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -33,6 +34,7 @@ class CollectConfig:
         require(self.num >= 1, "num", self.num, "1 or more")
         require(self.size >= 16, "size", self.size, "16 pixels or more")
         require(self.noise >= 0, "noise", self.noise, "0 or more")
+        _require_hdf5(self.out)
 
 
 @dataclass
@@ -49,11 +51,12 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         require(self.size >= 16, "size", self.size, "16 pixels or more")
+        _require_hdf5(self.out)
 
 
 @dataclass
 class ConvertConfig:
-    """`s2robot convert`: any readable dataset to robomimic HDF5 (out=*.hdf5) or a LeRobot folder (any other name)."""
+    """`s2robot convert`: any readable dataset to robomimic HDF5 (out=*.hdf5) or a LeRobot folder (out=NAME)."""
 
     dataset: str = MISSING
     out: str = MISSING
@@ -64,3 +67,8 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         require(self.fps is None or self.fps >= 1, "fps", self.fps, "1 or more")
+
+
+def _require_hdf5(out: str) -> None:
+    """Nothing would open a file of another name."""
+    require(out == MISSING or Path(out).suffix in (".hdf5", ".h5"), "out", out, "a file *.hdf5 or *.h5")

@@ -167,6 +167,8 @@ class DemonstrationDataset(ABC):
         return self._select("proprioception key", wanted, self.proprioception)
 
     def _select(self, kind: str, wanted: list[str] | None, available: list[str]) -> list[str]:
+        if isinstance(wanted, str):  # whose letters would be the names
+            raise self.error(f"{wanted!r} is no list of {kind}s; write ({wanted!r},)")
         for name in wanted or []:
             if name not in available:
                 raise self.error(unknown_name(kind, name, available))

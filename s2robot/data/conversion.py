@@ -32,7 +32,7 @@ def convert_dataset(
 
     Args:
         path: dataset to read.
-        out: `*.hdf5` or `*.h5` for robomimic; any other name for a LeRobot folder. It must not exist.
+        out: `*.hdf5` or `*.h5` for robomimic; a name without ending for a LeRobot folder. It must not exist.
         fps: steps per second; None for those that the source records, or for LeRobot 20 where it does not.
         video: whether images become videos (LeRobot only).
         proprioception: keys to copy; None for all, but for LeRobot, whose policies see all that is in the folder,
@@ -42,16 +42,22 @@ def convert_dataset(
         The number of demonstrations.
 
     Raises:
-        DatasetError: the dataset cannot be read or has no such key, `out` exists, or an episode does not fit the
-            format.
+        DatasetError: the dataset cannot be read or has no such key, `out` exists or has another ending, or an episode
+            does not fit the format.
     """
     out = Path(out)
+    to_robomimic = out.suffix in (".hdf5", ".h5")
     if out.exists():
         raise DatasetError(f"out={str(out)!r} exists; choose another name")
+    if out.suffix[1:2].isalpha() and not to_robomimic:  # a digit is part of a folder's name: lift_v1.5
+        raise DatasetError(
+            f"out={str(out)!r} ends as a file of unknown format; valid: *.hdf5 or *.h5 for robomimic, a name without "
+            "ending for a LeRobot folder"
+        )
     with open_dataset(path) as source:
         keys = source.select_proprioception(proprioception)
         writer: RobomimicWriter | LeRobotWriter
-        if out.suffix in (".hdf5", ".h5"):
+        if to_robomimic:
             origin = source.fingerprint() + ("" if proprioception is None else json.dumps(keys))
             writer = RobomimicWriter(out, source.env_args, origin, fps=fps or source.fps)
         else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from isal import isal_zlib
+
+from s2robot.interfaces import DatasetError
 
 if TYPE_CHECKING:
     from s2robot.data.base import DemonstrationDataset
@@ -43,6 +46,17 @@ def numbered(group: h5py.Group, prefix: str) -> list[str]:
     """Members called `<prefix><number>`, in the order of the numbers."""
     found = [name for name in names(group) if re.fullmatch(rf"{prefix}\d+", name)]
     return sorted(found, key=lambda name: int(name.removeprefix(prefix)))
+
+
+def require_flat(names: Iterable[str]) -> None:
+    """Refuse names with a slash, which HDF5 would store in a group of their own, where no reader looks.
+
+    Raises:
+        DatasetError: names the first.
+    """
+    for name in names:
+        if "/" in name:
+            raise DatasetError(f"{name!r} cannot be a name in HDF5, for its slash; write {name.replace('/', '_')!r}")
 
 
 def require_array(dataset: DemonstrationDataset, member: Any, name: str, demo: str | None = None) -> h5py.Dataset:

@@ -35,6 +35,7 @@ from s2robot.data.hdf5 import (
     plain_attributes,
     read_rows,
     require_array,
+    require_flat,
     write_rows,
 )
 from s2robot.files import claimed, sync_and_rename, write_durably
@@ -233,6 +234,7 @@ class RobomimicWriter:
 
     def add(self, episode: Episode) -> None:
         """Append one episode; the images are compressed without loss, one chunk a frame."""
+        require_flat([*episode.images, *episode.proprioception])
         part = self._part(self.count)
         partial = part.with_suffix(".partial")
         with h5py.File(partial, "w") as file:

@@ -51,7 +51,10 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     recorded = (Path(config.checkpoint) / "config.json").read_text()  # with the hash of the weights
     require_task(checkpoint, config.task)
     if "task" not in checkpoint.environment:
-        raise CheckpointError(f"checkpoint {config.checkpoint!r} records no environment: its dataset had no task")
+        raise CheckpointError(
+            f"checkpoint {config.checkpoint!r} records no environment: its dataset had no task; "
+            "`s2robot serve` or `s2robot export` takes it to a robot"
+        )
     environment, mismatch = evaluation_environment(
         checkpoint.environment,
         render_profile=config.render_profile,

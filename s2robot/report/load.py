@@ -28,14 +28,19 @@ def load_arms(folders: Sequence[Path]) -> list[Arm]:
     other settings of policy, readout or training, are arms of their own.
 
     Raises:
-        ReportError: there is none, one is damaged, or two disagree about the same cell.
+        ReportError: a folder has none, one is damaged, or two disagree about the same cell.
     """
     former = {cell for path in find_files(folders, "benchmark.json") for cell in former_cells(path)}
-    found = find_files(folders, "results.json")
-    paths = [path for path in found if path.parent not in former and not _STAGE.search(path.as_posix())]
+    paths: set[Path] = set()
+    for folder in folders:
+        found = find_files([folder], "results.json")
+        here = {path for path in found if path.parent not in former and not _STAGE.search(path.as_posix())}
+        if not here:
+            raise ReportError(f"no results.json in or below {folder}")
+        paths |= here
     if not paths:
-        raise ReportError(f"no results.json in or below {', '.join(map(str, folders)) or 'no folder at all'}")
-    cells = [load_cell(path) for path in paths]
+        raise ReportError("no folder with results is given")
+    cells = [load_cell(path) for path in sorted(paths)]
     trained: dict[Setting, set[str]] = {}
     for cell in cells:
         trained.setdefault(cell.setting, set()).update({cell.fingerprints.get("settings", "")} - {""})

@@ -48,7 +48,7 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
     """
     processes = make_processes(config.device)
     require_loggers(config.training.loggers)
-    require_precision(config.training.precision, processes.device)
+    require_precision(config.training.precision, config.policy.name, processes.device)
     config = replace(config, output=processes.share(config.output))  # its default has the time in it
     try:
         Path(config.output).mkdir(parents=True, exist_ok=True)

@@ -40,8 +40,8 @@ def make_average(policy: Policy, settings: TrainingConfig) -> EMAModel:
     return EMAModel(policy.parameters(), decay=settings.ema_max_decay, use_ema_warmup=True, power=settings.ema_power)
 
 
-def require_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision that the device cannot compute in.
+def require_precision(precision: str, policy: str, device: torch.device) -> None:
+    """Refuse a precision that the device cannot compute the policy in.
 
     Raises:
         ConfigError: names the device and the precisions it can compute in.
@@ -50,6 +50,15 @@ def require_precision(precision: str, device: torch.device) -> None:
         raise ConfigError(f"training.precision='bf16' is not possible on {device}; valid: fp32, fp16")
     if precision == "fp16" and device.type not in ("cuda", "cpu"):
         raise ConfigError(f"training.precision='fp16' is not possible on {device}; valid: fp32, bf16")
+    if policy == "bc_rnn" and precision != "fp32" and device.type == "cpu":
+        try:  # which half precisions an LSTM has depends on the CPU
+            with autocast(precision, device), torch.no_grad():
+                torch.nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"training.precision={precision!r} is not possible for policy bc_rnn on this CPU, which has no LSTM of "
+                "that precision in PyTorch; valid: fp32"
+            ) from error
 
 
 def autocast(precision: str, device: torch.device) -> Any:

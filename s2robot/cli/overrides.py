@@ -1,0 +1,65 @@
+"""Words for Hydra, checked and quoted before it reads them: its own errors explain a grammar, not the slip."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+from typing import Any
+
+from s2robot.config import CONFIG_DIR, BenchmarkConfig, TrainConfig
+from s2robot.interfaces import ConfigError, unknown_name
+
+SCHEMAS: dict[str, type[Any]] = {"train_policy": TrainConfig, "benchmark": BenchmarkConfig}
+"""The dataclass of each file in `configs/`."""
+
+SCRIPTS = {"train_policy": "python train_policy.py", "benchmark": "python -m s2robot.cli.cells"}
+"""The command that takes the words of each file in `configs/` with all of Hydra's options."""
+
+_PATH = re.compile(r"(\+{0,2}(?:dataset|output|cache_dir|store|encoder\.weights)=)(.+)", re.DOTALL)
+
+
+def check_words(config_name: str, words: list[str]) -> None:
+    """Refuse words that are no overrides.
+
+    Raises:
+        ConfigError: an option, a word that is no `key=value`, or an experiment without its plus.
+    """
+    names = [item.name for item in dataclasses.fields(SCHEMAS[config_name])]
+    for word in words:
+        key, equals, value = word.partition("=")
+        if word.startswith("-") and (not equals or word.startswith("--config")):
+            command = f"{SCRIPTS[config_name]} {shlex.join(words)}"
+            raise ConfigError(f"{word!r} is no setting; Hydra's options are those of another command: {command}")
+        if word.startswith("-") or not (equals or re.match(r"~\w", word)):
+            raise ConfigError(not_key_value(word, names))
+        if key == "experiment":
+            choices = [file.stem for file in (CONFIG_DIR / key).glob("*.yaml")]
+            if value not in choices:
+                raise ConfigError(unknown_name(key, value, choices))
+            raise ConfigError(f"{word} needs a plus, as it adds to the configuration: +{word}")
+
+
+def not_key_value(word: str, names: list[str]) -> str:
+    """Error text for a word that is no `key=value`."""
+    hint = f", as {word.lstrip('-')} is" if word.startswith("-") and "=" in word else ""
+    return f"{word!r} is not of the form key=value{hint}; keys: {', '.join(names)}"
+
+
+def expand(path: str) -> str:
+    """`path` with the home folder for a leading `~`, which shells leave alone after `key=`; otherwise as written."""
+    return os.path.expanduser(path)  # noqa: PTH111  # Path's would also drop a slash at the end
+
+
+def quote_paths(words: list[str]) -> list[str]:
+    """The same words with `~` replaced and quotes around paths, of which Hydra's grammar allows only plain ones."""
+    return [_quote_path(word) for word in words]
+
+
+def _quote_path(word: str) -> str:
+    found = _PATH.fullmatch(word)
+    if not found or found[2] == "null" or found[2][0] in "'\"" or "\\" in word:  # none, or quoted or escaped by hand
+        return word
+    value = expand(found[2]).replace("'", r"\'")
+    return f"{found[1]}'{value}'"

@@ -1,0 +1,80 @@
+"""What the machine refuses (paths, disk, memory) is said in one line with exit status 2; it is no bug."""
+
+import errno
+import re
+
+import pytest
+import torch
+from helpers import write_dataset
+
+from s2robot.cli import main
+
+
+def fails(capsys, *words):
+    status, told = main(list(words)), capsys.readouterr().err
+    assert status == 2, told
+    return told.splitlines()[-1]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_dataset(tmp_path / "demos.hdf5", (3,))
+
+
+@pytest.mark.parametrize("name", ["copy.hdf5", "lerobot/demos"])
+def test_an_output_below_a_file_names_the_file(dataset, tmp_path, capsys, name):
+    (tmp_path / "file").touch()
+    told = fails(capsys, "convert", f"dataset={dataset}", f"out={tmp_path}/file/{name}")
+    assert told.startswith(f"error: '{tmp_path}/file")
+    assert told.endswith(("is a file; give a folder", "cannot be read or written: Not a directory"))
+
+
+def test_an_output_where_nothing_can_be_written_names_it(dataset, capsys):
+    told = fails(capsys, "convert", f"dataset={dataset}", "out=/proc/nowhere/copy.hdf5")
+    assert told == "error: '/proc/nowhere' cannot be read or written: No such file or directory"
+
+
+def test_a_folder_in_place_of_a_file_is_named(dataset, tmp_path, capsys):
+    told = fails(capsys, "inspect", str(dataset), f"sheet={tmp_path}")
+    assert told == f"error: '{tmp_path}' cannot be read or written: Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "file write failed\n, filename = 'x'"), "cannot be written: No space left on device"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "cannot be written: Disk quota exceeded"),
+        (PermissionError(errno.EACCES, "denied", "/root/x"), "'/root/x' cannot be read or written: Permission denied"),
+        (MemoryError(), "not enough memory: MemoryError; a smaller training.batch_size, .*max_tiles .* scales"),
+        (
+            RuntimeError("[x] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "not enough memory: can't allocate memory: you tried",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory: CUDA"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_bug(capsys, monkeypatch, error, message):
+    def broken(words):
+        raise error
+
+    monkeypatch.setattr("s2robot.cli.verbs.encoders", broken)
+    assert re.search(f"^error: .*{message}", fails(capsys, "encoders"))
+
+
+@pytest.mark.parametrize("error", [OSError("libEGL.so: cannot open"), RuntimeError("sizes differ")])
+def test_other_errors_from_outside_stay_bugs(capsys, monkeypatch, error):
+    def broken(words):
+        raise error
+
+    monkeypatch.setattr("s2robot.cli.verbs.encoders", broken)
+    assert main(["encoders"]) == 1
+    assert "internal error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["collect", "render"])
+@pytest.mark.parametrize("name", ["demos.txt", "demos", "demos.HDF5"])
+def test_demonstrations_are_not_recorded_into_a_file_that_nothing_opens(capsys, tmp_path, verb, name):
+    words = ["dataset=nowhere.hdf5"] if verb == "render" else ["task=nowhere"]
+    told = fails(capsys, verb, *words, f"out={tmp_path}/{name}")
+    assert told == f"error: out='{tmp_path}/{name}' is not possible; valid: a file *.hdf5 or *.h5"
