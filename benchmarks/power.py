@@ -2,8 +2,8 @@
 
 Run: python benchmarks/power.py [--simulations 600]
 The decision: the larger p of the paired bootstrap and the sign-flip test is at most 5%. Success rates of training seeds
-follow beta distributions; given those, episodes are independent. 600 simulations take 10 minutes on one core and leave
-a standard error of about 2% of the difference.
+follow beta distributions; given those, episodes are independent. 600 simulations take about a quarter of an hour on one
+core and leave a standard error of about 2% of the difference.
 """
 
 from __future__ import annotations

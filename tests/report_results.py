@@ -11,6 +11,11 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
+from s2robot.report.contrasts import Comparisons, compare_all
+from s2robot.report.load import load_arms
+from s2robot.report.plan import Plan, PlannedContrast
+
+SCALES = PlannedContrast("more scales", {"scales": (224,)}, {"scales": (224, 448)})
 BACKBONES = {"efficientnet_lite0": (0.4, 4.7e6), "efficientnet_lite2": (0.9, 6.1e6), "vit_small_16": (4.6, 22e6)}
 
 
@@ -143,3 +148,8 @@ def cell_writer(root: Path) -> Callable[..., Path]:
         return root
 
     return write
+
+
+def compare(folder: Path, *planned: PlannedContrast) -> Comparisons:
+    """The planned contrasts of the results in a folder."""
+    return compare_all(load_arms([folder]), Plan(contrasts=planned))

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from report_results import cell_writer, make_results, outcomes, write_results
+from report_results import SCALES, cell_writer, compare, make_results, outcomes, write_results
 
 from s2robot.report import wording
 from s2robot.report.aggregates import _summary, aggregate, aggregate_label
 from s2robot.report.contrasts import compare_all
 from s2robot.report.load import load_arms
-from s2robot.report.plan import Plan, PlannedArm, PlannedContrast
+from s2robot.report.plan import Plan, PlannedArm
 from s2robot.statistics import (
     Interval,
     fisher_exact,
@@ -21,17 +21,11 @@ from s2robot.statistics import (
     paired_bootstrap,
 )
 
-SCALES = PlannedContrast("more scales", {"scales": (224,)}, {"scales": (224, 448)})
-
 
 @pytest.fixture
 def write(tmp_path):
     """Write one cell and return the folder of all."""
     return cell_writer(tmp_path)
-
-
-def compare(folder, *planned):
-    return compare_all(load_arms([folder]), Plan(contrasts=planned))
 
 
 def test_a_contrast_is_the_paired_statistics_of_its_two_arms(write):

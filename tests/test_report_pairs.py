@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from report_results import cell_writer, make_results, outcomes, write_results
+from report_results import SCALES, cell_writer, compare, make_results, outcomes, write_results
 
 from s2robot.report import wording
 from s2robot.report.contrasts import compare_all
@@ -12,17 +12,11 @@ from s2robot.report.load import load_arms
 from s2robot.report.plan import FailedCell, Plan, PlannedArm, PlannedContrast, StoppingRule, load_plan
 from s2robot.statistics import anytime_comparison, mcnemar_exact
 
-SCALES = PlannedContrast("more scales", {"scales": (224,)}, {"scales": (224, 448)})
-
 
 @pytest.fixture
 def write(tmp_path):
     """Write one cell and return the folder of all."""
     return cell_writer(tmp_path)
-
-
-def compare(folder, *planned):
-    return compare_all(load_arms([folder]), Plan(contrasts=planned))
 
 
 def write_plan(folder, **changes):

@@ -12,7 +12,7 @@ from typing import Any
 
 from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.controls import PIXELS
-from s2robot.benchmark.films import are_compared, selects
+from s2robot.benchmark.films import compared_pairs, selects
 from s2robot.benchmark.grid import (
     Arm,
     Cell,
@@ -133,10 +133,10 @@ def _stated(entry: Any) -> dict[str, Any]:
 
 def _require_pair(config: BenchmarkConfig, contrast: dict[str, Any], cells: list[Cell]) -> None:
     """Refuse a contrast that would await results for ever, at the cost of all others: Holm counts it too."""
+    if compared_pairs(contrast, cells):
+        return
     selected = {side: [cell for cell in cells if selects(contrast[side], cell)] for side in _SIDES}
     pairs = [pair for pair in itertools.product(*selected.values()) if pair[0] is not pair[1]]
-    if any(are_compared(contrast, *pair) for pair in pairs):
-        return
     found = ", ".join(f"its {side} selects {_selection(contrast[side], selected[side], cells)}" for side in _SIDES)
     differing = min((_differing(contrast, *pair) for pair in pairs), key=len, default=[])
     advice = f". They differ in {', '.join(differing)}, which it does not name" if differing else ""
