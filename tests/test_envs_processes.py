@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import time
 
 import gymnasium
 import numpy as np
@@ -14,6 +13,7 @@ from s2robot_envs.errors import EnvConfigError, WorkerError
 from s2robot_envs.processes import ProcessVectorEnv
 
 ACTIONS = np.ones((3, 1, 1), np.float32)
+PATIENCE = 600  # seconds: a worker that works answers, however busy the machine is
 
 
 class Adder(gymnasium.Env):
@@ -49,7 +49,7 @@ def make_envs(**kwargs):
 
 @pytest.fixture(scope="module")
 def envs():
-    envs = make_envs(on_failure="replace", timeout=30)
+    envs = make_envs(on_failure="replace", timeout=PATIENCE)
     yield envs
     envs.close()
 
@@ -78,6 +78,15 @@ def check_replacement_idles_then_works(envs, failed, sums):
     assert observations["sum"][failed] == 41
 
 
+def stop(envs, index, monkeypatch):
+    """Stop a worker's process for good, and let only this worker run out of time at once; returns the process."""
+    worker = envs._workers[index]
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    poll = worker._pipe.poll
+    monkeypatch.setattr(worker._pipe, "poll", lambda seconds: poll(seconds - PATIENCE + 0.2))
+    return worker.process
+
+
 def test_killed_worker_is_replaced_and_the_others_go_on(envs):
     envs.reset(seed=[1, 2, 3])
     os.kill(envs.processes[1].pid, signal.SIGKILL)
@@ -94,13 +103,12 @@ def test_worker_that_raises_is_replaced_and_the_others_go_on(envs):
     check_replacement_idles_then_works(envs, failed, sums)
 
 
-def test_hung_worker_is_replaced_and_the_others_go_on():
-    envs = make_envs(on_failure="replace", timeout=2)
+def test_hung_worker_is_replaced_and_the_others_go_on(monkeypatch):
+    envs = make_envs(on_failure="replace", timeout=PATIENCE)
     envs.reset(seed=[1, 2, 3])
-    hung = envs.processes[2]
-    os.kill(hung.pid, signal.SIGSTOP)
+    hung = stop(envs, 2, monkeypatch)
     failed, reason, sums = step_until_error(envs)
-    assert (failed, reason) == (2, "environment 2 (seed 3) did not answer within 2 s")
+    assert (failed, reason) == (2, "environment 2 (seed 3) did not answer within 600 s")
     assert not hung.is_alive()
     check_replacement_idles_then_works(envs, failed, sums)
     envs.close()
@@ -124,12 +132,12 @@ def test_all_workers_may_fail_at_once(envs):
     assert envs.reset(seed=[4, 5, 6])[0]["sum"][:, 0].tolist() == [4, 5, 6]
 
 
-def test_failures_end_everything_unless_replacing_was_asked_for():
-    envs = make_envs(timeout=1)
+def test_failures_end_everything_unless_replacing_was_asked_for(monkeypatch):
+    envs = make_envs(timeout=PATIENCE)
     envs.reset(seed=[1, 2, 3])
     processes = envs.processes
-    os.kill(processes[0].pid, signal.SIGSTOP)
-    with pytest.raises(WorkerError, match=r"environment 0 \(seed 1\) did not answer within 1 s"):
+    stop(envs, 0, monkeypatch)
+    with pytest.raises(WorkerError, match=r"environment 0 \(seed 1\) did not answer within 600 s"):
         envs.step(ACTIONS)
     assert envs.closed
     assert not any(process.is_alive() for process in processes)
@@ -143,13 +151,13 @@ def test_environment_that_cannot_be_made_is_an_error_at_once():
         ProcessVectorEnv(factories, "forkserver", on_failure="replace")
 
 
-def test_closing_does_not_wait_for_a_hung_worker(monkeypatch):
+def test_closing_kills_a_hung_worker(monkeypatch):
     monkeypatch.setattr("s2robot_envs.processes._CLOSING", 0.5)
     envs = make_envs(on_failure="replace")
-    os.kill(envs.processes[0].pid, signal.SIGSTOP)
-    start = time.monotonic()
+    processes = envs.processes
+    os.kill(processes[0].pid, signal.SIGSTOP)
     envs.close()
-    assert time.monotonic() - start < 10
+    assert processes[0].exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

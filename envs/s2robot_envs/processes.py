@@ -28,6 +28,7 @@ from s2robot_envs.errors import ActionError, EnvConfigError, WorkerError, unknow
 ON_FAILURE = ("raise", "replace")
 _STARTING = 120.0  # seconds a new process gets for its first answer, where `timeout` is shorter
 _CLOSING = 5.0  # seconds a worker gets to close its simulator before it is killed
+_REAPING = 30.0  # seconds a busy system may take to end a process whose pipe is closed; waiting ends with it
 
 MakeEnv = Callable[[], gymnasium.Env]
 
@@ -239,7 +240,7 @@ class _Worker:
         try:
             succeeded, value = self._pipe.recv()
         except (EOFError, OSError):
-            self.process.join(timeout=1)  # a pipe closes a moment before its process is reaped
+            self.process.join(timeout=_REAPING)  # a pipe closes a moment before its process is reaped
             hint = "; -9 usually means that the machine ran out of memory: use fewer environments or smaller images"
             code = self.process.exitcode
             raise _WorkerFailedError(f"died with exit code {code}{hint if code == -9 else ''}") from None
