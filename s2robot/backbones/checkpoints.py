@@ -43,7 +43,7 @@ def read_state_dict(path: Path) -> StateDict:
 def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:  # versions differ in what a damaged head raises
         raise WeightsError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
