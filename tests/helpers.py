@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,20 @@ def make_episode(length: int, seed: int) -> Episode:
         proprioception={"position": position, "extra": np.zeros((length, 2), np.float32)},
         attributes={"seed": seed},
     )
+
+
+def let_the_clock_move_on(file: Path, probe: Path) -> None:
+    """Wait until a change to `file` gets another time: file systems count in steps of milliseconds, some of seconds.
+
+    Args:
+        file: the file that is about to be changed.
+        probe: any other path on its file system.
+    """
+    probe.touch()
+    while probe.stat().st_ctime_ns <= file.stat().st_ctime_ns:
+        time.sleep(0.001)
+        probe.touch()
+    probe.unlink()
 
 
 def write_dataset(path: Path, lengths: tuple[int, ...] = (7, 40, 1, 30)) -> Path:
