@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.make import frames
 from helpers import make_episode, write_dataset
+from moving_square import frames
 
 from s2robot.cli import main
 from s2robot.data import LeRobotWriter, RobomimicWriter, lerobot_writer, open_dataset

@@ -15,7 +15,21 @@ from PIL import Image
 
 from s2robot.interfaces import DatasetError, Episode, unknown_name
 
+RENDERER = "renderer"  # attribute of a demonstration: what drew its pictures, OpenGL's renderer and version
 OBJECT_STATE = "object"  # robomimic's name for where the objects are
+# What the libraries of all formats raise for damaged bytes, found by flipping them: a damaged shape asks for absurd
+# amounts of memory, a damaged type has no counterpart in NumPy. Which it is changes with their versions.
+READ_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class DemonstrationDataset(ABC):
 
     layout: ClassVar[str]  # how to tell the format, for people
     # What the format's library raises for damaged files.
-    read_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+    read_errors: ClassVar[tuple[type[Exception], ...]] = READ_ERRORS
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -279,5 +293,8 @@ def decode_picture(data: bytes) -> np.ndarray:
     Raises:
         OSError: it cannot be decoded.
     """
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # damaged bytes can fail anywhere in the decoders: a bomb, a broken PNG's SyntaxError
+        raise OSError(f"a picture cannot be decoded: {_described(error)}") from error

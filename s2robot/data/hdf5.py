@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
 from isal import isal_zlib
 
+from s2robot.data.base import READ_ERRORS, DemonstrationDataset
 from s2robot.interfaces import DatasetError
 
-if TYPE_CHECKING:
-    from s2robot.data.base import DemonstrationDataset
-
 _BAD_CHUNK: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says an instance
-# What damaged bytes raise, found by flipping them; a damaged shape asks for absurd amounts of memory.
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, MemoryError, _BAD_CHUNK)
+DAMAGE = (*READ_ERRORS, _BAD_CHUNK)
 
 
 def child(dataset: DemonstrationDataset, group: h5py.Group, name: str, demo: str | None = None) -> Any:

@@ -34,7 +34,6 @@ class LeRobotDataset(DemonstrationDataset):
     """Demonstrations in one LeRobot v3 folder, cameras as videos or as pictures."""
 
     layout = "LeRobot v3: a folder with meta/info.json"
-    read_errors = (OSError, ValueError, KeyError)
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -46,7 +45,7 @@ class LeRobotDataset(DemonstrationDataset):
 
     def _open(self) -> None:
         self._parquet = import_extra("pyarrow.parquet", EXTRA)
-        self._info: dict[str, Any] = json.loads((self.path / "meta" / "info.json").read_text())
+        self._info: dict[str, Any] = json.loads((self.path / "meta" / "info.json").read_text(encoding="utf-8"))
 
     def close(self) -> None:
         """Nothing stays open between episodes."""

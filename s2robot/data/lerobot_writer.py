@@ -173,11 +173,11 @@ class LeRobotWriter:
             STATE_PARTS: self._state_parts,
             "env_args": self._env_args,
         }
-        self._file("meta/info.json").write_text(json.dumps(info, indent=4))
+        self._file("meta/info.json").write_text(json.dumps(info, indent=4), encoding="utf-8")
         statistics = {
             name: {kind: values.tolist() for kind, values in found.items()} for name, found in self._statistics.items()
         }
-        self._file("meta/stats.json").write_text(json.dumps(statistics, indent=4))
+        self._file("meta/stats.json").write_text(json.dumps(statistics, indent=4), encoding="utf-8")
         if self._rows:
             self._write_rows()
         self._write_tasks()

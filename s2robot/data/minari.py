@@ -60,7 +60,7 @@ class MinariDataset(DemonstrationDataset):
     def _open(self) -> None:
         main, *metadata = self._files()
         self._file = h5py.File(main, "r")
-        self._metadata: dict[str, Any] = json.loads(metadata[0].read_text()) if metadata else {}
+        self._metadata: dict[str, Any] = json.loads(metadata[0].read_text(encoding="utf-8")) if metadata else {}
 
     def close(self) -> None:
         """Close the file."""

@@ -8,29 +8,35 @@ meta/episode_ends   int [episodes], index after the last step of each
 ```
 
 Source: `diffusion_policy/common/replay_buffer.py` of https://github.com/real-stanford/diffusion_policy.
-The format records neither environment nor success. zarr 3.1 and later refuse arrays of pickled objects.
+The format records neither environment nor success. Arrays of pickled objects are refused.
 """
 
 from __future__ import annotations
 
+import json
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from s2robot.data.base import DemonstrationDataset, Index
+from s2robot.data.base import READ_ERRORS, DemonstrationDataset, Index
 from s2robot.extras import import_extra
 from s2robot.interfaces import Episode
 
 _ACTION = "action"
+_METADATA = (".zarray", ".zmetadata", "zarr.json")
+_PICKLES = ("pickle", "numcodecs.pickle")
 
 
 class ReplayBufferDataset(DemonstrationDataset):
     """Demonstrations in one zarr replay buffer."""
 
     layout = "Diffusion Policy: a folder *.zarr or a file *.zarr.zip"
-    read_errors = (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile)
+    read_errors = (*READ_ERRORS, struct.error, zlib.error, zipfile.BadZipFile)
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -41,6 +47,9 @@ class ReplayBufferDataset(DemonstrationDataset):
         return [self.path] if self.path.is_file() else [file for file in self.path.rglob("*") if file.is_file()]
 
     def _open(self) -> None:
+        for name, content in self._metadata():
+            if _names_pickle(json.loads(content)):
+                raise self.error(f"{name} asks for the codec 'pickle', which would run code that comes with the data")
         zarr = import_extra("zarr", "zarr")
         storage = import_extra("zarr.storage", "zarr")
         self._store: Any = (
@@ -49,6 +58,20 @@ class ReplayBufferDataset(DemonstrationDataset):
             else storage.LocalStore(self.path, read_only=True)
         )
         self._root: Any = zarr.open_group(self._store, mode="r", zarr_format=2)
+
+    def _metadata(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of all that describes arrays."""
+        if self.path.is_file():
+            with zipfile.ZipFile(self.path) as archive:
+                for name in archive.namelist():
+                    if name.rpartition("/")[2] in _METADATA:
+                        yield name, archive.read(name)
+            return
+        for path in self.path.rglob("*"):
+            if path.is_symlink():  # to a folder too, which is no file of the dataset's
+                self.refuse_escape(path)
+            if path.name in _METADATA:
+                yield path.relative_to(self.path).as_posix(), path.read_bytes()
 
     def close(self) -> None:
         """Close the store."""
@@ -109,3 +132,20 @@ class ReplayBufferDataset(DemonstrationDataset):
         if not np.array_equal(pixels, images):
             raise self.error(f"images of {camera} are {images.dtype}, not whole numbers from 0 to 255", demo)
         return pixels
+
+
+def _names_pickle(description: Any) -> bool:
+    """Whether a filter or compressor, however deep in zarr's metadata, is the one that unpickles.
+
+    Not every zarr refuses it: beside a harmless filter it may stand second in the list.
+    """
+    pending = [description]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            if any(item.get(key) in _PICKLES for key in ("id", "name")):
+                return True
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+    return False

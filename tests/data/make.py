@@ -19,25 +19,9 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-LENGTHS = (6, 9, 4)
-SIZE = 32  # pixels
+sys.path.insert(0, str(HERE.parent))
 
-
-def frames(length, seed):
-    """A bright square that moves over a gradient, uint8 [length, SIZE, SIZE, 3]: easy on JPEG and video codecs."""
-    ramp = np.linspace(40, 200, SIZE)
-    images = np.empty((length, SIZE, SIZE, 3), np.uint8)
-    images[..., 0] = ramp[None, :, None]
-    images[..., 1] = ramp[None, None, :]
-    images[..., 2] = 60 + 40 * seed
-    for step in range(length):
-        images[step, 8 + seed : 16 + seed, 2 + step : 10 + step] = 240
-    return images
-
-
-def numbers(length, width, seed):
-    """Reproducible values, float32 [length, width] in [-1, 1]."""
-    return np.random.default_rng(seed).uniform(-1, 1, (length, width)).astype(np.float32)
+from moving_square import LENGTHS, SIZE, frames, numbers  # noqa: E402
 
 
 def make_robosuite_1_4(steps=5):
