@@ -22,6 +22,7 @@ from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig, TrainingCo
 from s2robot.encoder import S2Encoder
 from s2robot.files import write_durably
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
+from s2robot.machine import Machine
 from s2robot.policies import Policy, make_policy
 
 _LAYOUT = 2
@@ -66,7 +67,9 @@ class Checkpoint:
         demonstrations: episodes trained on.
         loss_curve: rows of the training log.
         command: the command line that made it.
-        versions: of the packages that made it.
+        versions: of the packages that made it; empty where it does not say.
+        machines: those that trained it, see `s2robot.machine`: several where the run was resumed on another.
+        renderers: what drew the pictures of its demonstrations, as far as these say.
     """
 
     config: TrainConfig
@@ -77,7 +80,9 @@ class Checkpoint:
     demonstrations: int
     loss_curve: list[dict[str, float]]
     command: str
-    versions: dict[str, str] = field(default_factory=package_versions)
+    versions: dict[str, str] = field(default_factory=dict)
+    machines: list[Machine] = field(default_factory=list)
+    renderers: list[str] = field(default_factory=list)
 
 
 def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:

@@ -255,6 +255,19 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{hint} Choices: {', '.join(valid) or 'none'}"
 
 
+def differences(saved: Any, wanted: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted name and both values of what differs between nested dictionaries.
+
+    >>> differences({"policy": {"hidden": 8}, "seed": 0}, {"policy": {"hidden": 16}, "seed": 0})
+    [('policy.hidden', 8, 16)]
+    """
+    if not isinstance(saved, dict) or not isinstance(wanted, dict):
+        return [] if saved == wanted else [(prefix, saved, wanted)]
+    keys = sorted(saved.keys() | wanted.keys())
+    dotted = {key: f"{prefix}.{key}" if prefix else key for key in keys}
+    return [found for key in keys for found in differences(saved.get(key), wanted.get(key), dotted[key])]
+
+
 def resolve_device(name: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda`, `cuda:1`, `mps` into a device that exists here.
 

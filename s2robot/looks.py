@@ -1,7 +1,7 @@
 """What pictures of a task look like, which training and evaluation must share: render profile, variant and size.
 
-A dataset records it in `env_args`, once for the file, and with every demonstration that this package renders; a
-checkpoint records it in `environment`, and so do results.
+A dataset records it in `env_args`, once for the file, and with every demonstration that this package renders, where
+what drew the pictures stands beside it; a checkpoint records it in `environment`, and so do results.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from s2robot.data.base import DemonstrationDataset
+from s2robot.data.base import RENDERER, DemonstrationDataset
 from s2robot.interfaces import ConfigError, DatasetError
 
 ATTRIBUTE = "look"  # of a demonstration
@@ -49,19 +49,27 @@ def recorded_size(environment: Mapping[str, Any], camera: str) -> tuple[int, int
     return None if side is None else (side, side)
 
 
-def check_look(dataset: DemonstrationDataset, render_profile: str | None = None) -> None:
+def check_look(dataset: DemonstrationDataset, render_profile: str | None = None) -> list[str]:
     """Refuse to learn from pictures of several looks, or of another render profile than asked for.
 
     Args:
         dataset: the demonstrations.
         render_profile: the one wanted; None for whichever was recorded.
 
+    Returns:
+        What drew the pictures (OpenGL's renderer and version), as far as the demonstrations say. Several are accepted:
+        they differ by rounding.
+
     Raises:
         DatasetError: names the demonstration, what it looks like and what the file says.
     """
     expected = look_of(dataset.env_args.get("s2robot", {}))
+    renderers = set()
     for index, demo in enumerate(dataset.demos):
-        recorded = dataset.episode(index, cameras=[], proprioception=[]).attributes.get(ATTRIBUTE)
+        attributes = dataset.episode(index, cameras=[], proprioception=[]).attributes
+        recorded = attributes.get(ATTRIBUTE)
+        if RENDERER in attributes:
+            renderers.add(str(attributes[RENDERER]))
         if recorded is not None and json.loads(recorded) != expected:
             raise dataset.error(
                 f"its pictures are {recorded}, those of the file {json.dumps(expected)}: pictures of several looks; "
@@ -74,6 +82,7 @@ def check_look(dataset: DemonstrationDataset, render_profile: str | None = None)
             f"dataset {str(dataset.path)!r} was rendered in the profile {profile or 'of another simulator'!r}, not in "
             f"{render_profile!r}; make it with `s2robot render dataset=… render_profile={render_profile}`"
         )
+    return sorted(renderers)
 
 
 def evaluation_environment(

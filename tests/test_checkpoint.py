@@ -206,3 +206,10 @@ def test_another_task_than_the_trained_one_is_refused(folder):
     require_task(checkpoint, None)
     with pytest.raises(CheckpointError, match="was trained on task 'Lift', not on 'Stack'"):
         require_task(checkpoint, "Stack")
+
+
+def test_a_checkpoint_that_does_not_say_what_made_it_gets_nothing_of_the_loader(folder):
+    for name in ("versions", "machines", "renderers"):
+        edit(folder, lambda document, name=name: document.pop(name))
+    checkpoint = load_checkpoint(folder)[0]
+    assert (checkpoint.versions, checkpoint.machines, checkpoint.renderers) == ({}, [], [])

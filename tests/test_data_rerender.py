@@ -143,3 +143,19 @@ def test_wrong_words_and_datasets_are_one_clear_error(tmp_path, capsys, env_args
 def test_existing_output_is_kept_unless_asked(path, capsys):
     assert main(["render", "dataset=anything.hdf5", f"out={path}"]) == 2
     assert "exists; give overwrite=true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("renderer", ["llvmpipe", None])
+def test_what_drew_the_source_is_not_taken_over(path, tmp_path, renderer):
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo.attrs["renderer"] = "NVIDIA"
+
+    def replay(episodes):
+        for replayed in shifted_by(0)(episodes):
+            yield {**replayed, "renderer": renderer}
+
+    with open_dataset(path) as source:
+        render_dataset(source, tmp_path / "new.hdf5", {"env_name": "Lift"}, replay)
+    with open_dataset(tmp_path / "new.hdf5") as rendered:
+        assert {rendered.episode(index).attributes.get("renderer") for index in range(3)} == {renderer}

@@ -192,10 +192,33 @@ def test_interrupted_recording_tells_where_it_stopped(tmp_path):
     assert writer.attributes["seed"] == 3
 
 
-def test_parts_of_another_environment_are_not_mixed_in(tmp_path):
+def test_parts_of_another_environment_are_not_mixed_in(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "a.hdf5", list(range(6)), fail=4)
     assert RobomimicWriter(tmp_path / "a.hdf5", {"env_name": "Stack"}).count == 0
+    assert "a.hdf5': the demonstrations of an interrupted run are discarded (4)" in (said := capsys.readouterr().err)
+    assert "env_args.env_name is 'Stack', was 'Lift'" in said
+
+
+@pytest.mark.parametrize(("former", "now", "said"), [("a", "b", 1), ("a", "a", 0), (None, "b", 0)])
+def test_a_recording_that_goes_on_under_another_renderer_says_so_once(tmp_path, capsys, former, now, said):
+    def drawn_by(seed, renderer):
+        episode = make_episode(4, seed)
+        episode.attributes.update({"renderer": renderer} if renderer else {})
+        return episode
+
+    path = tmp_path / "a.hdf5"
+    with pytest.raises(KeyboardInterrupt), RobomimicWriter(path, {}) as writer:
+        writer.add(drawn_by(0, former))
+        raise KeyboardInterrupt
+    with RobomimicWriter(path, {}) as writer:
+        for seed in (1, 2):
+            writer.add(drawn_by(seed, now))
+    message = "the demonstrations of an interrupted run were rendered by a, those that follow by b"
+    assert capsys.readouterr().err.count(message) == said
+    with open_dataset(path) as dataset:
+        found = [dataset.episode(index).attributes.get("renderer") for index in range(3)]
+    assert found == [former, now, now]
 
 
 def test_one_process_writes_a_file_at_a_time(tmp_path):

@@ -172,3 +172,22 @@ def test_a_chunked_expert_succeeds():
     assert sum(info["is_success"] for info in infos) == 1
     assert sum(info["steps"] for info in infos) < 60
     env.close()
+
+
+def test_reset_says_what_draws_and_steps_do_not(chunk):
+    _, info = chunk.reset(seed=1)
+    assert info["renderer"] == chunk.unwrapped.renderer
+    name, _, version = info["renderer"].partition(", ")
+    assert name
+    assert version[0].isdigit()
+    assert "renderer" not in chunk.step(random_chunk(0))[4]
+
+
+def test_an_environment_that_drew_nothing_names_no_renderer():
+    env = make_env("Lift", cameras=(), horizon=HORIZON)
+    env.reset(seed=0)
+    assert env.renderer is None
+    env.render()
+    assert env.renderer
+    env.close()
+    assert env.renderer is None

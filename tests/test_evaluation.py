@@ -5,10 +5,11 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from rollout_toys import CAMERAS, PROPRIOCEPTION, SIZE, write_checkpoint
+from rollout_toys import CAMERAS, PROPRIOCEPTION, SIZE, make_checkpoint, write_checkpoint
 from vectors import InProcess
 
 import s2robot_envs
+from s2robot.checkpoint import save_checkpoint
 from s2robot.cli import main
 from s2robot.config import EvaluateConfig
 from s2robot.evaluation import EpisodeLog, evaluate
@@ -78,6 +79,32 @@ def test_episodes_of_another_evaluation_are_kept_beside_the_new_ones(tmp_path, c
     EpisodeLog(log.path, "c")  # b had none to keep
     assert (tmp_path / "episodes.jsonl.old").read_bytes() == former
     assert capsys.readouterr().err == ""
+
+
+HERE = {"processor": "A", "capability": "AVX2", "threads": 2, "device": "cpu", "engine": "eager"}
+THERE = {**HERE, "processor": "B"}
+
+
+def test_a_log_says_which_machine_ran_each_episode_and_not_which_reads_it(tmp_path):
+    log = EpisodeLog(tmp_path / "episodes.jsonl", "a", HERE)
+    log.add(EpisodeResult(1, True, 30, renderer="llvmpipe"), Times(), 1.0)
+    log.add(EpisodeResult(2, False, 0, error="died"), Times(), 1.0)
+    again = EpisodeLog(log.path, "a", THERE)
+    assert again.machines == {1: {"renderer": "llvmpipe", **HERE}}
+    assert again.moved([1]) == "processor B, before A"
+    assert again.moved([2, 3]) == ""
+    assert EpisodeLog(log.path, "a", HERE).moved([1]) == ""
+
+
+def test_a_log_of_before_machines_were_recorded_is_read_and_says_nothing_of_them(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    episode = {"seed": 1, "success": True, "steps": 30, "error": None, "latency_ms": 5.0}
+    times = {"encode": [], "policy": [], "simulate": 0.0}
+    lines = [{"evaluation": "a"}, {"episode": episode, "times": times, "seconds": 1.0}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = EpisodeLog(path, "a", HERE)
+    assert log.episodes == {1: EpisodeResult(1, True, 30)}
+    assert (log.machines, log.moved([1])) == ({}, "")
 
 
 @pytest.mark.parametrize(
@@ -200,3 +227,60 @@ def test_an_evaluation_with_other_settings_in_the_same_folder_runs_every_seed_ag
     ):
         assert environments(**changes) == [2], changes
         assert environments() == [2]
+
+
+class Drawn(Dark):
+    """Also says what draws its images."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return observation, {**info, "renderer": "llvmpipe"}
+
+
+def run_on(monkeypatch, checkpoint, machine, episodes, make=Drawn):
+    """An evaluation on a machine of these facts; its results as they are on disk."""
+    monkeypatch.setattr("s2robot.evaluation.run.machine_facts", lambda device: machine)
+    config = EvaluateConfig(str(checkpoint), episodes=episodes, videos=0, device="cpu")
+    evaluate(config, lambda num_envs, **_: InProcess(make, num_envs), num_envs=2)
+    return json.loads((checkpoint.parent / "results.json").read_text())
+
+
+def test_results_name_the_machine_that_ran_the_episodes_whoever_reads_them(tmp_path, monkeypatch):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bc")
+    results = run_on(monkeypatch, checkpoint, HERE, 2)
+    assert results["machines"] == [{"renderer": "llvmpipe", **HERE, "episodes": 2}]
+    assert [row["machine"] for row in results["episode_results"]] == [0, 0]
+    assert results["fingerprints"]["policy"] == json.loads((checkpoint / "config.json").read_text())["sha256"]
+    assert (results["warnings"], results["notes"]) == ([], [])
+    again = run_on(monkeypatch, checkpoint, THERE, 2)  # nothing is left to run
+    assert again["machines"] == results["machines"]
+
+
+def test_an_evaluation_that_goes_on_elsewhere_says_so_and_names_both_machines(tmp_path, monkeypatch, capsys):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bc")
+    run_on(monkeypatch, checkpoint, HERE, 1)
+    assert "kind of machine" not in capsys.readouterr().err
+    results = run_on(monkeypatch, checkpoint, THERE, 3)
+    assert capsys.readouterr().err.count("some of them on another kind of machine (processor B, before A)") == 1
+    assert [(machine["processor"], machine["episodes"]) for machine in results["machines"]] == [("A", 1), ("B", 2)]
+    assert [row["machine"] for row in results["episode_results"]] == [0, 1, 1]
+    (warning,) = results["warnings"]
+    assert "run on 2 kinds of machine" in warning
+
+
+def test_environments_that_do_not_say_what_draws_them_are_recorded_as_such(tmp_path, monkeypatch):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bc")
+    assert run_on(monkeypatch, checkpoint, HERE, 1, make=Dark)["machines"][0]["renderer"] is None
+
+
+@pytest.mark.parametrize(("trained_on", "noted"), [(["NVIDIA"], True), (["llvmpipe"], False), ([], False)])
+def test_another_renderer_than_that_of_the_demonstrations_is_noted(tmp_path, monkeypatch, capsys, trained_on, noted):
+    checkpoint, _, model = make_checkpoint("bc")
+    checkpoint.renderers = trained_on
+    save_checkpoint(tmp_path / "checkpoint", model.state_dict(), checkpoint)
+    monkeypatch.setattr(s2robot_envs, "make_vector_env", lambda num_envs, **_: InProcess(Drawn, num_envs))
+    assert main(["evaluate", f"checkpoint={tmp_path / 'checkpoint'}", "episodes=1", "videos=0", "device=cpu"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert len(results["notes"]) == noted
+    message = "demonstrations were rendered by NVIDIA, those of the rollouts by llvmpipe"
+    assert (f"note: the pictures of the {message}" in capsys.readouterr().out) == noted

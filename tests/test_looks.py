@@ -88,3 +88,13 @@ def test_evaluation_of_a_checkpoint_in_another_profile_is_refused_unless_asked_f
         evaluate(EvaluateConfig(**settings), make_vector_env, 1)
     with pytest.raises(KeyError, match="full"):
         evaluate(EvaluateConfig(**settings, allow_mismatch=True), make_vector_env, 1)
+
+
+def test_what_drew_the_demonstrations_is_found_as_far_as_they_say(path):
+    with open_dataset(path) as dataset:
+        assert check_look(dataset) == []
+    with h5py.File(path, "r+") as file:
+        for demo, renderer in zip(("demo_0", "demo_2"), ("b", "a"), strict=True):
+            file[f"data/{demo}"].attrs["renderer"] = renderer
+    with open_dataset(path) as dataset:
+        assert check_look(dataset) == ["a", "b"]

@@ -18,6 +18,7 @@ class Countdown(gymnasium.Env):
     """
 
     solved = ()
+    renderer = None
 
     def __init__(self):
         self.observation_space = spaces.Dict({"height": spaces.Box(-99, 99, (1, 1), np.float32)})
@@ -50,6 +51,8 @@ class Countdown(gymnasium.Env):
 
     def _info(self, success, executed):
         info = {"is_success": success, "steps": executed}
+        if self.renderer is not None and not executed:
+            info["renderer"] = self.renderer
         if self.record:
             info["frames"] = np.full((max(executed, 1), 2, 2, 3), self.steps, np.uint8)
         return info
@@ -231,3 +234,12 @@ def test_time_of_the_simulator_is_recorded():
     actor = NoisyActor()
     run(2, actor=actor)
     assert actor.times.simulate > 0
+
+
+@pytest.mark.parametrize("renderer", ["llvmpipe", None])
+def test_results_say_what_drew_the_images_where_the_environment_does(monkeypatch, renderer):
+    monkeypatch.setattr(Countdown, "renderer", renderer)
+    outcomes, _ = run(3, solved=(2,), crashes={4: 2})
+    assert {result.seed: result.renderer for result, _ in outcomes} == {
+        seed: None if seed == 4 else renderer for seed in range(10)
+    }

@@ -12,6 +12,7 @@ from s2robot.checkpoint import load_checkpoint
 from s2robot.config import BCConfig
 from s2robot.files import claimed
 from s2robot.interfaces import TrainingError
+from s2robot.machine import processor_name
 from s2robot.training import train
 from s2robot.training.state import load_state, save_state
 
@@ -79,6 +80,33 @@ def test_a_finished_run_started_again_still_says_what_made_it(workspace, encoder
     document.write_bytes(made[:-20])  # truncated: then it is written again
     train(config, encoder)
     assert load_checkpoint(tmp_path / "checkpoint")[0].command == "another command"
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_and_names_both_machines(
+    workspace, encoder, tmp_path, monkeypatch, capsys
+):
+    config = make_config(workspace, tmp_path, training={"epochs": 4, "save_every_steps": 8})
+    assert train_in_processes(config, kill_at=20) == [-signal.SIGKILL]
+    monkeypatch.setattr("s2robot.training.loop.machine_facts", lambda device: {"processor": "B"})
+    checkpoint, _ = load_checkpoint(train(config, encoder))
+    assert [machine["processor"] for machine in checkpoint.machines] == [processor_name(), "B"]
+    said = f"training goes on from step 16 on another kind of machine (processor B, before {processor_name()})"
+    assert capsys.readouterr().err.count(said) == 1
+    monkeypatch.setattr("s2robot.training.loop.machine_facts", lambda device: {"processor": "C"})
+    train(config, encoder)  # nothing is left to do
+    assert "kind of machine" not in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "checkpoint")[0].machines == checkpoint.machines
+
+
+def test_a_state_that_names_no_machine_is_resumed(workspace, encoder, tmp_path, capsys):
+    config = make_config(workspace, tmp_path, training={"epochs": 4, "save_every_steps": 8})
+    train_in_processes(config, kill_at=20)
+    state = torch.load(tmp_path / "training_state.pt", weights_only=True)
+    del state["machines"]
+    save_state(tmp_path / "training_state.pt", state)
+    checkpoint, _ = load_checkpoint(train(config, encoder))
+    assert [machine["processor"] for machine in checkpoint.machines] == [processor_name()]
+    assert "kind of machine" not in capsys.readouterr().err
 
 
 def test_a_run_started_anew_and_killed_leaves_nothing_that_passes_for_its_result(workspace, encoder, tmp_path):

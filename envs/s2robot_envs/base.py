@@ -113,6 +113,11 @@ class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
         """Simulator state from which `s2robot render` can show this step again, float64 [S]; None where it cannot."""
         return None
 
+    @property
+    def renderer(self) -> str | None:
+        """What drew the last frame, OpenGL's renderer and version; None before the first, or where it is unknown."""
+        return None
+
     def model_xml(self) -> str | None:
         """The scene as this episode placed it, where the simulator describes it (MJCF)."""
         return None

@@ -63,8 +63,8 @@ def collect_episode(env: ImageEnv, expert: Expert, seed: int, noise: float) -> d
         Entries of one length T, where observations[t] precede actions[t]:
         `actions` float32 [T, A], the labels; `executed_actions` float32 [T, A]; `rewards` float32 [T], after the
         action; `images` camera -> uint8 [T, H, W, 3]; `proprioception` key -> float32 [T, d]; `states` float64
-        [T, S] and `model_file` (MJCF), both None where the simulator does not give them; and `success` (at the end),
-        `seed`.
+        [T, S], `model_file` (MJCF) and `renderer` (what drew the images), each None where the simulator does not give
+        it; and `success` (at the end), `seed`.
     """
     env.reset_simulation(seed)
     expert.reset(env)
@@ -89,6 +89,7 @@ def collect_episode(env: ImageEnv, expert: Expert, seed: int, noise: float) -> d
         "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},
         "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.proprioception},
         "model_file": env.model_xml(),
+        "renderer": env.renderer,
         "success": env.info()["is_success"],
         "seed": seed,
     }

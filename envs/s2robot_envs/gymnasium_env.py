@@ -197,6 +197,11 @@ class GymnasiumEnv(ImageEnv):
         index = self._model_cameras[camera]
         return turned_upright(self._renderer.render(data, index, size), model, data, index)
 
+    @property
+    def renderer(self) -> str | None:
+        """OpenGL's renderer and version, where a camera of the MuJoCo model was drawn; other pictures do not say."""
+        return None if self._renderer is None else self._renderer.name
+
     def _close_renderer(self) -> None:
         if self._renderer is not None:
             self._renderer.close()

@@ -99,6 +99,13 @@ def _create_gl_context(size: int) -> Any:
     return context
 
 
+def _renderer_name() -> str:
+    """Renderer and version of the current OpenGL context, such as "llvmpipe (LLVM 15.0.6, 256 bits), 4.5 … Mesa"."""
+    from OpenGL import GL  # only now: mujoco's backend has told PyOpenGL which platform it is
+
+    return ", ".join((GL.glGetString(name) or b"unknown").decode() for name in (GL.GL_RENDERER, GL.GL_VERSION))
+
+
 @dataclass(frozen=True)
 class RenderProfile:
     """What the renderer draws: shadows, reflections, and samples per pixel (0: no antialiasing)."""
@@ -134,6 +141,9 @@ class OffscreenRenderer:
         max_size: largest image side that will be asked for, in pixels.
         hidden_groups: groups of geometry that are not drawn, besides MuJoCo's own choice (3, 4 and 5).
 
+    Attributes:
+        name: OpenGL's renderer and version, on which pixels depend; in software also on the processor.
+
     Raises:
         RenderingError: no OpenGL context can be created.
     """
@@ -150,6 +160,7 @@ class OffscreenRenderer:
         if not profile.shadows:
             model.vis.quality.shadowsize = 0
         self._gl = _create_gl_context(max_size)
+        self.name = _renderer_name()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)

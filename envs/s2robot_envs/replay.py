@@ -22,7 +22,7 @@ from s2robot_envs.pool import run_in_order
 if TYPE_CHECKING:
     from s2robot_envs.robosuite_env import RobosuiteEnv
 
-Replayed = dict[str, dict[str, np.ndarray]]
+Replayed = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def replay_episode(env: RobosuiteEnv, recording: Recording) -> Replayed:
     """Observe every recorded state.
 
     Returns:
-        `images` camera -> uint8 [T, H, W, 3]; `proprioception` key -> float32 [T, d].
+        `images` camera -> uint8 [T, H, W, 3]; `proprioception` key -> float32 [T, d]; `renderer`, what drew them, or
+        None without images.
 
     Raises:
         EnvConfigError: the recording has neither seed nor model, or its model or states do not fit the task.
@@ -64,6 +65,7 @@ def replay_episode(env: RobosuiteEnv, recording: Recording) -> Replayed:
     return {
         "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},
         "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.proprioception},
+        "renderer": env.renderer,
     }
 
 

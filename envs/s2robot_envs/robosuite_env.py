@@ -95,6 +95,11 @@ class RobosuiteEnv(ImageEnv):
         camera_id = self.simulator.sim.model.camera_name2id(camera)
         return self._renderer.render(self.simulator.sim.data._data, camera_id, size)
 
+    @property
+    def renderer(self) -> str | None:
+        """OpenGL's renderer and version; None while there is no renderer."""
+        return None if self._renderer is None else self._renderer.name
+
     def close_renderer(self) -> None:
         """Free the OpenGL context; the next frame makes a new one, of the model there is then."""
         if self._renderer is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from s2robot.config import CollectConfig, RenderConfig
+from s2robot.data.base import RENDERER
 from s2robot.interfaces import DatasetError, Episode
 from s2robot.looks import ATTRIBUTE as LOOK
 from s2robot.looks import look_of
@@ -103,7 +104,7 @@ def render_demonstrations(config: RenderConfig) -> None:
 
         def replay_all(
             episodes: Iterable[tuple[str, np.ndarray, Episode]],
-        ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+        ) -> Iterator[dict[str, Any]]:
             recordings = (
                 # A seed sets up only scenes of our own environments; others need their model.
                 Recording(name, states, episode.attributes.get("seed") if recorded else None, episode.model_file)
@@ -130,5 +131,6 @@ def _episode(recorded: dict[str, Any], look: dict[str, Any]) -> Episode:
             "attempts": recorded["attempts"],
             "success": recorded["success"],
             LOOK: look,
+            **({} if recorded["renderer"] is None else {RENDERER: recorded["renderer"]}),
         },
     )

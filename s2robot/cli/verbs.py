@@ -123,7 +123,8 @@ def evaluate(words: list[str]) -> Output:
         f"{config.first_seed} to {config.first_seed + config.episodes - 1}, in {results['seconds']:.0f} s\n"
         f"results, plot and videos: {output}"
     )
-    text = "\n".join([text, *(f"warning: {warning}" for warning in results["warnings"])])
+    remarks = [(kind, remark) for kind in ("warning", "note") for remark in results[f"{kind}s"]]
+    text = "\n".join([text, *(f"{kind}: {remark}" for kind, remark in remarks)])
     long = ("episode_results", "loss_curve")
     data = {key: value for key, value in results.items() if key not in long} | {"output": str(output)}
     failed = [episode for episode in results["episode_results"] if episode["error"] is not None]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from s2robot.data.base import DemonstrationDataset
+from s2robot.data.base import RENDERER, DemonstrationDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.interfaces import DatasetError, Episode
 
@@ -23,8 +23,9 @@ from s2robot.interfaces import DatasetError, Episode
 # speed is 3 mm and 0.003; recordings of `RobosuiteEnv` do not lag, and replay exactly.
 TOLERANCE = 5e-3
 
-# Takes (name, states, episode), gives for each `images` and `proprioception` of every recorded state, in order.
-Replay = Callable[[Iterable[tuple[str, np.ndarray, Episode]]], Iterator[dict[str, dict[str, np.ndarray]]]]
+# Takes (name, states, episode), gives for each `images` and `proprioception` of every recorded state, in order, and
+# what drew them as `renderer`, where the simulator says.
+Replay = Callable[[Iterable[tuple[str, np.ndarray, Episode]]], Iterator[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,9 @@ def render_dataset(
                     images=replayed["images"],
                     proprioception={**episode.proprioception, **replayed["proprioception"]},
                     attributes={
-                        **episode.attributes,
+                        **{name: value for name, value in episode.attributes.items() if name != RENDERER},
                         **(attributes or {}),
+                        **({RENDERER: renderer} if (renderer := replayed.get(RENDERER)) else {}),
                         "drifts": [dataclasses.asdict(drift) for drift in drifts],
                     },
                 )

@@ -2,7 +2,7 @@
 
 ```
 data                     attrs: total, env_args (JSON: env_name, type, env_version, env_kwargs, s2robot), fps
-data/demo_<i>            attrs: num_samples, model_file, success, seed
+data/demo_<i>            attrs: num_samples, model_file, success, seed, renderer
 data/demo_<i>/actions    float64 [T, A];  states [T, S];  rewards [T];  dones [T]
 data/demo_<i>/obs/<key>  <camera>_image uint8 [T, H, W, 3] upright; others float [T, d]
 mask/{train,valid}       byte strings
@@ -10,22 +10,24 @@ mask/{train,valid}       byte strings
 
 Read are also files without `obs` (states and actions only, as robomimic hosts them) and robosuite's own recordings,
 whose environment is described by the attributes `env`, `env_info` and `repository_version` in place of `env_args`.
-`success` and `fps` are ours, and absent where they are not known.
+`success`, `renderer` (what drew the pictures) and `fps` are ours, and absent where they are not known.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from contextlib import ExitStack
 from pathlib import Path
+from textwrap import shorten
 from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
 
-from s2robot.data.base import DemonstrationDataset, Index, steps_per_second
+from s2robot.data.base import RENDERER, DemonstrationDataset, Index, steps_per_second
 from s2robot.data.hdf5 import (
     DAMAGE,
     child,
@@ -39,7 +41,7 @@ from s2robot.data.hdf5 import (
     write_rows,
 )
 from s2robot.files import claimed, sync_and_rename, write_durably
-from s2robot.interfaces import DatasetError, Episode, unknown_name
+from s2robot.interfaces import DatasetError, Episode, differences, unknown_name
 
 _IMAGE = "_image"
 
@@ -205,9 +207,9 @@ class RobomimicWriter:
         refusal = DatasetError(f"{str(path)!r} is being written by another process; wait for it or choose another name")
         self._claim.enter_context(claimed(self._parts / "writer", refusal))
         identity, described = self._parts / "identity.json", json.dumps([env_args, origin])
-        if not identity.exists() or identity.read_text() != described:
-            for part in self._parts.glob("demo_*"):
-                part.unlink()
+        found = identity.read_text() if identity.exists() else ""
+        if found != described:
+            self._discard(found, described)
             write_durably(identity, described.encode())
         self.count = 0
         self.attributes: dict[str, Any] = {}
@@ -216,6 +218,19 @@ class RobomimicWriter:
         if self.count:
             with h5py.File(self._part(self.count - 1), "r") as file:
                 self.attributes = plain_attributes(file["demo"])
+        self._goes_on = self.count > 0
+
+    def _discard(self, found: str, described: str) -> None:
+        """Delete the parts of another description or origin, and say which and why."""
+        parts = list(self._parts.glob("demo_*"))
+        for part in parts:
+            part.unlink()
+        if parts:
+            print(
+                f"{str(self.path)!r}: the demonstrations of an interrupted run are discarded ({len(parts)}): "
+                f"they were written under other settings: {_changes(found, described)}",
+                file=sys.stderr,
+            )
 
     def __enter__(self) -> RobomimicWriter:
         return self
@@ -235,6 +250,9 @@ class RobomimicWriter:
     def add(self, episode: Episode) -> None:
         """Append one episode; the images are compressed without loss, one chunk a frame."""
         require_flat([*episode.images, *episode.proprioception])
+        if self._goes_on:
+            self._compare_renderers(self.attributes.get(RENDERER), episode.attributes.get(RENDERER))
+            self._goes_on = False
         part = self._part(self.count)
         partial = part.with_suffix(".partial")
         with h5py.File(partial, "w") as file:
@@ -242,6 +260,14 @@ class RobomimicWriter:
         sync_and_rename(partial, part)
         self.count += 1
         self.attributes = episode.attributes
+
+    def _compare_renderers(self, former: str | None, now: str | None) -> None:
+        if None not in (former, now) and former != now:
+            print(
+                f"{str(self.path)!r}: the demonstrations of an interrupted run were rendered by {former}, "
+                f"those that follow by {now}; pixels may differ by up to 2 of 255, and each names its own renderer",
+                file=sys.stderr,
+            )
 
     def close(self, validation_fraction: float = 0.1) -> None:
         """Join the parts, with totals and train/valid masks, and give the file its name once it is on disk."""
@@ -262,6 +288,16 @@ class RobomimicWriter:
             mask["valid"] = np.array(names[len(names) - held_out :], dtype="S")
         sync_and_rename(partial, self.path)
         shutil.rmtree(self._parts)
+
+
+def _changes(found: str, described: str) -> str:
+    """What differs between two contents of `identity.json`, in words."""
+    try:
+        former, now = (dict(zip(("env_args", "origin"), json.loads(text), strict=True)) for text in (found, described))
+    except (ValueError, TypeError):
+        return "which ones is not recorded"
+    shown = [f"{name} is {new!r}, was {old!r}" for name, old, new in differences(former, now)]
+    return "; ".join(shorten(text, 120) for text in shown[:4]) + ("; …" if len(shown) > 4 else "")
 
 
 def _tasks(recorded: Any) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2robot.files import write_durably
+from s2robot.machine import Machine, differing_facts
 from s2robot.rollout import EpisodeResult, Times
 
 
@@ -21,19 +22,23 @@ class EpisodeLog:
 
     Args:
         path: the file.
-        identity: of the evaluation: everything that an episode depends on, its seed apart.
+        identity: of the evaluation: everything that an episode depends on, its seed and the kind of machine apart.
+        machine: the one that episodes added from now on are run on.
 
     Attributes:
         episodes: seed -> outcome.
+        machines: seed -> the machine that ran it, its renderer included; logs of earlier versions do not say.
         videos: as in `results.json`, by ascending seed.
         warnings: seed -> what was found wrong when it was filmed last.
         times: of all sessions.
         seconds: of all sessions.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
+    def __init__(self, path: Path, identity: str, machine: Machine | None = None) -> None:
         self.path = path
+        self.machine = machine
         self.episodes: dict[int, EpisodeResult] = {}
+        self.machines: dict[int, Machine] = {}
         self.videos: list[dict[str, Any]] = []
         self.warnings: dict[int, str] = {}
         self.times = Times()
@@ -51,7 +56,8 @@ class EpisodeLog:
 
     def add(self, episode: EpisodeResult, times: Times, seconds: float) -> None:
         """Record a finished episode and the times since the last one, `seconds` after this process began, durably."""
-        self._write({"episode": asdict(episode), "times": asdict(times), "seconds": self._earlier + seconds})
+        line = {"episode": asdict(episode), "times": asdict(times), "seconds": self._earlier + seconds}
+        self._write({**line, "machine": self.machine})
 
     def add_video(self, seed: int, video: dict[str, Any] | None, warning: str | None, seconds: float) -> None:
         """Record that a seed was filmed, or why it could not be, durably."""
@@ -60,6 +66,11 @@ class EpisodeLog:
     def missing(self, seeds: Iterable[int]) -> list[int]:
         """Those that were not run, or that ended in an error of the simulator."""
         return [seed for seed in seeds if seed not in self.episodes or self.episodes[seed].error is not None]
+
+    def moved(self, seeds: Iterable[int]) -> str:
+        """How this machine differs from one that ran some of these seeds; empty where none is known to."""
+        found = (differing_facts(self.machines[seed], self.machine or {}) for seed in seeds if seed in self.machines)
+        return next(filter(None, found), "")
 
     def filmed(self) -> set[int]:
         """Seeds of which there is a video."""
@@ -86,6 +97,9 @@ class EpisodeLog:
         if "episode" in line:
             episode = EpisodeResult(**line["episode"])
             self.episodes[episode.seed] = episode
+            self.machines.pop(episode.seed, None)  # of a former try
+            if line.get("machine") is not None and episode.error is None:
+                self.machines[episode.seed] = {"renderer": episode.renderer, **line["machine"]}
             self.times.add(Times(**line["times"]))
             return
         if line["video"] is not None:

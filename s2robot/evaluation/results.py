@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from s2robot.checkpoint import Checkpoint, package_versions
 from s2robot.config import EncoderConfig, EvaluateConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import RolloutError
+from s2robot.machine import Machine, count_machines, place_of
 from s2robot.rollout import EpisodeResult
 from s2robot.statistics import wilson_interval
 
@@ -27,11 +28,14 @@ def make_results(
     environment: dict[str, Any],
     encoder: S2Encoder,
     episodes: Sequence[EpisodeResult],
+    machines: Mapping[int, Machine],
+    policy_sha256: str,
 ) -> dict[str, Any]:
     """Everything but the times and the videos.
 
     `successes`, `episodes`, `success_rate` and `interval` are those of the episodes that ran. `episode_results` also
-    holds those that ended in an error of the simulator; `errors` counts them.
+    holds those that ended in an error of the simulator; `errors` counts them. `machines` are those that ran the
+    episodes, and `machine` in `episode_results` is a place in that list, or None where the log does not say.
 
     Raises:
         RolloutError: not one episode ran.
@@ -41,6 +45,7 @@ def make_results(
         raise RolloutError(f"the simulator failed in all {len(episodes)} episodes; the first: {episodes[0].error}")
     successes = sum(episode.success for episode in ran)
     cost = encoder.cost()
+    kinds = count_machines(machines.get(episode.seed) for episode in ran)
     trained = checkpoint.config
     return {
         "schema": RESULTS_SCHEMA,
@@ -63,10 +68,15 @@ def make_results(
         "confidence": 0.95,
         "execute_steps": config.execute_steps or trained.policy.execute_steps,
         "temporal_ensemble": config.temporal_ensemble,
-        "episode_results": [asdict(episode) for episode in episodes],
+        "episode_results": [_row(episode, machines.get(episode.seed), kinds) for episode in episodes],
+        "machines": kinds,
         "loss_curve": checkpoint.loss_curve,
         "environment": environment,
-        "fingerprints": {**checkpoint.fingerprints, "environment": hash_json(environment)},
+        "fingerprints": {
+            **checkpoint.fingerprints,
+            "environment": hash_json(environment),
+            "policy": policy_sha256,
+        },
         "versions": package_versions(),
         "command": shlex.join(sys.argv),
         "training_command": checkpoint.command,
@@ -77,6 +87,12 @@ def make_results(
 def hash_json(document: Any) -> str:
     """Sha256 of a JSON document, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _row(episode: EpisodeResult, machine: Machine | None, kinds: Sequence[Machine]) -> dict[str, Any]:
+    """An episode as `episode_results` holds it."""
+    row = {name: value for name, value in asdict(episode).items() if name != "renderer"}
+    return {**row, "machine": None if machine is None else place_of(machine, kinds)}
 
 
 def _variant(encoder: EncoderConfig, config: EvaluateConfig) -> str:

@@ -20,6 +20,7 @@ from s2robot.evaluation.videos import choose_seeds, compare, write_video
 from s2robot.files import locked, write_durably
 from s2robot.interfaces import CheckpointError, RolloutError, resolve_device
 from s2robot.looks import evaluation_environment
+from s2robot.machine import Machine, machine_facts, mixed_machines
 from s2robot.rollout import Actor, EpisodeResult, Recording, rollout
 
 __all__ = ["RESULTS_SCHEMA", "MakeVectorEnv", "evaluate"]
@@ -37,10 +38,11 @@ Run = Callable[..., Iterator[tuple[EpisodeResult, Recording | None]]]
 def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: int) -> dict[str, Any]:
     """Roll a checkpoint out over held-out seeds; write `results.json` and videos; return the results.
 
-    Finished episodes are appended to `episodes.jsonl` as they end; an episode depends on its seed alone, so the
-    results of an evaluation that was killed and started again are those of an uninterrupted one. Asked for again, or
-    for more episodes, it runs those that are missing or ended in an error. Videos are made afterwards, by running the
-    chosen seeds again.
+    Finished episodes are appended to `episodes.jsonl` as they end; on one machine an episode depends on its seed alone,
+    so the results of an evaluation that was killed and started again there are those of an uninterrupted one. Started
+    again on another kind of machine it goes on, says so, and names both in the results. Asked for again, or for more
+    episodes, it runs those that are missing or ended in an error. Videos are made afterwards, by running the chosen
+    seeds again.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or records no environment.
@@ -49,6 +51,7 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     device = resolve_device(config.device)
     policy, encoder, checkpoint = load_policy(config.checkpoint, device, config.engine)
     recorded = (Path(config.checkpoint) / "config.json").read_text()  # with the hash of the weights
+    weights = json.loads(recorded)["sha256"]
     require_task(checkpoint, config.task)
     if "task" not in checkpoint.environment:
         raise CheckpointError(
@@ -68,13 +71,14 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     together = None if device.type == "cpu" else num_envs  # on a GPU episodes depend on their neighbours by rounding
     acting = (str(device), together, config.engine, actor.execute_steps, config.temporal_ensemble)
     identity = hash_json([recorded, environment, package_versions(), acting])
+    machine = {**machine_facts(device), "engine": config.engine or checkpoint.config.encoder.engine}
 
     output = Path(config.output or Path(config.checkpoint).parent)
     with locked(output / ".evaluation"):
         start = time.perf_counter()
-        log = EpisodeLog(output / "episodes.jsonl", identity)
+        log = EpisodeLog(output / "episodes.jsonl", identity, machine)
         episodes = _run_episodes(log, actor, config, run, start)
-        results = make_results(config, checkpoint, environment, encoder, episodes)
+        results = make_results(config, checkpoint, environment, encoder, episodes, log.machines, weights)
         chosen = choose_seeds(episodes, config.videos)
         _film(log, output, [seed for seed in chosen if seed not in log.filmed()], run, start)
         filmed = log.filmed() & set(chosen)
@@ -87,8 +91,10 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
             "videos": [video for video in log.videos if video["seed"] in filmed],
             "warnings": [
                 *_seed_warnings(config.first_seed),
+                *filter(None, [mixed_machines(results["machines"])]),
                 *(warning for seed, warning in log.warnings.items() if seed in chosen),
             ],
+            "notes": list(_renderer_notes(checkpoint.renderers, results["machines"])),
         }
         write_durably(output / "results.json", json.dumps(results, indent=1).encode())
     return results
@@ -98,6 +104,16 @@ def _seed_warnings(first_seed: int) -> list[str]:
     if first_seed >= EVALUATION_SEED:
         return []
     return [f"seeds below {EVALUATION_SEED} may be those of demonstrations, and so not unseen: first_seed={first_seed}"]
+
+
+def _renderer_notes(trained_on: Sequence[str], machines: Sequence[Machine]) -> Iterator[str]:
+    """Say that the pictures of the demonstrations were drawn by something else than those of the rollouts."""
+    here = sorted({machine["renderer"] for machine in machines if machine["renderer"] is not None})
+    if trained_on and here and here != sorted(trained_on):
+        yield (
+            f"the pictures of the demonstrations were rendered by {' and '.join(trained_on)}, those of the rollouts by "
+            f"{' and '.join(here)}: they may differ by up to 2 of 255"
+        )
 
 
 def _make_run(
@@ -135,6 +151,12 @@ def _run_episodes(log: EpisodeLog, actor: Actor, config: EvaluateConfig, run: Ru
     left = log.missing(seeds)
     if len(left) < len(seeds):
         print(f"{len(seeds) - len(left)} of {len(seeds)} episodes were run before: {log.path}", file=sys.stderr)
+    if left and (moved := log.moved(seeds)):
+        print(
+            f"some of them on another kind of machine ({moved}): by rounding the others may end otherwise than there; "
+            "the results name both",
+            file=sys.stderr,
+        )
     successes = errors = 0
     with tqdm(total=len(seeds), initial=len(seeds) - len(left), unit="episode", desc="rollouts") as bar:
         for count, (result, _) in enumerate(run(left), 1):

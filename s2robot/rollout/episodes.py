@@ -25,11 +25,13 @@ class EpisodeResult:
     """Outcome of one rollout.
 
     Attributes:
-        seed: of the initial state and of the policy's noise; everything else but the latency follows from it.
+        seed: of the initial state and of the policy's noise; on one machine everything else but the latency follows
+            from it.
         success: whether the task was solved at any step; False, and meaningless, where there is an error.
         steps: environment steps executed.
         error: why the simulator failed when it was tried last; None for an episode that ran.
         latency_ms: median time of the calls of `Actor.act` that the episode took part in [ms].
+        renderer: what drew its images, OpenGL's renderer and version; None where the environment does not say.
     """
 
     seed: int
@@ -37,6 +39,7 @@ class EpisodeResult:
     steps: int
     error: str | None = None
     latency_ms: float | None = field(default=None, compare=False)
+    renderer: str | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -53,7 +56,8 @@ def rollout(
 ) -> Iterator[tuple[EpisodeResult, Recording | None]]:
     """Run one episode per seed and yield each as it ends, with its recording if its seed is in `film`.
 
-    An episode's outcome depends on its seed alone: the environment it runs in and its neighbours do not matter. Where
+    On one machine an episode's outcome depends on its seed alone: the environment it runs in does not matter, nor, on a
+    CPU, do its neighbours; on a GPU and on other machines rounding does (docs/architecture.md). Where
     `info["error"]` says that the simulator of an environment failed, its episode is begun once more; if that fails too,
     it ends with an error. The others go on.
 
@@ -111,6 +115,7 @@ class _Rollouts:
                 yield from self._failed(seed, 0, reason)
                 continue
             episode = self._actor.start(seed, info["frames"][index] if record else None)
+            episode.renderer = info["renderer"][index] if "renderer" in info else None
             if info["is_success"][index]:  # solved as it begins: from here on the environment idles
                 yield _finished(episode, True)
             else:
@@ -157,7 +162,8 @@ def _error(info: dict[str, Any], index: int) -> str | None:
 
 
 def _finished(episode: RunningEpisode, success: bool) -> tuple[EpisodeResult, Recording | None]:
-    result = EpisodeResult(episode.seed, success, episode.steps, latency_ms=median_ms(episode.latencies))
+    latency_ms = median_ms(episode.latencies)
+    result = EpisodeResult(episode.seed, success, episode.steps, latency_ms=latency_ms, renderer=episode.renderer)
     if episode.frames is None:
         return result, None
     return result, Recording(episode.seed, success, np.concatenate(episode.frames))

@@ -19,6 +19,7 @@ class RunningEpisode(EpisodeState):
 
     Attributes:
         unseen: steps since the policy last looked; so many observations are new to it.
+        renderer: what draws its images, where the environment says.
         latencies: seconds of each call of `Actor.act` that the episode took part in.
     """
 
@@ -31,6 +32,7 @@ class RunningEpisode(EpisodeState):
         self.unseen = 1
         self.steps = 0
         self.frames = None if frames is None else [frames]
+        self.renderer: str | None = None
         self.latencies: list[float] = []
 
     def executed(self, actions: np.ndarray, frames: np.ndarray | None) -> None:

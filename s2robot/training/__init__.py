@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from s2robot.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from s2robot.checkpoint import Checkpoint, load_checkpoint, package_versions, save_checkpoint
 from s2robot.config import TrainConfig
 from s2robot.data import open_dataset
 from s2robot.encoder import S2Encoder
 from s2robot.files import claimed
 from s2robot.interfaces import CheckpointError, TrainingError
+from s2robot.machine import Machine
 from s2robot.policies import make_policy
 from s2robot.training.data import Plan, TrainingData, cache_all, make_plan, prepare
 from s2robot.training.loggers import require_loggers
@@ -92,7 +93,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
     loop.run()
     folder = Path(config.output) / "checkpoint"
     if processes.main and not (loop.was_finished and _is_whole(folder)):  # which says what made it
-        result.save(folder, loop.averaged_state(), loop.rows)
+        result.save(folder, loop.averaged_state(), loop.rows, loop.machines)
     return folder
 
 
@@ -113,7 +114,9 @@ class _Result:
     encoder: S2Encoder
     tensors_before: str
 
-    def save(self, folder: Path, state: dict[str, torch.Tensor], rows: list[dict[str, float]]) -> None:
+    def save(
+        self, folder: Path, state: dict[str, torch.Tensor], rows: list[dict[str, float]], machines: list[Machine]
+    ) -> None:
         """Write a checkpoint, unless the frozen backbone is no longer what it was."""
         if self.encoder.tensors_hash() != self.tensors_before:
             raise TrainingError(f"backbone {self.encoder.backbone.name!r} changed during training; it must stay frozen")
@@ -130,6 +133,9 @@ class _Result:
             demonstrations=len(self.plan.demonstrations.actions),
             loss_curve=rows,
             command=shlex.join(sys.argv),
+            versions=package_versions(),
+            machines=machines,
+            renderers=self.plan.renderers,
         )
         save_checkpoint(folder, state, checkpoint)
 

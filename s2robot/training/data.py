@@ -40,6 +40,7 @@ class Plan:
         environment: keyword arguments that make the environment again.
         env_args: the recorded environment description.
         fingerprint: of the dataset.
+        renderers: what drew its pictures, as far as it says.
     """
 
     demonstrations: Demonstrations
@@ -50,6 +51,7 @@ class Plan:
     environment: dict[str, Any]
     env_args: dict[str, Any]
     fingerprint: str
+    renderers: list[str]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encod
     Raises:
         DatasetError: the dataset does not hold what the settings ask for.
     """
-    check_look(dataset, config.render_profile)
+    renderers = check_look(dataset, config.render_profile)
     cameras = dataset.select_cameras(config.cameras)
     # What the camera should find out is seen only where it is asked for.
     seen = [key for key in dataset.proprioception if key != OBJECT_STATE]
@@ -104,7 +106,8 @@ def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encod
     )
     sizes = {camera: size_entry(*dataset.image_size(camera)) for camera in cameras}
     environment = {**dataset.env_args.get("s2robot", {}), "cameras": cameras, "image_size": sizes}
-    return Plan(demonstrations, training, validation, spec, keys, environment, dataset.env_args, dataset.fingerprint())
+    described = environment, dataset.env_args, dataset.fingerprint()
+    return Plan(demonstrations, training, validation, spec, keys, *described, renderers)
 
 
 def cache_all(

@@ -7,6 +7,7 @@ on from a saved state repeats what an uninterrupted one does, bit for bit on a C
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from s2robot.config import TrainConfig
 from s2robot.interfaces import Batch, TrainingError
+from s2robot.machine import Machine, differing_facts, machine_facts, with_machine
 from s2robot.policies import Policy
 from s2robot.training.data import Batches, TrainingData
 from s2robot.training.loggers import Logger, make_loggers, write_csv
@@ -28,8 +30,8 @@ from s2robot.training.state import STATE_FILE, intermediate, keep_last, load_sta
 from s2robot.training.units import action_parts
 from s2robot.training.validation import Validation
 
-SaveCheckpoint = Callable[[Path, dict[str, Tensor], list[dict[str, float]]], None]
-"""`save(folder, state, rows)`: write a checkpoint of these weights."""
+SaveCheckpoint = Callable[[Path, dict[str, Tensor], list[dict[str, float]], list[Machine]], None]
+"""`save(folder, state, rows, machines)`: write a checkpoint of these weights."""
 
 
 class _Loss(nn.Module):
@@ -57,6 +59,7 @@ class TrainingLoop:
     Attributes:
         step: batches done.
         rows: of the log, one an epoch.
+        machines: the main process's, and those of the sessions that this one goes on from.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class TrainingLoop:
         self.step = 0
         self.was_finished = False  # before this start
         self.rows: list[dict[str, float]] = []
+        self.machines = [machine_facts(processes.device)]
         self._seed, self._resume, self._run = config.seed, config.resume, run
         self._output = Path(config.output)
         self._save_checkpoint = save_checkpoint
@@ -196,7 +200,8 @@ class TrainingLoop:
         for logger in loggers:
             logger.log(row)
         if self.settings.keep_checkpoints and not last and epoch % self.settings.checkpoint_every == 0:
-            self._save_checkpoint(intermediate(self._output, epoch), self.averaged_state(), self.rows)
+            folder = intermediate(self._output, epoch)
+            self._save_checkpoint(folder, self.averaged_state(), self.rows, self.machines)
             keep_last(self._output, self.settings.keep_checkpoints)
 
     def _epoch_losses(self) -> Tensor:
@@ -241,6 +246,7 @@ class TrainingLoop:
                 "run": self._run,
                 "step": self.step,
                 "rows": self.rows,
+                "machines": self.machines,
                 "losses": losses.cpu(),
                 "policy": self.policy.state_dict(),
                 "average": self.average.state_dict(),
@@ -249,6 +255,20 @@ class TrainingLoop:
                 "scaler": self.scaler.state_dict(),
             }
             save_state(self._output / STATE_FILE, state)
+
+    def _move(self, former: list[Machine]) -> None:
+        """Go on from a state that these machines made, and say so where this one is of another kind."""
+        (here,) = self.machines
+        if former and self.was_finished:
+            self.machines = former  # nothing is left to do here
+            return
+        if former and self.processes.main and (moved := differing_facts(former[-1], here)):
+            print(
+                f"training goes on from step {self.step} on another kind of machine ({moved}): by rounding the weights "
+                "will not be those of an uninterrupted run; the checkpoint names both",
+                file=sys.stderr,
+            )
+        self.machines = with_machine(former, here)
 
     def _restore(self) -> None:
         state = load_state(self._output / STATE_FILE, self._run) if self._resume else None
@@ -264,6 +284,7 @@ class TrainingLoop:
             return
         self.was_finished = step == self.total_steps
         self.step, self.rows = step, state["rows"]
+        self._move(state.get("machines", []))  # states of earlier versions do not say
         device = self.processes.device
         losses = state["losses"].to(device)
         self._losses = list(losses if self.processes.main else torch.zeros_like(losses))

@@ -12,7 +12,7 @@ import torch
 from s2robot.checkpoint import set_checkpoint_aside
 from s2robot.config import TrainConfig
 from s2robot.files import durable_file
-from s2robot.interfaces import TrainingError
+from s2robot.interfaces import TrainingError, differences
 
 STATE_FILE = "training_state.pt"
 # Settings that a run may be resumed with other values of: they do not change what is computed.
@@ -95,18 +95,9 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
 
 
 def _check(path: Path, state: dict[str, Any], run: dict[str, Any]) -> None:
-    changed = _differences(state["run"], run)
+    changed = [name for name, _, _ in differences(state["run"], run)]
     if changed:
         raise TrainingError(
             f"{str(path.parent)!r} holds a run with other settings ({', '.join(changed)} differ); choose another "
             "output or give resume=false"
         )
-
-
-def _differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:
-    """Dotted names of what differs."""
-    if not isinstance(saved, dict) or not isinstance(wanted, dict):
-        return [] if saved == wanted else [prefix]
-    keys = sorted(saved.keys() | wanted.keys())
-    dotted = {key: f"{prefix}.{key}" if prefix else key for key in keys}
-    return [name for key in keys for name in _differences(saved.get(key), wanted.get(key), dotted[key])]

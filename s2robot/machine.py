@@ -1,0 +1,113 @@
+"""The kind of machine a number was computed on: what may change it by rounding, and nothing that differs between runs.
+
+What is the same where, docs/architecture.md says.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Machine = dict[str, Any]
+"""`processor`, `capability`, `threads`, `device`; in results also `engine` and `renderer`. JSON-able."""
+
+_CPUINFO = Path("/proc/cpuinfo")
+# What tells one kind of processor from another, on x86 and on ARM. Names alone do not: clouds report "AMD EPYC".
+_X86 = {"vendor_id": "", "cpu family": "family ", "model": "model ", "stepping": "stepping "}
+_ARM = {"CPU implementer": "implementer ", "CPU part": "part ", "CPU variant": "variant ", "CPU revision": "revision "}
+_SHOWN = ("renderer", "processor", "capability", "threads", "device", "engine")
+
+
+def machine_facts(device: torch.device) -> Machine:
+    """The facts of this machine and process: processor, instruction set, threads of PyTorch, and the device's name."""
+    import torch
+
+    return {
+        "processor": processor_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def processor_name(cpuinfo: Path = _CPUINFO) -> str:
+    """Name, family, model and stepping of the first processor; the architecture where the system does not say."""
+    try:
+        first = cpuinfo.read_text(errors="replace").split("\n\n")[0]
+    except OSError:
+        return platform.machine()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    name = found.get("model name", platform.machine())
+    details = [f"{word}{found[key]}" for key, word in {**_X86, **_ARM}.items() if found.get(key)]
+    return f"{name} ({' '.join(details)})" if details else name
+
+
+def machine_label(machine: Mapping[str, Any]) -> str:
+    """The facts in one line.
+
+    >>> machine_label({"processor": "AMD EPYC", "capability": "AVX512", "threads": 2, "device": "cpu"})
+    'AMD EPYC, AVX512, 2 threads, cpu'
+    """
+    words = []
+    for fact in _SHOWN:
+        value = machine.get(fact)
+        if value is not None:
+            words.append(_count(value, "thread") if fact == "threads" else str(value))
+    return ", ".join(words) or "unknown"
+
+
+def differing_facts(former: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The facts that both know and that differ, as words; empty where none does.
+
+    >>> differing_facts({"threads": 2, "device": "cpu"}, {"threads": 4, "device": "cpu"})
+    'threads 4, before 2'
+    """
+    changed = [fact for fact in former if fact in now and None not in (former[fact], now[fact])]
+    return "; ".join(f"{fact} {now[fact]}, before {former[fact]}" for fact in changed if former[fact] != now[fact])
+
+
+def with_machine(machines: Sequence[Machine], machine: Machine) -> list[Machine]:
+    """The distinct machines of a list and one more."""
+    return [*machines, *([] if machine in machines else [machine])]
+
+
+def count_machines(machines: Iterable[Mapping[str, Any] | None]) -> list[Machine]:
+    """The distinct machines of episodes, each with its number of `episodes`; None, an unknown one, is left out.
+
+    Entries that carry `episodes` already are added up.
+    """
+    counts: dict[tuple[tuple[str, Any], ...], int] = {}
+    for machine in machines:
+        if machine is not None:
+            facts = _facts(machine)
+            counts[facts] = counts.get(facts, 0) + machine.get("episodes", 1)
+    return [{**dict(facts), "episodes": count} for facts, count in counts.items()]
+
+
+def place_of(machine: Machine, counted: Sequence[Machine]) -> int:
+    """Where a machine is in what `count_machines` made of it and others."""
+    return [_facts(kind) for kind in counted].index(_facts(machine))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _facts(machine: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((name, value) for name, value in machine.items() if name != "episodes"))
+
+
+def mixed_machines(machines: Sequence[Mapping[str, Any]]) -> str | None:
+    """What to say of episodes counted together that several kinds of machine ran; None where one did."""
+    if len(machines) < 2:
+        return None
+    shown = "; ".join(f"{machine_label(machine)} ({_count(machine['episodes'], 'episode')})" for machine in machines)
+    return (
+        f"the episodes were run on {len(machines)} kinds of machine, between which pixels and actions may differ by "
+        f"rounding, so that an episode may end otherwise: {shown}"
+    )

@@ -1,0 +1,89 @@
+"""What tells one kind of machine from another, and nothing that changes from run to run."""
+
+import json
+import platform
+
+import pytest
+import torch
+
+from s2robot.machine import (
+    count_machines,
+    differing_facts,
+    machine_facts,
+    machine_label,
+    mixed_machines,
+    place_of,
+    processor_name,
+    with_machine,
+)
+
+X86 = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 17
+model name\t: AMD EPYC
+stepping\t: 1
+cpu MHz\t\t: 2596.142
+
+processor\t: 1
+model name\t: another
+"""
+ARM = """processor\t: 0
+BogoMIPS\t: 243.75
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x3
+CPU part\t: 0xd0c
+CPU revision\t: 1
+"""
+A = {"processor": "A", "capability": "AVX2", "threads": 2, "device": "cpu"}
+B = {**A, "processor": "B"}
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (X86, "AMD EPYC (AuthenticAMD family 25 model 17 stepping 1)"),
+        (ARM, f"{platform.machine()} (implementer 0x41 part 0xd0c variant 0x3 revision 1)"),
+        ("processor\t: 0\n", platform.machine()),
+        (None, platform.machine()),
+    ],
+)
+def test_processors_of_one_marketing_name_are_told_apart(tmp_path, content, name):
+    file = tmp_path / "cpuinfo"
+    if content is not None:
+        file.write_text(content)
+    assert processor_name(file) == name
+
+
+def test_facts_are_plain_and_the_same_at_every_call():
+    facts = machine_facts(torch.device("cpu"))
+    assert facts == machine_facts(torch.device("cpu")) == json.loads(json.dumps(facts))
+    assert facts["capability"] == torch.backends.cpu.get_cpu_capability()
+    assert (facts["threads"], facts["device"]) == (torch.get_num_threads(), "cpu")
+
+
+def test_only_facts_that_both_know_are_said_to_differ():
+    assert differing_facts(A, A) == ""
+    assert differing_facts({**A, "renderer": None}, {**B, "renderer": "x"}) == "processor B, before A"
+    assert differing_facts(A, {"threads": 4}) == "threads 4, before 2"
+
+
+def test_a_label_shows_what_is_known():
+    assert machine_label({"renderer": None, **A, "threads": 1, "engine": "eager"}) == "A, AVX2, 1 thread, cpu, eager"
+    assert machine_label({}) == "unknown"
+
+
+def test_machines_are_counted_and_unknown_ones_left_out():
+    counted = count_machines([A, B, None, A])
+    assert counted == [{**A, "episodes": 2}, {**B, "episodes": 1}]
+    assert count_machines([*counted, *counted]) == [{**A, "episodes": 4}, {**B, "episodes": 2}]
+    assert [place_of(machine, counted) for machine in (A, B)] == [0, 1]
+    assert mixed_machines(counted[:1]) is None
+    assert "2 kinds of machine" in mixed_machines(counted)
+    assert "A, AVX2, 2 threads, cpu (2 episodes); B, AVX2, 2 threads, cpu (1 episode)" in mixed_machines(counted)
+
+
+def test_a_list_of_machines_holds_each_once():
+    assert with_machine(with_machine([], A), A) == [A]
+    assert with_machine([A], B) == [A, B]
