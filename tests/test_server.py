@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import shutil
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +40,10 @@ DIFFUSION = DiffusionUNetConfig(
 # The one policy that sees its own past actions.
 TRANSFORMER = BCTransformerConfig(observation_steps=4, action_steps=4, execute_steps=2, layers=1, width=32, heads=2)
 CPU = torch.device("cpu")
+# Seconds until what does happen is given up: far more than it takes, as machines can be busy.
+WAIT = 120
+# Between the same computations here, but for the modes of autograd; features are rounded to float16 alike in both.
+ROUNDING = {"rtol": 0, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +65,13 @@ class Running:
     """A server in a thread of its own."""
 
     def __init__(self, runner, token=None, port=0, **limits):
-        self.config = ServeConfig(checkpoint="toy", port=port, **limits)
+        self.config = ServeConfig(**{"checkpoint": "toy", "port": port, "timeout": WAIT, **limits})
         self.server = PolicyServer(runner, self.config, token)
         self.port, self.failure = None, None
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
-        assert self._started.wait(20)
+        assert self._started.wait(WAIT)
         if self.failure:
             raise self.failure
 
@@ -88,7 +94,7 @@ class Running:
     def stop(self):
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(WAIT)
         assert not self._thread.is_alive()
 
 
@@ -101,6 +107,10 @@ def running(runner, token=None, **limits):
         server.stop()
 
 
+def remote(server, **settings):
+    return RemotePolicy(server.url, **{"timeout": WAIT, "patience": WAIT, **settings})
+
+
 def walk(policy, seed, steps=7):
     """The actions that a policy chooses over an episode of fixed observations."""
     policy.reset(seed)
@@ -108,22 +118,36 @@ def walk(policy, seed, steps=7):
 
 
 def raw(server, **settings):
-    return connect(server.url, compression=None, max_size=2**26, proxy=None, **settings)
+    patient = {"open_timeout": WAIT, "ping_interval": None}
+    return connect(server.url, compression=None, max_size=2**26, proxy=None, **patient, **settings)
 
 
+def receive(connection):
+    return unpack(connection.recv(timeout=WAIT))
+
+
+@functools.cache
+def loaded(checkpoint):
+    return load_policy(checkpoint, CPU)
+
+
+@functools.cache
 def expected_actions(checkpoint, seed, steps=7):
     """The same episode computed without a server, from the definition: windows of To steps, chunks of execute_steps."""
-    policy, encoder, recorded = load_policy(checkpoint, CPU)
+    policy, encoder, recorded = loaded(checkpoint)
     config, shapes = recorded.config.policy, recorded.spec.features
     generator = torch.Generator().manual_seed(seed)
     seen, executed = [], []
     while len(executed) < steps:
         seen = [make_observation(100 * seed + step) for step in range(len(executed) + 1)]
         window = [seen[max(0, len(seen) - config.observation_steps + i)] for i in range(config.observation_steps)]
+        # Both cameras in one call, as the server encodes them: kernels round otherwise for other batch sizes.
+        encoded = [
+            encoder.encode_cameras({camera: torch.from_numpy(step[f"{camera}_image"])[None] for camera in shapes})
+            for step in window
+        ]
         rows = {
-            camera: torch.stack(
-                [shape.flatten(encoder(torch.from_numpy(step[f"{camera}_image"])[None]))[0].half() for step in window]
-            )[None]
+            camera: torch.stack([shape.flatten(features[camera])[0].half() for features in encoded])[None]
             for camera, shape in shapes.items()
         }
         proprioception = np.stack([np.concatenate([step["position"], step["gripper"]]) for step in window])
@@ -136,27 +160,27 @@ def expected_actions(checkpoint, seed, steps=7):
 
 @pytest.mark.parametrize("name", ["bc", "bc_transformer", "diffusion_unet"])
 def test_remote_actions_are_those_of_the_policy(checkpoints, runners, name):
-    with running(runners[name]) as server, RemotePolicy(server.url) as policy:
+    with running(runners[name]) as server, remote(server) as policy:
         assert policy.info["policy"] == name
         for seed in (3, 4):
-            np.testing.assert_allclose(walk(policy, seed), expected_actions(checkpoints[name], seed), rtol=0, atol=1e-6)
+            np.testing.assert_allclose(walk(policy, seed), expected_actions(checkpoints[name], seed), **ROUNDING)
 
 
 def test_two_clients_at_once_get_what_each_would_get_alone(runners):
     with running(runners["diffusion_unet"]) as server:
-        with RemotePolicy(server.url) as policy:
+        with remote(server) as policy:
             alone = {seed: walk(policy, seed) for seed in (1, 2)}
         together = {}
 
         def run(seed):
-            with RemotePolicy(server.url) as policy:
+            with remote(server) as policy:
                 together[seed] = walk(policy, seed)
 
         threads = [threading.Thread(target=run, args=(seed,)) for seed in (1, 2)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(WAIT)
     for seed in (1, 2):
         np.testing.assert_array_equal(together[seed], alone[seed])
     assert not np.array_equal(alone[1], alone[2])
@@ -187,8 +211,10 @@ def test_requests_that_wait_together_give_the_same_actions_batched(tmp_path, mon
         return made
 
     single, batched = make(True), make(False)
-    for one, other in zip(single.act(requests(single)), batched.act(requests(batched)), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-3)
+    ones, others = single.act(requests(single)), batched.act(requests(batched))
+    # Features rounded to float16 may differ by one step; another client's actions differ by far more.
+    np.testing.assert_allclose(others, ones, rtol=0, atol=5e-3)
+    assert min(np.abs(ones[i] - ones[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.05
     assert calls == {True: [1, 1, 1], False: [2, 1]}  # one call for each size
 
 
@@ -242,18 +268,18 @@ def malformed():
 
 
 def test_a_thousand_malformed_messages_are_answered_and_disturb_nobody(runners):
-    with running(runners["bc"]) as server, RemotePolicy(server.url) as policy:
+    with running(runners["bc"]) as server, remote(server) as policy:
         before = walk(policy, 1)
         with raw(server) as connection:
-            unpack(connection.recv(timeout=10))
+            receive(connection)
             errors = 0
             for message in malformed():
                 connection.send(message)
-                answer = unpack(connection.recv(timeout=10))
+                answer = receive(connection)
                 errors += answer["type"] == "error"
                 assert answer["type"] in ("error", "ready", "actions")
             connection.send("text")
-            assert unpack(connection.recv(timeout=10)) == {
+            assert receive(connection) == {
                 "type": "error",
                 "message": "text where bytes were expected",
             }
@@ -264,16 +290,16 @@ def test_a_thousand_malformed_messages_are_answered_and_disturb_nobody(runners):
 def test_errors_say_what_was_expected(runners):
     def ask(connection, message):
         connection.send(pack(message))
-        return unpack(connection.recv(timeout=10))["message"]
+        return receive(connection)["message"]
 
     observation = make_observation(0)
     act = {"type": "act", "observations": [observation], "executed": np.zeros((0, 4)), "steps": 0}
     with running(runners["bc"]) as server, raw(server) as connection:
-        unpack(connection.recv(timeout=10))
+        receive(connection)
         assert ask(connection, act) == "act before reset"
         assert "unknown message type 'stop'; choices: reset, act" in ask(connection, {"type": "stop"})
         connection.send(pack({"type": "reset", "seed": 0}))
-        assert unpack(connection.recv(timeout=10)) == {"type": "ready"}
+        assert receive(connection) == {"type": "ready"}
         without = {key: value for key, value in observation.items() if key != "wrist_image"}
         assert "expected ['agentview_image', 'gripper', 'position', 'wrist_image']" in ask(
             connection, {**act, "observations": [without]}
@@ -288,11 +314,11 @@ def test_errors_say_what_was_expected(runners):
 
 
 def test_a_client_that_dies_in_the_middle_of_a_message_harms_nobody(runners):
-    with running(runners["bc"]) as server, RemotePolicy(server.url) as policy:
+    with running(runners["bc"]) as server, remote(server) as policy:
         before = walk(policy, 1)
         for cut in (1, 5, 30):
             connection = raw(server).__enter__()
-            unpack(connection.recv(timeout=10))
+            receive(connection)
             payload = pack({"type": "act", "observations": [make_observation(0)]})
             frame = b"\x82\xff" + len(payload).to_bytes(8, "big") + b"\0\0\0\0" + payload
             connection.socket.sendall(frame[:cut])
@@ -302,12 +328,13 @@ def test_a_client_that_dies_in_the_middle_of_a_message_harms_nobody(runners):
 
 
 def test_an_oversized_message_ends_its_own_connection_only(runners):
-    with running(runners["bc"], max_megabytes=1) as server, RemotePolicy(server.url) as policy:
+    with running(runners["bc"], max_megabytes=1) as server, remote(server) as policy:
         with raw(server) as connection:
-            unpack(connection.recv(timeout=10))
-            connection.send(bytes(2**20 + 1))
+            receive(connection)
+            # The size that the header names is enough.
+            connection.socket.sendall(b"\x82\xff" + (2**20 + 1).to_bytes(8, "big") + b"\0\0\0\0")
             with pytest.raises(ConnectionClosed) as closed:
-                connection.recv(timeout=10)
+                connection.recv(timeout=WAIT)
             assert closed.value.rcvd.code == 1009
         assert len(walk(policy, 1)) == 7
 
@@ -318,16 +345,17 @@ def test_wrong_or_missing_token_is_refused(runners, headers):
         with pytest.raises(InvalidStatus) as refused, raw(server, additional_headers=headers):
             pass
         assert refused.value.response.status_code == 401
-        with RemotePolicy(server.url, token="right") as policy:
+        with remote(server, token="right") as policy:
             assert len(walk(policy, 0)) == 7
 
 
-def test_client_reports_a_refused_token_at_once(runners):
-    with running(runners["bc"], token="right") as server:
-        start = time.monotonic()
-        with pytest.raises(RefusedError, match="refuses the token"):
-            RemotePolicy(server.url, token="wrong", patience=30)
-        assert time.monotonic() - start < 10
+def test_client_reports_a_refused_token_at_once(runners, monkeypatch):
+    attempts = []
+    connect = client_module.connect
+    monkeypatch.setattr(client_module, "connect", lambda *a, **k: attempts.append(a) or connect(*a, **k))
+    with running(runners["bc"], token="right") as server, pytest.raises(RefusedError, match="refuses the token"):
+        remote(server, token="wrong")
+    assert len(attempts) == 1
 
 
 def test_web_pages_cannot_reach_the_server(runners):
@@ -337,18 +365,26 @@ def test_web_pages_cannot_reach_the_server(runners):
         assert refused.value.response.status_code == 403
 
 
-def test_an_address_that_others_can_reach_needs_a_token(runners):
+def test_an_address_that_others_can_reach_needs_a_token(runners, monkeypatch):
     for host in ("0.0.0.0", "::"):
         with pytest.raises(ConfigError, match="needs a token"):
             PolicyServer(runners["bc"], ServeConfig(checkpoint="toy", host=host))
     assert is_loopback("127.0.0.1")
-    assert is_loopback("localhost")
     assert not is_loopback("0.0.0.0")
     PolicyServer(runners["bc"], ServeConfig(checkpoint="toy", host="0.0.0.0"), token="secret")
+    names = {
+        "inside": ("127.0.0.1", "::1"),
+        "outside": ("127.0.0.1", "192.168.1.2"),
+    }  # what names mean is the machine's
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, port: [(None, None, None, "", (address, 0)) for address in names[host]]
+    )
+    assert is_loopback("inside")
+    assert not is_loopback("outside")
 
 
 def test_clients_beyond_the_limit_are_refused(runners):
-    with running(runners["bc"], max_clients=1) as server, RemotePolicy(server.url):
+    with running(runners["bc"], max_clients=1) as server, remote(server):
         with pytest.raises(InvalidStatus) as refused, raw(server):
             pass
         assert refused.value.response.status_code == 503
@@ -356,12 +392,13 @@ def test_clients_beyond_the_limit_are_refused(runners):
 
 def test_a_slow_client_is_dropped_and_does_not_slow_the_others(runners):
     with running(runners["bc"], idle_seconds=1.0) as server, raw(server) as slow:
-        unpack(slow.recv(timeout=10))
-        slow.socket.sendall(b"\x82\xff" + (10**6).to_bytes(8, "big") + b"\0\0\0\0" + bytes(100))  # and never the rest
-        with RemotePolicy(server.url) as policy:
+        receive(slow)
+        with contextlib.suppress(OSError):  # dropped already, where this took more than a second
+            slow.socket.sendall(b"\x82\xff" + (10**6).to_bytes(8, "big") + b"\0\0\0\0" + bytes(100))  # never the rest
+        with remote(server) as policy:
             assert len(walk(policy, 1)) == 7
         with pytest.raises(ConnectionClosed) as closed:
-            slow.recv(timeout=10)
+            slow.recv(timeout=WAIT)
         assert closed.value.rcvd.code == 1001
 
 
@@ -376,47 +413,59 @@ def test_a_client_that_takes_no_answers_is_dropped(runners):
             self.closed = code
 
     server, deaf = PolicyServer(runners["bc"], ServeConfig(checkpoint="toy", timeout=0.05)), Deaf()
-    asyncio.run(asyncio.wait_for(server._converse(deaf), 10))
+    asyncio.run(asyncio.wait_for(server._converse(deaf), WAIT))
     assert deaf.closed == 1001
     assert server._clients == 0
 
 
 @pytest.mark.parametrize("name", ["bc", "bc_transformer"])
 def test_the_episode_goes_on_after_a_restart_of_the_server(checkpoints, runners, name):
-    server = Running(runners[name])
-    policy = RemotePolicy(server.url, patience=20)
+    server, servers, attempts = Running(runners[name]), [], []
+    policy = remote(server)
+    connect = policy._connect
+
+    def restart_and_connect():
+        attempts.append(None)
+        if len(attempts) == 2:  # the first attempt finds nobody
+            servers.append(Running(runners[name], port=server.port))
+        connect()
+
+    policy._connect = restart_and_connect
     try:
         policy.reset(5)
         actions = [policy.step(make_observation(500 + step)) for step in range(3)]
         server.stop()
-        restart = threading.Timer(0.5, lambda: servers.append(Running(runners[name], port=server.port)))
-        servers = []
-        restart.start()
         actions += [policy.step(make_observation(500 + step)) for step in range(3, 7)]
-        restart.join()
+        assert len(servers) == 1
         # A deterministic policy cannot tell: history and past actions came along.
-        np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints[name], 5), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints[name], 5), **ROUNDING)
     finally:
         policy.close()
         for other in servers:
             other.stop()
 
 
-def test_client_gives_up_after_its_patience():
+def test_client_gives_up_after_its_patience(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(client_module, "time", SimpleNamespace(monotonic=lambda: sum(pauses), sleep=pauses.append))
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        start = time.monotonic()
-        with pytest.raises(UnreachableError, match="did not answer for 1"):
-            RemotePolicy(f"ws://127.0.0.1:{unused.getsockname()[1]}", patience=1.0)
-        assert time.monotonic() - start < 5
+        with pytest.raises(UnreachableError, match="did not answer for 30"):
+            RemotePolicy(f"ws://127.0.0.1:{unused.getsockname()[1]}", patience=30.0)
+    assert 25 < sum(pauses) <= 30
+    assert pauses == sorted(pauses)  # ever more rarely
+
+
+def fail(*_):
+    raise RuntimeError("out of torque")
 
 
 def test_a_failure_of_the_policy_is_answered_and_survived(checkpoints):
     runner = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
     act, failures = runner.act, [True]
-    with running(runner) as server, RemotePolicy(server.url) as policy:
-        runner.act = lambda requests: act(requests) if not failures or not failures.pop() else 1 / 0
-        with pytest.raises(RefusedError, match="the policy failed: division by zero"):
+    with running(runner) as server, remote(server) as policy:
+        runner.act = lambda requests: act(requests) if not failures or not failures.pop() else fail()
+        with pytest.raises(RefusedError, match="the policy failed: out of torque"):
             policy.step(make_observation(0))
         assert len(walk(policy, 1)) == 7
 
@@ -425,33 +474,33 @@ def test_a_failure_of_the_policy_is_answered_and_survived(checkpoints):
 def test_a_step_that_failed_can_be_taken_again(checkpoints, monkeypatch, failing):
     runner = EpisodeRunner(*load_policy(checkpoints["bc"], CPU), CPU)
     predict = runner._inference.predict
-    with running(runner) as server, RemotePolicy(server.url) as policy:
+    with running(runner) as server, remote(server) as policy:
         policy.reset(1)
         actions = []
         for step in range(7):
             if step == failing:  # when the server has taken the step in already
-                monkeypatch.setattr(runner._inference, "predict", lambda *_: 1 / 0)
+                monkeypatch.setattr(runner._inference, "predict", fail)
                 for wrong in (50, 51):
-                    with pytest.raises(RefusedError, match="division by zero"):
+                    with pytest.raises(RefusedError, match="out of torque"):
                         policy.step(make_observation(wrong))
                 monkeypatch.setattr(runner._inference, "predict", predict)
             actions.append(policy.step(make_observation(100 + step)))
-    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 1), **ROUNDING)
 
 
 def test_an_observation_that_was_refused_is_forgotten(checkpoints, runners):
-    with running(runners["bc"]) as server, RemotePolicy(server.url) as policy:
+    with running(runners["bc"]) as server, remote(server) as policy:
         policy.reset(1)
         for _ in range(2):
             with pytest.raises(RefusedError, match="expected uint8"):
                 policy.step({**make_observation(0), "wrist_image": np.zeros((64, 64), np.uint8)})
         actions = [policy.step(make_observation(100 + step)) for step in range(7)]
-    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc"], 1), **ROUNDING)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["connected", "connection lost"])
 def test_a_driver_that_fills_the_same_arrays_again_changes_no_history(checkpoints, runners, lost):
-    with running(runners["bc_transformer"]) as server, RemotePolicy(server.url) as policy:
+    with running(runners["bc_transformer"]) as server, remote(server) as policy:
         policy.reset(1)
         buffer, actions = make_observation(0), []
         for step in range(7):
@@ -460,11 +509,11 @@ def test_a_driver_that_fills_the_same_arrays_again_changes_no_history(checkpoint
             if lost:
                 policy._drop()
             actions.append(policy.step(buffer))
-    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc_transformer"], 1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.stack(actions), expected_actions(checkpoints["bc_transformer"], 1), **ROUNDING)
 
 
 def test_observations_given_to_act_are_remembered_as_they_were(checkpoints, runners):
-    with running(runners["bc"]) as server, RemotePolicy(server.url) as policy:
+    with running(runners["bc"]) as server, remote(server) as policy:
         actions = {}
         for overwritten in (False, True):
             policy.reset(1)
@@ -478,7 +527,7 @@ def test_observations_given_to_act_are_remembered_as_they_were(checkpoints, runn
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WAIT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -491,26 +540,26 @@ def test_what_clients_that_left_have_asked_for_is_not_computed(checkpoints):
     def slow(requests):
         computed.append(len(requests))
         busy.set()
-        assert go_on.wait(20)
+        assert go_on.wait(WAIT)
         return act(requests)
 
-    with running(runner) as server, RemotePolicy(server.url) as first, RemotePolicy(server.url) as second:
+    with running(runner) as server, remote(server) as first, remote(server) as second:
         runner.act = slow
         threads = [threading.Thread(target=policy.step, args=(make_observation(0),)) for policy in (first, second)]
         threads[0].start()
-        assert busy.wait(10)
+        assert busy.wait(WAIT)
         message = {"type": "act", "observations": [make_observation(0)], "executed": np.zeros((0, 4)), "steps": 0}
         for _ in range(3):
             with raw(server) as connection:
-                unpack(connection.recv(timeout=10))
+                receive(connection)
                 connection.send(pack({"type": "reset", "seed": 0}))
-                unpack(connection.recv(timeout=10))
+                receive(connection)
                 connection.send(pack(message))
         threads[1].start()
         wait_until(lambda: server.server._queue.qsize() == 4 and server.server._clients == 2)
         go_on.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(WAIT)
     assert computed == [1, 1]
 
 
@@ -537,12 +586,12 @@ def test_a_server_ends_while_it_computes_for_a_client(checkpoints):
     server = Running(runner)
     runner.act = lambda requests: (started.set(), time.sleep(1))
     with raw(server) as connection:
-        unpack(connection.recv(timeout=10))
+        receive(connection)
         connection.send(pack({"type": "reset", "seed": 0}))
-        connection.recv(timeout=10)
+        connection.recv(timeout=WAIT)
         act = {"type": "act", "observations": [make_observation(0)], "executed": np.zeros((0, 4)), "steps": 0}
         connection.send(pack(act))
-        assert started.wait(10)
+        assert started.wait(WAIT)
         server.stop()
 
 
@@ -580,7 +629,7 @@ def test_the_client_is_one_file_that_needs_neither_torch_nor_this_package(tmp_pa
     )
     with running(runners["bc"]) as server:
         done = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path), server.url], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", script, str(tmp_path), server.url], capture_output=True, text=True, timeout=WAIT
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(4,)"
@@ -597,6 +646,10 @@ def test_the_documented_client_drives_a_robot(runners):
             executed.append(action)
 
     with running(runners["bc"]) as server:
-        code = snippet("deployment.md", "python", "RemotePolicy").replace("8765", str(server.port))
+        code = (
+            snippet("deployment.md", "python", "RemotePolicy")
+            .replace("8765", str(server.port))
+            .replace("range(200)", "range(20)")
+        )
         exec(code, {"robot": Robot()})
-    assert len(executed) == 200
+    assert len(executed) == 20
