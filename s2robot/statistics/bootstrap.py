@@ -63,7 +63,11 @@ def hierarchical_bootstrap(
     states = _state_counts(values.shape[1], resamples, seed)
     # Deviations of states are taken within training seeds: a seed that misses states must not shift them.
     by_state = np.nanmean(values - np.nanmean(values, axis=1, keepdims=True), axis=0)
-    draws = np.nanmean(values) + _mean_over(states, by_state) + _seed_deviations(values, resamples, [seed, 1])
+    draws = (
+        np.nanmean(values)
+        + _sum_over(states, by_state) / len(by_state)
+        + _seed_deviations(values, resamples, [seed, 1])
+    )
     return _percentile_interval(draws, confidence, lowest=0)
 
 
@@ -96,12 +100,26 @@ def paired_bootstrap(
     value = float(treated.mean() - base.mean())
     if pseudo_states:
         base, treated = _append_states(base, (1.0, 0.0)), _append_states(treated, (0.0, 1.0))
-    states = _state_counts(base.shape[1], resamples, seed)
-    draws = _mean_over(states, treated.mean(axis=0) - base.mean(axis=0))
-    draws += _seed_deviations(treated, resamples, [seed, 1]) - _seed_deviations(base, resamples, [seed, 2])
+    draws, denominator = _paired_draws(base, treated, resamples, seed)
     tails = ((draws <= 0).sum() + 1, (draws >= 0).sum() + 1)
     pvalue = min(1.0, 2 * min(tails) / (resamples + 1))
-    return Difference(value, _percentile_interval(draws, confidence, lowest=-1), float(pvalue))
+    return Difference(value, _percentile_interval(draws / denominator, confidence, lowest=-1), float(pvalue))
+
+
+def _paired_draws(base: FloatArray, treated: FloatArray, resamples: int, seed: int) -> tuple[FloatArray, int]:
+    """Redrawn differences as numerators [resamples] over one denominator, all of them whole numbers.
+
+    A draw without a difference is then 0 on every processor. Means over three training seeds would be rounded to one
+    side of 0 or the other, and the p-value counts sides.
+    """
+    redrawn = max(1, len(base) - 1), max(1, len(treated) - 1)
+    states = _state_counts(base.shape[1], resamples, seed)
+    draws = _sum_over(states, len(base) * treated.sum(axis=0) - len(treated) * base.sum(axis=0)) * math.prod(redrawn)
+    for outcomes, stream, weight in ((treated, 1, len(base) * redrawn[0]), (base, 2, -len(treated) * redrawn[1])):
+        solved = outcomes.sum(axis=1)
+        counts = _seed_counts(len(solved), resamples, [seed, stream])
+        draws += weight * (len(solved) * (counts @ solved) - max(1, len(solved) - 1) * solved.sum())
+    return draws, base.size * len(treated) * math.prod(redrawn)
 
 
 @lru_cache(maxsize=1)
@@ -124,17 +142,22 @@ def _draw_counts(rng: np.random.Generator, n: int, draws: int, resamples: int) -
     return counts
 
 
-def _mean_over(states: Float32Array, values: FloatArray) -> FloatArray:
-    """Mean of one value per state over each draw of states: [resamples]."""
-    return (states @ values.astype(np.float32)).astype(np.float64) / states.shape[1]
+def _sum_over(states: Float32Array, values: FloatArray) -> FloatArray:
+    """Sum of one value per state over each draw of states: [resamples]; exact for whole numbers."""
+    exact = np.float32 if states.shape[1] * np.abs(values).max() < 2**24 else np.float64
+    return (states @ values.astype(exact)).astype(np.float64)
 
 
 def _seed_deviations(outcomes: FloatArray, resamples: int, stream: list[int]) -> FloatArray:
     """Mean over redrawn training seeds less the mean over all: [resamples]; zero for a single one."""
     rates = np.nanmean(outcomes, axis=1)
-    draws = max(1, len(rates) - 1)
-    counts = _draw_counts(np.random.default_rng(stream), len(rates), draws, resamples)
-    return counts.astype(np.float64) @ (rates - rates.mean()) / draws
+    return _seed_counts(len(rates), resamples, stream) @ (rates - rates.mean()) / max(1, len(rates) - 1)
+
+
+def _seed_counts(seeds: int, resamples: int, stream: list[int]) -> FloatArray:
+    """How often each training seed is drawn: [resamples, seeds]; of S seeds S - 1 are, of a single one it."""
+    counts = _draw_counts(np.random.default_rng(stream), seeds, max(1, seeds - 1), resamples)
+    return counts.astype(np.float64)
 
 
 def _percentile_interval(draws: FloatArray, confidence: float, lowest: float) -> Interval:
