@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -68,3 +71,27 @@ def write_dataset(path: Path, lengths: tuple[int, ...] = (7, 40, 1, 30)) -> Path
         for seed, length in enumerate(lengths):
             writer.add(make_episode(length, seed))
     return path
+
+
+@lru_cache
+def _encoders_of_ffmpeg() -> str:
+    import imageio_ffmpeg
+
+    try:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-encoders"]
+    except RuntimeError:  # this machine has no ffmpeg
+        return ""
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def needs_films() -> None:
+    """Skip the test where films of rollouts cannot be made: some builds of ffmpeg lack the encoder, for its licence."""
+    if "libx264" not in _encoders_of_ffmpeg():
+        pytest.skip("imageio's ffmpeg has no encoder libx264 here")
+
+
+def needs_videos() -> None:
+    """As `needs_films`, for the videos of LeRobot's data sets."""
+    av = pytest.importorskip("av", reason="av is not installed (pip install -e '.[dev]')")
+    if "libx264" not in av.codecs_available:
+        pytest.skip("PyAV has no encoder libx264 here")

@@ -3,8 +3,9 @@
 apt-get install --no-install-recommends slurmctld slurmd slurm-client munge
 """
 
-import getpass
 import os
+import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -12,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+T = TypeVar("T")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 # No accounting, and no control groups: neither is needed to run a job, and each is a service of its own.
 SLURM_CONF = """
@@ -55,7 +58,7 @@ def slurm_cluster(folder: Path) -> Iterator[None]:
     """SLURM's daemons with a configuration of their own, and the environment variables that lead its programs to them.
 
     Raises:
-        FileNotFoundError: SLURM is not installed.
+        FileNotFoundError: SLURM is not installed, or the user of this process has no name, which SLURM asks for.
     """
     path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
     if missing := [program for program in PROGRAMS if not shutil.which(program, path=path)]:
@@ -66,30 +69,64 @@ def slurm_cluster(folder: Path) -> Iterator[None]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
     conf = folder / "slurm.conf"
-    user, host = getpass.getuser(), socket.gethostname().split(".")[0]
-    conf.write_text(SLURM_CONF.format(folder=folder, host=host, user=user, ports=free_ports(2), cpus=os.cpu_count()))
+    user, host, ports = user_name(), socket.gethostname().split(".")[0], free_ports(2)
+    conf.write_text(SLURM_CONF.format(folder=folder, host=host, user=user, ports=ports, cpus=processors(path)))
     files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed", "log-file": "log"}
+    munge = ["munged", "--foreground", "--force", *(f"--{name}={folder}/munge.{end}" for name, end in files.items())]
     daemons = [
-        ["munged", "--foreground", "--force", *(f"--{name}={folder}/munge.{end}" for name, end in files.items())],
-        ["slurmctld", "-D", "-f", str(conf)],
-        ["slurmd", "-D", "-f", str(conf)],
+        (munge, (folder / "munge.socket").is_socket),
+        (["slurmctld", "-D", "-f", str(conf)], lambda: listens(ports[0])),
+        (["slurmd", "-D", "-f", str(conf)], lambda: listens(ports[1])),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", path)
         patch.setenv("SLURM_CONF", str(conf))
         running: list[subprocess.Popen] = []
         try:
-            for daemon in daemons:
-                with (folder / f"{daemon[0]}.out").open("w") as log:
-                    running.append(subprocess.Popen(daemon, stdout=log, stderr=subprocess.STDOUT))
-                time.sleep(1)
-            until(lambda: "idle" in output("sinfo", "--noheader", "--format=%T"), 30)
+            for daemon, ready in daemons:
+                log = folder / f"{daemon[0]}.out"
+                with log.open("w") as file:
+                    running.append(subprocess.Popen(daemon, stdout=file, stderr=subprocess.STDOUT))
+                until(lambda: ready() or running[-1].poll() is not None, 120)  # noqa: B023  # called here and now
+                assert running[-1].poll() is None, f"{daemon[0]} ended: {log.read_text()}"
+            until(lambda: "idle" in output("sinfo", "--noheader", "--format=%T"), 120)
             yield
         finally:
             subprocess.run(["scancel", "--user", user], check=False)  # a failed test may have left some
             for process in reversed(running):
-                process.terminate()
-                process.wait(timeout=30)
+                end(process)
+
+
+def user_name() -> str:
+    """The name of this process's user, whatever the environment variables say."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        raise FileNotFoundError(f"user {os.getuid()} has no name (no entry in /etc/passwd)") from None
+
+
+def processors(path: str) -> int:
+    """As many as SLURM finds here: it takes a node out of service that has fewer than its configuration says."""
+    program = shutil.which("slurmd", path=path)
+    told = subprocess.run([program, "-C"], check=False, stdout=subprocess.PIPE, text=True).stdout if program else ""
+    found = re.search(r"\bCPUs=(\d+)", told)
+    return int(found[1]) if found else os.cpu_count() or 1
+
+
+def listens(port: int) -> bool:
+    """Whether something on this machine takes connections at the port."""
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ask a process to end, and make it if it does not."""
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def output(*command: str) -> str:
@@ -97,9 +134,10 @@ def output(*command: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def until(condition: Callable[[], object], seconds: float) -> None:
-    """Wait for the condition."""
+def until(condition: Callable[[], T], seconds: float) -> T:
+    """Wait for the condition; return what made it true."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"not so after {seconds} s"
         time.sleep(0.1)
+    return found

@@ -5,7 +5,6 @@ import itertools
 import json
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 from report_results import make_results, write_results
 from toy_benchmark import collect_toys, make_toys, run_toys, toy_config, toy_facts
@@ -30,7 +29,6 @@ from s2robot.config import (
 from s2robot.config.benchmark import CONTROLS
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import ConfigError, WeightsError
-from s2robot.report import write_report
 from s2robot.report.contrasts import compare_all
 from s2robot.report.load import load_arms
 from s2robot.report.plan import load_plan
@@ -250,6 +248,16 @@ def test_the_detectable_difference_shrinks_with_episodes():
     assert "apart from no higher rate" in power_sentence(10, 1, 0.8)
 
 
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory):
+    """Output of the toy's two arms, run two episodes at a time."""
+    output = tmp_path_factory.mktemp("raced")
+    config = toy_config(output, training_seeds=[0], episodes=4, videos=0)
+    config.sequential.batch = 2
+    run_toys(config)
+    return output
+
+
 @pytest.fixture
 def fake_results(tmp_path):
     """Write outcomes of a cell as the runner would."""
@@ -297,17 +305,14 @@ def test_what_decides_a_race_alone_does_not_decide_it_among_three(tmp_path, fake
     assert not is_decided(config, tmp_path, races, race)
 
 
-def test_a_sequential_benchmark_stops_early_and_its_report_says_so(tmp_path):
-    config = toy_config(tmp_path, training_seeds=[0], episodes=4, videos=0)
-    config.sequential.batch = 2
-    run_toys(config)
-    document = json.loads((tmp_path / "benchmark.json").read_text())
+def test_a_sequential_benchmark_stops_early_and_its_report_says_so(raced):
+    document = json.loads((raced / "benchmark.json").read_text())
     assert document["sequential"]["decided"] == []  # four states decide nothing
     assert document["sequential"]["contrasts"] == [contrast["name"] for contrast in document["contrasts"]]
-    assert len(list(tmp_path.glob("rollouts/*/*-*/results.json"))) == 2 * 2  # cells × batches
-    text = (tmp_path / "report" / "report.md").read_text()
+    assert len(list(raced.glob("rollouts/*/*-*/results.json"))) == 2 * 2  # cells × batches
+    text = (raced / "report" / "report.md").read_text()
     assert "Sequential stopping: rollouts were added 2 at a time" in text
-    assert "sequential stopping</span>" in (tmp_path / "report" / "report.html").read_text()
+    assert "sequential stopping</span>" in (raced / "report" / "report.html").read_text()
 
 
 def test_what_decides_a_race_is_what_the_report_calls_a_difference(tmp_path):
@@ -392,8 +397,7 @@ def test_calibration_runs_the_base_arm_alone_on_seeds_of_its_own(tmp_path):
     assert "The settings of now are others than those calibrated, for bc" in changed
 
 
-def test_a_report_of_the_toy_reads_the_cells_and_not_the_stages(tmp_path):
-    run_toys(toy_config(tmp_path, scale_sets=[[32]], training_seeds=[0], episodes=2))
-    page = write_report([tmp_path], tmp_path / "again")
-    assert "1 cell in 1 arm" in " ".join(page.read_text().split())
-    assert np.all([path.stat().st_size > 0 for path in (tmp_path / "again").iterdir()])
+def test_a_report_of_the_toy_reads_the_cells_and_not_the_stages(raced):
+    page = (raced / "report" / "report.html").read_text()
+    assert "2 cells in 2 arms" in " ".join(page.split())
+    assert all(path.stat().st_size > 0 for path in (raced / "report").iterdir())

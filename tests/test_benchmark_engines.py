@@ -14,12 +14,17 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import output, slurm_cluster, until
-from test_benchmark_faults import rows
+from test_benchmark_faults import rows as whole_rows
 from toy_benchmark import run_toys, toy_config
 
 pytestmark = pytest.mark.integration
 
 TESTS = str(Path(__file__).parent)
+
+
+def rows(folder: Path) -> list[dict]:
+    """The rows without the machine: a cluster gives its workers another number of threads."""
+    return [{name: value for name, value in row.items() if name != "machine"} for row in whole_rows(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,18 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
+def is_ours(process: int) -> bool:
+    """Whether a process descends from this one: others may run a Ray cluster of their own on this machine."""
+    while process > 1:
+        if process == os.getpid():
+            return True
+        try:
+            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it ended meanwhile
+            return False
+    return False
+
+
 def kill_first_busy_worker(output: Path, killed: list[int]) -> None:
     """Wait until rollouts have begun, then kill a worker that is running a job."""
     deadline = time.monotonic() + 240
@@ -65,7 +82,7 @@ def kill_first_busy_worker(output: Path, killed: list[int]) -> None:
                 name = (process / "cmdline").read_bytes().split(b"\0")[0]
             except OSError:  # it ended meanwhile
                 continue
-            if name.startswith(b"ray::run_job"):  # its agents are called ray::… too
+            if name.startswith(b"ray::run_job") and is_ours(int(process.name)):  # its agents are called ray::… too
                 os.kill(int(process.name), signal.SIGKILL)
                 killed.append(int(process.name))
                 return
@@ -74,7 +91,7 @@ def kill_first_busy_worker(output: Path, killed: list[int]) -> None:
 
 def test_a_ray_cluster_with_a_worker_killed_gives_the_rows_of_the_local_run(cluster, straight, tmp_path):
     killed: list[int] = []
-    killer = threading.Thread(target=kill_first_busy_worker, args=(tmp_path, killed))
+    killer = threading.Thread(target=kill_first_busy_worker, args=(tmp_path, killed), daemon=True)
     killer.start()
     run_toys(toy_config(tmp_path, engine="ray"))
     killer.join()
@@ -86,15 +103,18 @@ def test_a_ray_cluster_with_a_worker_killed_gives_the_rows_of_the_local_run(clus
 def test_a_node_that_dies_costs_nothing_either(cluster, straight, tmp_path):
     ray_cluster, nodes = cluster
 
-    def remove_node() -> None:
-        while not list(tmp_path.glob("rollouts/*/*/episodes.jsonl")):
-            time.sleep(0.05)
-        ray_cluster.remove_node(nodes[0], allow_graceful=False)
+    removed = []
 
-    killer = threading.Thread(target=remove_node)
+    def remove_node() -> None:
+        until(lambda: list(tmp_path.glob("rollouts/*/*/episodes.jsonl")), 240)
+        ray_cluster.remove_node(nodes[0], allow_graceful=False)
+        removed.append(nodes[0])
+
+    killer = threading.Thread(target=remove_node, daemon=True)
     killer.start()
     run_toys(toy_config(tmp_path, engine="ray"))
-    killer.join()
+    killer.join(timeout=60)
+    assert removed, "no node was removed"
     assert rows(tmp_path) == rows(straight)
 
 
@@ -120,14 +140,22 @@ def check(folder: Path, straight: Path) -> None:
 def preempt_a_running_job(folder: Path) -> None:
     """Send what SLURM sends a job whose time is up or whose place is wanted; submitit then asks to be queued again."""
     until(lambda: list(folder.glob("rollouts/*/*/episodes.jsonl")), 240)
-    job = output("squeue", "--noheader", "--states=RUNNING", "--array", "--format=%i").split()[-1]
+    running = ["squeue", "--noheader", "--states=RUNNING", "--array", "--format=%i"]
+    job = until(lambda: output(*running).split(), 60)[-1]
+    restarts = ["squeue", "--noheader", "--states=all", "--array", f"--jobs={job}", "--Format=RestartCnt"]
     with subprocess.Popen(["scancel", "--signal=USR2", job]) as scancel:
-        until(lambda: f"Requeued job {job}" in (folder / f"sweep/.submitit/{job}/{job}_0_log.out").read_text(), 60)
-        scancel.kill()  # it would repeat the signal until the job runs again
+        try:
+            until(lambda: int(output(*restarts) or 0) > 0, 120)  # SLURM's own count
+        finally:
+            scancel.kill()  # it would repeat the signal until the job runs again
 
 
 def test_cells_as_submitit_jobs_leave_what_the_local_run_leaves(straight, tmp_path):
-    assert sweep(tmp_path, "submitit_local").wait() == 0
+    jobs = sweep(tmp_path, "submitit_local")
+    try:
+        assert jobs.wait(timeout=600) == 0
+    finally:
+        jobs.kill()
     check(tmp_path, straight)
 
 
@@ -135,7 +163,7 @@ def test_cells_as_slurm_jobs_one_of_them_preempted_leave_what_the_local_run_leav
     jobs = sweep(tmp_path, "submitit_slurm")
     try:
         preempt_a_running_job(tmp_path)
-        assert jobs.wait(timeout=240) == 0
+        assert jobs.wait(timeout=600) == 0
     finally:
         jobs.kill()
     check(tmp_path, straight)

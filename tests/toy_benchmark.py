@@ -1,7 +1,8 @@
 """A benchmark for tests: real training, encoding and rollouts, on a toy task that needs no simulator.
 
 The toy: a bright square lies left or right in the image; moving toward it, which the image alone tells, brings the
-position past 1 and is success. Demonstrations do so.
+position past 1 and is success. Demonstrations do so. Whatever a policy has learned, every third initial state is
+solved by any action and every third by none, so that each cell has both outcomes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from helpers import needs_films
 from vectors import InProcess
 
 from s2robot.benchmark import TaskFacts, run_benchmark
@@ -60,6 +62,7 @@ class Toy(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
+        self._fate = None if seed is None else {0: False, 1: True}.get(seed % 3)
         self._sign = 1.0 if self.np_random.random() < 0.5 else -1.0
         self._image = enlarge(draw(self._sign, self.np_random, self._contrast), self._side)
         self._position, self._steps, self._over = float(self.np_random.uniform(-0.5, 0.5)), 0, False
@@ -76,7 +79,7 @@ class Toy(gymnasium.Env):
             self._position += STEP * float(np.clip(action[0], -1, 1))
             self._steps += 1
             executed += 1
-            success = self._position * self._sign > 1
+            success = self._position * self._sign > 1 if self._fate is None else self._fate
             self._over = success or self._steps == self._horizon
         return self._observation(), 0.0, False, self._steps == self._horizon, self._info(success, executed)
 
@@ -163,5 +166,14 @@ def toy_config(output: Path, **changes: Any) -> BenchmarkConfig:
 
 
 def run_toys(config: BenchmarkConfig) -> Path | None:
-    """Run the benchmark on the toy, two environments side by side."""
+    """Run the benchmark on the toy, two environments side by side; skips the test where films cannot be made."""
+    if config.videos:
+        needs_films()
     return run_benchmark(config, collect_toys, make_toys, 2)
+
+
+def empty_report(folders: list[Path], out: Path) -> Path:
+    """In the place of `write_report`, which takes seconds."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text("")
+    return out / "report.html"
