@@ -89,6 +89,23 @@ def count_machines(machines: Iterable[Mapping[str, Any] | None]) -> list[Machine
     return [{**dict(facts), "episodes": count} for facts, count in counts.items()]
 
 
+def pool_machines(
+    parts: Iterable[tuple[Sequence[Machine], Sequence[Mapping[str, Any]]]],
+) -> tuple[list[Machine], list[dict[str, Any]]]:
+    """Join episodes of several documents, of each its machines and its rows, whose `machine` is a place in that list.
+
+    Returns:
+        The machines of all episodes that ran, counted, and all rows with their places there; None where it is unknown.
+    """
+    found = [
+        (row, None if row.get("machine") is None else {**machines[row["machine"]], "episodes": 1})
+        for machines, rows in parts
+        for row in rows
+    ]
+    kinds = count_machines(machine for row, machine in found if row.get("error") is None)
+    return kinds, [{**row, "machine": machine and place_of(machine, kinds)} for row, machine in found]
+
+
 def place_of(machine: Machine, counted: Sequence[Machine]) -> int:
     """Where a machine is in what `count_machines` made of it and others."""
     return [_facts(kind) for kind in counted].index(_facts(machine))
@@ -102,12 +119,12 @@ def _facts(machine: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted((name, value) for name, value in machine.items() if name != "episodes"))
 
 
-def mixed_machines(machines: Sequence[Mapping[str, Any]]) -> str | None:
-    """What to say of episodes counted together that several kinds of machine ran; None where one did."""
+MIXED = "the episodes were run on several kinds of machine"
+
+
+def mixed_machines(machines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The warning of episodes counted together that several kinds of machine ran; none where one did."""
     if len(machines) < 2:
-        return None
+        return []
     shown = "; ".join(f"{machine_label(machine)} ({_count(machine['episodes'], 'episode')})" for machine in machines)
-    return (
-        f"the episodes were run on {len(machines)} kinds of machine, between which pixels and actions may differ by "
-        f"rounding, so that an episode may end otherwise: {shown}"
-    )
+    return [f"{MIXED}, and by rounding an episode may end otherwise on one than on another: {shown}"]

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from s2robot.machine import (
+    MIXED,
     count_machines,
     differing_facts,
     machine_facts,
     machine_label,
     mixed_machines,
     place_of,
+    pool_machines,
     processor_name,
     with_machine,
 )
@@ -79,9 +81,19 @@ def test_machines_are_counted_and_unknown_ones_left_out():
     assert counted == [{**A, "episodes": 2}, {**B, "episodes": 1}]
     assert count_machines([*counted, *counted]) == [{**A, "episodes": 4}, {**B, "episodes": 2}]
     assert [place_of(machine, counted) for machine in (A, B)] == [0, 1]
-    assert mixed_machines(counted[:1]) is None
-    assert "2 kinds of machine" in mixed_machines(counted)
-    assert "A, AVX2, 2 threads, cpu (2 episodes); B, AVX2, 2 threads, cpu (1 episode)" in mixed_machines(counted)
+    assert mixed_machines(counted[:1]) == []
+    (warning,) = mixed_machines(counted)
+    assert warning.startswith(MIXED)
+    assert "A, AVX2, 2 threads, cpu (2 episodes); B, AVX2, 2 threads, cpu (1 episode)" in warning
+
+
+def test_pooled_episodes_keep_their_machines():
+    first = ([{**A, "episodes": 9}], [{"seed": 0, "machine": 0}, {"seed": 1, "error": "died", "machine": None}])
+    second = ([{**B, "episodes": 9}, {**A, "episodes": 9}], [{"seed": 2, "machine": 1}, {"seed": 3, "machine": 0}])
+    former = ([], [{"seed": 4}])  # of before machines were recorded
+    machines, rows = pool_machines([first, second, former])
+    assert machines == [{**A, "episodes": 2}, {**B, "episodes": 1}]
+    assert [(row["seed"], row["machine"]) for row in rows] == [(0, 0), (1, None), (2, 0), (3, 1), (4, None)]
 
 
 def test_a_list_of_machines_holds_each_once():

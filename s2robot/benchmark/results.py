@@ -16,6 +16,7 @@ from typing import Any
 from s2robot.benchmark.grid import Cell
 from s2robot.benchmark.stages import outcome_settings
 from s2robot.files import locked, write_durably
+from s2robot.machine import MIXED, mixed_machines, pool_machines
 from s2robot.statistics import wilson_interval
 
 RESULTS_FILE = "results.json"
@@ -91,7 +92,9 @@ def _write_results(
     output: Path, cell: Cell, documents: list[dict[str, Any]], films: list[Path], seconds: dict[str, float]
 ) -> None:
     folder = cell_folder(output, cell)
-    episodes = [episode for document in documents for episode in document["episode_results"]]
+    parts = [(document.get("machines", []), document["episode_results"]) for document in documents]
+    machines, episodes = pool_machines(parts)
+    policies = _policies(documents)
     successes, ran = (sum(document[key] for document in documents) for key in ("successes", "episodes"))
     earlier = (read_results(output, cell) or {}).get("stage_seconds", {})
     merged = {
@@ -107,7 +110,15 @@ def _write_results(
         "errors": len(episodes) - ran,
         "success_rate": successes / ran,
         "interval": list(wilson_interval(successes, ran)),
+        "fingerprints": {
+            name: value
+            for name, value in documents[0]["fingerprints"].items()
+            if name != "policy" or len(policies) == 1
+        },
         "episode_results": episodes,
+        "machines": machines,
+        "warnings": [*_joined(documents, "warnings"), *mixed_machines(machines), *_several(policies)],
+        "notes": _joined(documents, "notes"),
         "seconds": round(sum(document["seconds"] for document in documents), 1),
         "videos": list(_link_videos(folder, films, {episode["seed"] for episode in episodes})),
         "ranges": [
@@ -115,12 +126,37 @@ def _write_results(
                 "episodes": len(document["episode_results"]),
                 "latency_ms": document["latency_ms"],
                 "versions": document["versions"],
+                "machines": document.get("machines", []),
+                "policy": document["fingerprints"].get("policy"),
             }
             for document in documents
         ],
         "stage_seconds": {key: round(earlier.get(key, 0.0) + seconds.get(key, 0.0), 3) for key in _STAGES},
     }
     write_durably(folder / RESULTS_FILE, json.dumps(merged, indent=1).encode())
+
+
+def _joined(documents: list[dict[str, Any]], key: str) -> list[str]:
+    """What the ranges say, each sentence once; of mixed machines the whole cell speaks."""
+    said = (sentence for document in documents for sentence in document.get(key, []))
+    return list(dict.fromkeys(sentence for sentence in said if not sentence.startswith(MIXED)))
+
+
+def _policies(documents: list[dict[str, Any]]) -> list[str]:
+    """The different weights that the ranges were run with, as far as they say."""
+    found = (document["fingerprints"].get("policy") for document in documents)
+    return list(dict.fromkeys(policy for policy in found if policy is not None))
+
+
+def _several(policies: list[str]) -> list[str]:
+    """The warning of a cell whose policy was trained again between its ranges of episodes."""
+    if len(policies) < 2:
+        return []
+    weights = ", ".join(policy[:8] for policy in policies)
+    return [
+        f"the episodes were run with {len(policies)} policies of the same settings (weights {weights}): the checkpoint "
+        "was made anew in between, perhaps on another machine, and the success rate is that of no single one"
+    ]
 
 
 def write_parquet(output: Path, cells: Iterable[Cell]) -> Path | None:
@@ -141,7 +177,7 @@ def write_parquet(output: Path, cells: Iterable[Cell]) -> Path | None:
         **dict.fromkeys(("cell", "task", "policy", "backbone", "scales", "readout", "variant"), text),
         **{"demonstrations": whole, "training_seed": whole, "initial_state": whole},
         **{"success": pyarrow.bool_(), "steps": whole, "latency_ms": real, "error": text, "versions": text},
-        **dict.fromkeys(("encoder", "data", "environment"), text),
+        **dict.fromkeys(("encoder", "data", "environment", "machine"), text),
     }
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), buffer)
@@ -159,6 +195,7 @@ def _rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "training_seed": document["training_seed"],
         **{key: fingerprints.get(key) for key in ("encoder", "data", "environment")},
     }
+    machines = [_as_text(machine) for machine in document.get("machines", [])]
     episodes = iter(document["episode_results"])
     for part in document["ranges"]:
         versions = json.dumps(part["versions"], sort_keys=True)
@@ -172,7 +209,12 @@ def _rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "latency_ms": episode.get("latency_ms") or part["latency_ms"],
                 "error": episode.get("error"),
                 "versions": versions,
+                "machine": None if (place := episode.get("machine")) is None else machines[place],
             }
+
+
+def _as_text(machine: dict[str, Any]) -> str:
+    return json.dumps({name: value for name, value in machine.items() if name != "episodes"}, sort_keys=True)
 
 
 def _link_videos(folder: Path, films: list[Path], seeds: set[int]) -> Iterator[dict[str, Any]]:

@@ -27,6 +27,7 @@ from s2robot.encoder import S2Encoder
 from s2robot.evaluation import MakeVectorEnv, evaluate
 from s2robot.files import locked, write_durably
 from s2robot.interfaces import resolve_device
+from s2robot.machine import pool_machines
 from s2robot.training import train
 
 Collect = Callable[[CollectConfig], None]
@@ -272,11 +273,13 @@ def _finished(folder: Path, first: int, stop: int) -> list[tuple[tuple[int, int]
 
 def _clip(document: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
     """The results of those of its episodes whose seeds lie in [start, stop)."""
-    rows = [row for row in document["episode_results"] if start <= row["seed"] < stop]
+    wanted = [row for row in document["episode_results"] if start <= row["seed"] < stop]
+    machines, rows = pool_machines([(document.get("machines", []), wanted)])
     ran = [row for row in rows if row.get("error") is None]
     return {
         **document,
         "episode_results": rows,
+        "machines": machines,
         "successes": sum(row["success"] for row in ran),
         "episodes": len(ran),
         "seconds": document["seconds"] * len(rows) / len(document["episode_results"]),

@@ -91,7 +91,7 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
             "videos": [video for video in log.videos if video["seed"] in filmed],
             "warnings": [
                 *_seed_warnings(config.first_seed),
-                *filter(None, [mixed_machines(results["machines"])]),
+                *mixed_machines(results["machines"]),
                 *(warning for seed, warning in log.warnings.items() if seed in chosen),
             ],
             "notes": list(_renderer_notes(checkpoint.renderers, results["machines"])),

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from s2robot.report.machines import machine_caveats
 from s2robot.report.pairs import Pair, neighbours, planned_pairs
 from s2robot.report.plan import Plan
 from s2robot.report.results import Arm
@@ -212,6 +213,7 @@ def _caveats(
     elif left_out:
         yield f"Only the {states} initial states that all policies met are compared; {left_out} others are left out."
     yield from _differences(baseline, treatment)
+    yield from machine_caveats(baseline, treatment)
     if min(rates) >= 0.95 or max(rates) <= 0.05:
         yield "The task is saturated: at success this close to the limit it hardly tells arms apart."
     if errors := sum(cell.errors for arm in (baseline, treatment) for cell in arm.cells):

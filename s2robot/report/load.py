@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2robot.interfaces import ReportError
+from s2robot.machine import Machine, count_machines, machine_label
 from s2robot.report.plan import former_cells
 from s2robot.report.reading import Reader, find_files, read_json
 from s2robot.report.results import Arm, Cell, Failure, Setting, Video
@@ -80,6 +81,7 @@ def load_cell(path: Path) -> Cell:
     )
     seeds, successes, steps, failures = _episodes(reader)
     latency_ms, versions = _measured(reader)
+    parts = reader.objects("ranges") or [reader]
     return Cell(
         path=path,
         setting=setting,
@@ -96,6 +98,8 @@ def load_cell(path: Path) -> Cell:
         videos=_videos(reader),
         commands=[text for key in ("training_command", "command") if (text := reader.get(key, str, ""))],
         versions=versions,
+        machines=count_machines(machine for part in parts for machine in _machines(part)),
+        policies=_policies(reader),
         fingerprints=fingerprints,
     )
 
@@ -137,6 +141,33 @@ def _measured(reader: Reader) -> tuple[float | None, dict[str, tuple[str, ...]]]
     return latency, {name: tuple(sorted(found)) for name, found in versions.items()}
 
 
+def _machines(part: Reader) -> list[Machine]:
+    """Those of a document or of one of its ranges; none in results of earlier versions."""
+    return [
+        {
+            **{name: value for name, value in row.document.items() if isinstance(value, str | int)},
+            "episodes": row.get("episodes", int),
+        }
+        for row in part.objects("machines")
+    ]
+
+
+def _policies(reader: Reader) -> tuple[str, ...]:
+    """Hashes of the weights, of every range that names them."""
+    whole = reader.get("fingerprints", dict, {}).get("policy")
+    found = [part.get("policy", str, None) for part in reader.objects("ranges")] or [whole]
+    return tuple(sorted({str(policy) for policy in found if policy is not None}))
+
+
+def _elsewhere(first: Cell, second: Cell) -> str:
+    """What may be behind different outcomes of one cell, as far as the results say."""
+    machines = [" and ".join(map(machine_label, cell.machines)) for cell in (first, second)]
+    named = f" ({machines[0]}; {machines[1]})" if all(machines) and machines[0] != machines[1] else ""
+    known = first.policies and second.policies
+    trained = "of a policy trained twice, or " if known and first.policies != second.policies else ""
+    return f"{trained}run on different machines{named}"
+
+
 def _longer(first: Cell, second: Cell) -> Cell:
     """Of two results of one cell the one with more episodes, whose outcomes those of the other must be."""
     shorter, longer = sorted((second, first), key=lambda cell: cell.episode_count)
@@ -144,10 +175,10 @@ def _longer(first: Cell, second: Cell) -> Cell:
     agree = np.array_equal(shorter.successes[here], longer.successes[there])
     if agree and len(shared) == shorter.episode_count:
         return longer
+    what = "other initial states" if agree else f"different outcomes, perhaps {_elsewhere(first, second)}"
     raise ReportError(
-        f"{first.path} and {second.path} are the same cell (training seed {first.training_seed} included) with "
-        f"{'other initial states' if agree else 'different outcomes'}; report one of them, or tell them apart by "
-        '"variant"'
+        f"{first.path} and {second.path} are the same cell (training seed {first.training_seed} included) with {what}; "
+        'report one of them, or tell them apart by "variant"'
     )
 
 

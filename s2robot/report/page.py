@@ -16,6 +16,7 @@ from s2robot.report import wording
 from s2robot.report.aggregates import aggregate, aggregate_label
 from s2robot.report.contrasts import Comparisons
 from s2robot.report.figures import COST_LABELS, curve_figure, difference_figure, facets, success_figure
+from s2robot.report.machines import machine_lines, versions_of
 from s2robot.report.plan import Plan
 from s2robot.report.plots import Look, to_svg
 from s2robot.report.results import Arm, scales_label, setting_label, varying
@@ -58,7 +59,8 @@ def write_page(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, looks:
         cells=[cell for arm in arms for cell in arm.cells],
         video_rows=video_rows,
         videos_left_out=videos_left_out,
-        versions=_versions(arms),
+        versions=[(name, ", ".join(sorted(found))) for name, found in versions_of(arms).items()],
+        machines=machine_lines(arms),
     )
     stream.dump(str(path), encoding="utf-8")
 
@@ -107,13 +109,3 @@ def _task_tables(arms: Sequence[Arm]) -> Iterable[dict[str, Any]]:
             "rows": [[row[i] for i in kept] for row in rows],
             "numeric": [i >= measured or ARM_COLUMNS[i] == "demonstrations" for i in kept],
         }
-
-
-def _versions(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    """Package → all versions that took part."""
-    versions: dict[str, set[str]] = {}
-    for arm in arms:
-        for cell in arm.cells:
-            for name, found in cell.versions.items():
-                versions.setdefault(name, set()).update(found)
-    return [(name, ", ".join(sorted(all_of_it))) for name, all_of_it in sorted(versions.items())]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from s2robot.machine import Machine
 from s2robot.statistics import Interval, hierarchical_bootstrap, wilson_interval
 
 
@@ -100,7 +101,8 @@ class Cell:
         parameters: of the backbone.
         latency_ms: median time of one action call [ms], where measured.
         seconds: wall time of the evaluation [s], where recorded.
-        seeds: evaluation seeds, ascending, int64 [E]; equal seeds are equal initial states.
+        seeds: evaluation seeds, ascending, int64 [E]; equal seeds are equal initial states, and where the same renderer
+            drew them equal pictures.
         successes: bool [E].
         steps: environment steps of each episode, int64 [E].
         failures: episodes that ended in an error of the simulator; they are left out of all other numbers.
@@ -108,6 +110,8 @@ class Cell:
         videos: the filmed episodes whose file exists.
         commands: the commands that trained and evaluated the policy.
         versions: package -> its versions; several where the cell was extended after an upgrade.
+        machines: kinds of machine that ran its episodes, each with their number as `episodes`; empty where unknown.
+        policies: hashes of the weights that its episodes were run with; several where it was trained again in between.
         fingerprints: of the encoder, the data, the environment, and of the settings of policy, readout and training.
     """
 
@@ -126,6 +130,8 @@ class Cell:
     videos: list[Video]
     commands: list[str]
     versions: dict[str, tuple[str, ...]]
+    machines: list[Machine]
+    policies: tuple[str, ...]
     fingerprints: dict[str, str]
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from s2robot.report.contrasts import SIGNIFICANCE, Comparisons, Contrast
+from s2robot.report.machines import renderers
 from s2robot.report.plan import FailedCell
 from s2robot.report.results import Arm, setting_label
 from s2robot.statistics import Interval
@@ -191,6 +192,11 @@ def limits(comparisons: Comparisons, arms: Sequence[Arm]) -> list[str]:
         "counted together."
         for arm in mixed
     ]
+    if len(drawn := renderers(arms)) > 1:
+        notes.append(
+            f"The episodes were rendered by several machines ({'; '.join(drawn)}): pixels may differ by up to 2 of "
+            "255, and each comparison that this touches says so."
+        )
     if errors := sum(cell.errors for arm in arms for cell in arm.cells):
         notes.append(f"Left out everywhere: {plural(errors, 'episode')} in which the simulator failed, twice each.")
     if comparisons.contrasts:
@@ -205,10 +211,12 @@ METHOD = (
     "of the method. From three training seeds that bootstrap knows little of their spread: in simulations its 95% held "
     "the true rate 95 to 99% of the time where training seeds differed by 4 points or less (standard deviation), and "
     "89 to 91% where they differed by 7 to 9.",
-    "Arms are compared on the initial states (evaluation seeds) they share. The difference's interval redraws those "
-    "states, and each arm's training seeds. The p-value is the larger of that bootstrap's and of the exact McNemar "
-    "test (sign-flip test over initial states for several training seeds), Holm-adjusted over all planned contrasts, "
-    "those that await arms or training seeds included; 0.05 or less counts as a difference. Under sequential stopping "
+    "Arms are compared on the initial states (evaluation seeds) they share: an equal seed is an equal initial state "
+    "where the library versions are equal, and equal pixels where the renderer is too. The difference's interval "
+    "redraws those states, and each arm's training seeds. The p-value is the larger of that bootstrap's and of the "
+    "exact McNemar test (sign-flip test over initial states for several training seeds), Holm-adjusted over all "
+    "planned contrasts, those that await arms or training seeds included; 0.05 or less counts as a difference. Under "
+    "sequential stopping "
     "an anytime-valid test (a betting e-process, Waudby-Smith & Ramdas 2024) takes the place of the exact one, and its "
     "interval that of the bootstrap; the contrasts that decided when a benchmark stopped are a family of their own, "
     "adjusted by Bonferroni and held against the level that was stopped at.",
