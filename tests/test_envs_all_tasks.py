@@ -1,17 +1,15 @@
 """What every task promises: gymnasium's contract, seeds that seed, recordings that rebuild the scene."""
 
-import json
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from robosuite_twin import robosuite_twin
 from test_envs_robosuite_env import digest
 
 from s2robot_envs import TASKS, make_env
+from s2robot_envs.pool import run_in_order
 
 pytestmark = pytest.mark.sim
 SETTINGS = {"image_size": 32, "render_mode": None}
@@ -19,13 +17,11 @@ SETTINGS = {"image_size": 32, "render_mode": None}
 
 def digests_of_another_process(steps):
     """Digest of an episode of every task, from a process of its own."""
-    code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_envs_all_tasks import short_digest; from s2robot_envs import TASKS\n"
-        "print(json.dumps({task: short_digest(task, int(sys.argv[2])) for task in TASKS}))"
-    )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(steps)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return {task: future.result() for task, future in run_in_order(digest_of_a_task, steps, TASKS, workers=1)}
+
+
+def digest_of_a_task(steps, task):
+    return short_digest(task, steps)
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +61,9 @@ def test_trajectories_of_fifty_steps_repeat_in_another_process(task, digests_of_
 # One that moves a fixed body at reset, one with two pegs, one with two robots; the others are built alike.
 @pytest.mark.parametrize("task", ["Door", "NutAssemblySquare", "TwoArmTransport"])
 def test_the_recorded_model_and_state_rebuild_the_scene_in_robosuite(task):
-    import robosuite
-
     env = make_env(task, cameras=())
     env.reset(seed=6)
-    args = env.env_args()
-    theirs = robosuite.make(args["env_name"], **args["env_kwargs"])
-    theirs.reset_from_xml_string(env.model_xml())
-    theirs.sim.set_state_from_flattened(env.state())
-    theirs.sim.forward()
-    np.testing.assert_allclose(theirs.sim.data.geom_xpos, env.simulator.sim.data.geom_xpos, atol=1e-9)
-    np.testing.assert_allclose(theirs.sim.data.geom_xmat, env.simulator.sim.data.geom_xmat, atol=1e-9)
-    theirs.close()
+    with robosuite_twin(env) as theirs:
+        np.testing.assert_allclose(theirs.sim.data.geom_xpos, env.simulator.sim.data.geom_xpos, atol=1e-9)
+        np.testing.assert_allclose(theirs.sim.data.geom_xmat, env.simulator.sim.data.geom_xmat, atol=1e-9)
     env.close()

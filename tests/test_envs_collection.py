@@ -63,7 +63,7 @@ def test_collections_are_the_same_for_any_number_of_workers_and_can_be_continued
     parallel = list(collect("Lift", 2, workers=2, env_kwargs=ENV))
     for left, right in zip(alone, parallel, strict=True):
         assert_same(left, right)
-    assert [episode["seed"] for episode in alone] == [0, 1]
+    assert all(episode["seed"] == episode["attempts"] - 1 for episode in alone)
     continued = list(collect("Lift", 1, workers=1, first_attempt=alone[0]["attempts"], env_kwargs=ENV))
     assert_same(continued[0], alone[1])
 
@@ -72,8 +72,10 @@ def test_collections_are_the_same_for_any_number_of_workers_and_can_be_continued
 def test_failed_attempts_are_dropped_but_counted(monkeypatch):
     class EverySecond(experts.LiftExpert):
         def attempt(self, env):
-            if env.info()["seed"] % 2:
-                yield from super().attempt(env)
+            if env.info()["seed"] % 2:  # the cube is in the air for the few steps that a recording needs
+                state = env.state()
+                state[1 + env.simulator.sim.model.get_joint_qpos_addr("cube_joint0")[0] + 2] += 5
+                env.set_state(state)
             yield np.zeros(7, np.float32)
 
     monkeypatch.setitem(experts.EXPERTS, "Lift", EverySecond)

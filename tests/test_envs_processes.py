@@ -132,6 +132,15 @@ def test_all_workers_may_fail_at_once(envs):
     assert envs.reset(seed=[4, 5, 6])[0]["sum"][:, 0].tolist() == [4, 5, 6]
 
 
+def test_a_killed_worker_ends_everything_unless_replacing_was_asked_for():
+    envs = make_envs()
+    envs.reset(seed=[1, 2, 3])
+    os.kill(envs.processes[0].pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"environment 0 \(seed 1\) died with exit code -9"):
+        envs.step(ACTIONS)
+    assert envs.closed
+
+
 def test_failures_end_everything_unless_replacing_was_asked_for(monkeypatch):
     envs = make_envs(timeout=PATIENCE)
     envs.reset(seed=[1, 2, 3])
@@ -148,7 +157,7 @@ def test_failures_end_everything_unless_replacing_was_asked_for(monkeypatch):
 def test_environment_that_cannot_be_made_is_an_error_at_once():
     factories = [Adder, functools.partial(Adder, broken=True)]
     with pytest.raises(WorkerError, match="environment 1 .* raised OSError: no display"):
-        ProcessVectorEnv(factories, "forkserver", on_failure="replace")
+        ProcessVectorEnv(factories, "spawn", on_failure="replace")
 
 
 def test_closing_kills_a_hung_worker(monkeypatch):

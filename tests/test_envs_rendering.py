@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from robosuite_twin import assert_same_picture, robosuite_twin
 
 from s2robot_envs import make_env, rendering
 from s2robot_envs.errors import RenderingError
@@ -52,19 +53,12 @@ def test_cameras_have_their_own_sizes(env):
 
 
 def test_full_is_what_robosuite_draws_turned_upright(full_env):
-    import robosuite
-
     full_env.reset(seed=0)
-    args = full_env.env_args()
-    theirs = robosuite.make(args["env_name"], **args["env_kwargs"])
-    theirs.reset_from_xml_string(full_env.model_xml())
-    theirs.sim.set_state_from_flattened(full_env.state())
-    theirs.sim.forward()
-    for camera in CAMERAS:
-        bottom_up = theirs.sim.render(camera_name=camera, width=96, height=96)
-        np.testing.assert_array_equal(full_env.render_camera(camera), bottom_up[::-1], err_msg=camera)
-        theirs.sim._render_context_offscreen.gl_ctx.make_current()  # robosuite renders and frees in any context
-    theirs.close()
+    with robosuite_twin(full_env) as theirs:
+        for camera in CAMERAS:
+            bottom_up = theirs.sim.render(camera_name=camera, width=96, height=96)
+            assert_same_picture(full_env.render_camera(camera), bottom_up[::-1], camera)
+            theirs.sim._render_context_offscreen.gl_ctx.make_current()  # robosuite renders in any context
 
 
 def test_fast_stays_in_force_after_resets_and_differs_from_full(env, full_env):
@@ -74,7 +68,9 @@ def test_fast_stays_in_force_after_resets_and_differs_from_full(env, full_env):
     np.testing.assert_array_equal(env.reset(seed=3)[0]["agentview_image"], first)
     full = full_env.reset(seed=3)[0]["agentview_image"]
     assert not np.array_equal(full, first)
-    assert np.abs(full.astype(int) - first).mean() < 3  # the same scene all the same
+    # The same scene all the same: 1.5 levels apart here, other scenes of this camera 3.5 to 5.5.
+    apart = [np.abs(full.astype(int) - env.reset(seed=seed)[0]["agentview_image"]).mean() for seed in (3, 4, 5)]
+    assert min(apart) == apart[0] < 5
 
 
 def test_leaving_out_unseen_geometry_changes_no_pixel(env, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from robosuite_twin import assert_same_picture, robosuite_twin
 
 from s2robot_envs import S2RobotEnvError, collect, make_env
 from s2robot_envs.errors import EnvConfigError
@@ -23,18 +24,30 @@ def door():
     return next(collect("Door", 1, workers=1, env_kwargs=CAMERAS))
 
 
+@pytest.fixture(scope="module")
+def door_env():
+    env = make_env("Door", **CAMERAS)
+    yield env
+    env.close()
+
+
 def recording(episode, **scene):
     return Recording("demo_0", episode["states"][:10], **scene)
 
 
-@pytest.mark.parametrize("scene", ["seed", "model_file"])
-def test_replay_gives_the_recorded_observations_bit_for_bit(door, scene):
-    env = make_env("Door", **CAMERAS)
-    replayed = replay_episode(env, recording(door, **{scene: door[scene]}))
-    env.close()
+def test_replay_of_a_seed_gives_the_recorded_observations_bit_for_bit(door, door_env):
+    replayed = replay_episode(door_env, recording(door, seed=door["seed"]))
     np.testing.assert_array_equal(replayed["images"]["agentview"], door["images"]["agentview"][:10])
     for key, values in replayed["proprioception"].items():
         np.testing.assert_array_equal(values, door["proprioception"][key][:10])
+
+
+def test_replay_of_a_model_gives_the_recorded_observations(door, door_env):
+    replayed = replay_episode(door_env, recording(door, model_file=door["model_file"]))
+    # The scene went through text, which rounds; that a picture stays the same to the bit is nobody's promise.
+    assert_same_picture(replayed["images"]["agentview"], door["images"]["agentview"][:10])
+    for key, values in replayed["proprioception"].items():
+        np.testing.assert_allclose(values, door["proprioception"][key][:10], atol=1e-6)
 
 
 def test_results_come_in_order_from_several_processes(door):
@@ -45,16 +58,39 @@ def test_results_come_in_order_from_several_processes(door):
         np.testing.assert_array_equal(replayed["images"]["agentview"], door["images"]["agentview"][i : i + 2])
 
 
-def test_recording_of_robomimic_is_replayed_pixel_for_pixel():
+def robomimics_pictures(env, recording):
+    """What robomimic's `dataset_states_to_obs` makes of a recording: robosuite draws every state."""
+    with robosuite_twin(env) as simulator:
+        simulator.reset_from_xml_string(simulator.edit_model_xml(recording.model_file))
+        simulator.sim.reset()
+        pictures = []
+        for state in recording.states:
+            simulator.sim.set_state_from_flattened(state)
+            simulator.sim.forward()
+            pictures.append(simulator._get_observations(force_update=True)["agentview_image"][::-1])
+    return np.stack(pictures)
+
+
+def test_recording_of_robomimic_is_replayed_as_robomimic_does_it():
     with h5py.File(ROBOMIMIC) as file:
         demo = file["data/demo_1"]
         recorded = {key: demo["obs"][key][:] for key in ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")}
         images = demo["obs/agentview_image"][:]
         theirs = Recording("demo_1", demo["states"][:], model_file=demo.attrs["model_file"])
     env = make_env("Lift", cameras=("agentview",), image_size=images.shape[1], render_profile="full")
+    env.reset(seed=0)
+    expected = robomimics_pictures(env, theirs)
     replayed = replay_episode(env, theirs)
     env.close()
-    np.testing.assert_array_equal(replayed["images"]["agentview"], images)
+    ours = replayed["images"]["agentview"]
+    assert_same_picture(ours, expected)
+    # The file's own pictures are another OpenGL's. Without antialiasing, which changes most, they differ by 5.5 levels.
+    apart = np.abs(images[:, None].astype(int) - ours).mean((2, 3, 4))
+    assert apart.diagonal().mean() < 8
+    steps = np.abs(np.diff(ours.astype(int), axis=0)).mean((1, 2, 3))
+    moving = 1 + np.flatnonzero((steps[:-1] > 3) & (steps[1:] > 3))
+    assert len(moving) > 5
+    np.testing.assert_array_equal(apart.argmin(1)[moving], moving)
     for key, values in recorded.items():
         np.testing.assert_allclose(replayed["proprioception"][key], values, atol=1e-6, err_msg=key)
 

@@ -1,6 +1,3 @@
-import os
-import signal
-
 import numpy as np
 import pytest
 
@@ -82,15 +79,6 @@ def test_the_default_number_of_environments_fits_cores_and_memory(monkeypatch, c
     monkeypatch.setattr("s2robot_envs.vector.available_memory", lambda: gigabytes * 1e9)
     monkeypatch.setattr("s2robot_envs.vector.os.sched_getaffinity", lambda pid: set(range(cores)))
     assert default_num_envs() == expected
-
-
-def test_a_killed_worker_is_reported_with_its_seed():
-    envs = make_vector_env("Lift", 1, **{**SETTINGS, "cameras": ()}, start_method="spawn")
-    envs.reset(seed=[21])
-    os.kill(envs.processes[0].pid, signal.SIGKILL)
-    with pytest.raises(WorkerError, match=r"environment 0 \(seed 21\) died with exit code -9"):
-        envs.step(ZEROS[:1])
-    assert envs.closed
 
 
 def test_an_error_in_a_worker_is_reported_with_its_seed():

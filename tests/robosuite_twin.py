@@ -1,0 +1,50 @@
+"""robosuite's own environment of the same scene, and what can be asked of its pictures."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from s2robot_envs.robosuite_env import RobosuiteEnv
+
+
+@contextmanager
+def robosuite_twin(env: RobosuiteEnv) -> Iterator:
+    """The scene and state of `env` in robosuite, made as `env_args` says, and drawn by the same device.
+
+    robosuite draws in whatever OpenGL context is current: its own, until `env` draws again.
+    """
+    import robosuite
+
+    args = env.env_args()
+    if env.image_sizes:
+        env.render()
+        _share_display()
+    theirs = robosuite.make(args["env_name"], **args["env_kwargs"])
+    try:
+        theirs.reset_from_xml_string(env.model_xml())
+        theirs.sim.set_state_from_flattened(env.state())
+        theirs.sim.forward()
+        yield theirs
+    finally:
+        if env.image_sizes:  # robosuite frees in whatever context is current
+            theirs.sim._render_context_offscreen.gl_ctx.make_current()
+        theirs.close()
+
+
+def _share_display() -> None:
+    """robosuite takes the first EGL device, or a CUDA one; MuJoCo, which we use, takes the first that works."""
+    if os.environ["MUJOCO_GL"] == "egl":
+        import mujoco.egl
+        from robosuite.renderers.context import egl_context
+
+        if egl_context.EGL_DISPLAY is None:  # for the rest of this process
+            egl_context.EGL_DISPLAY = mujoco.egl.EGL_DISPLAY
+
+
+def assert_same_picture(ours: np.ndarray, theirs: np.ndarray, name: str = "") -> None:
+    """The same scene by the same driver: a pixel on an edge may fall to either side, as buffers differ in size."""
+    difference = np.abs(ours.astype(int) - theirs)
+    share = (difference.max(axis=-1) <= 2).mean()
+    assert share >= 0.999, f"{name}: only {share:.2%} of the pixels are the same, largest difference {difference.max()}"
