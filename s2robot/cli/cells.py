@@ -42,7 +42,7 @@ def run_cells(config: BenchmarkConfig) -> Output:
     folder = run_benchmark(config, collect_demonstrations, make_vector_env, num_envs, (S2RobotEnvError,))
     if folder is None:
         return Output(f"cells {config.cells} are done; without cells= the report is written", {"cells": config.cells})
-    return Output(f"{(folder / 'report.md').read_text()}\nreport: {folder}", {"report": str(folder)})
+    return Output(f"{(folder / 'report.md').read_text(encoding='utf-8')}\nreport: {folder}", {"report": str(folder)})
 
 
 def _dry_run(config: BenchmarkConfig, num_envs: int) -> str:
