@@ -1,12 +1,14 @@
 """What is refused before a demonstration is recorded: no expert, no such camera or variant, no weights."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 from toy_benchmark import toy_config
 
 from s2robot.benchmark import check_runnable, make_cells
+from s2robot.benchmark.dry_run import Speeds
 from s2robot.benchmark.results import cell_folder
 from s2robot.benchmark.stages import demonstrations_path, rollouts_folder
 from s2robot.cli import main
@@ -50,8 +52,9 @@ def test_what_cannot_run_is_refused_before_anything_is_written(word, message, dr
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_may_be_missing_in_a_dry_run_alone(tmp_path, capsys, nothing_here):
-    words = [f"output={tmp_path}/out", "backbones=[mvp_base]", "scale_sets=[[224]]"]
+def test_weights_may_be_missing_in_a_dry_run_alone(tmp_path, capsys, nothing_here, monkeypatch):
+    monkeypatch.setattr("s2robot.benchmark.dry_run._calibrate", lambda *_: Speeds(0.0, defaultdict(float)))
+    words = [f"output={tmp_path}/out", "backbones=[mvp_base]", "scale_sets=[[224]]", "device=cpu"]
     missing = "no weights on this machine for mvp_base; run `s2robot encoders fetch mvp_base`"
     assert main(["benchmark", *words]) == 2
     assert missing in capsys.readouterr().err

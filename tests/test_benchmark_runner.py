@@ -148,8 +148,9 @@ def test_processes_that_run_the_same_cell_write_it_in_turn(store, tmp_path):
             done.result()
     results = read_results(tmp_path, cell)
     filmed = {int(film.name.removeprefix("film")) for film in films}  # for other tests too, in the store they share
+    planned = set(range(100_000, 100_006))
     assert 100_000 in filmed
-    assert sorted(video["seed"] for video in results["videos"]) == sorted(filmed)
+    assert sorted(video["seed"] for video in results["videos"]) == sorted(filmed & planned)
     assert results["stage_seconds"]["rollouts"] == 80
 
 

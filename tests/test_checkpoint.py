@@ -1,4 +1,6 @@
 import json
+import re
+import shlex
 import shutil
 
 import pytest
@@ -146,16 +148,18 @@ def test_folder_that_does_not_exist_is_one_clear_error(tmp_path):
 
 
 def test_the_output_of_a_training_run_leads_to_its_checkpoint(folder):
-    with pytest.raises(CheckpointError, match=rf"did you mean '{folder}'\?"):
+    with pytest.raises(CheckpointError, match=re.escape(f"did you mean '{folder}'?")):
         load_checkpoint(folder.parent)
 
 
 def test_the_next_command_can_run_and_survives_a_shell(folder):
-    assert describe_checkpoint(folder).endswith(f"next: s2robot evaluate checkpoint={folder}")
+    assert describe_checkpoint(folder).endswith(f"next: s2robot evaluate checkpoint={shlex.quote(str(folder))}")
     spaced = folder.rename(folder.with_name("my checkpoint"))
-    assert describe_checkpoint(spaced).endswith(f"next: s2robot evaluate checkpoint='{spaced}'")
+    assert describe_checkpoint(spaced).endswith(f"next: s2robot evaluate checkpoint={shlex.quote(str(spaced))}")
     edit(spaced, lambda d: d.update(environment={}))
-    assert f"next: s2robot serve checkpoint='{spaced}', or s2robot export checkpoint=" in describe_checkpoint(spaced)
+    quoted = shlex.quote(str(spaced))
+    assert quoted != str(spaced)
+    assert f"next: s2robot serve checkpoint={quoted}, or s2robot export checkpoint=" in describe_checkpoint(spaced)
 
 
 def test_a_checkpoint_without_a_task_is_not_rolled_out_but_served(folder, capsys):

@@ -1,7 +1,9 @@
 """What the machine refuses (paths, disk, memory) is said in one line with exit status 2; it is no bug."""
 
 import errno
+import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,17 +28,24 @@ def test_an_output_below_a_file_names_the_file(dataset, tmp_path, capsys, name):
     (tmp_path / "file").touch()
     told = fails(capsys, "convert", f"dataset={dataset}", f"out={tmp_path}/file/{name}")
     assert told.startswith(f"error: '{tmp_path}/file")
-    assert told.endswith(("is a file; give a folder", "cannot be read or written: Not a directory"))
+    reason = os.strerror(errno.ENOTDIR)
+    assert told.endswith(("is a file; give a folder", f"cannot be read or written: {reason}"))
 
 
-def test_an_output_where_nothing_can_be_written_names_it(dataset, capsys):
-    told = fails(capsys, "convert", f"dataset={dataset}", "out=/proc/nowhere/copy.hdf5")
-    assert told == "error: '/proc/nowhere' cannot be read or written: No such file or directory"
+def test_an_output_where_nothing_can_be_written_names_it(dataset, tmp_path, capsys, monkeypatch):
+    def refuse(self, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        told = fails(capsys, "convert", f"dataset={dataset}", f"out={tmp_path}/nowhere/copy.hdf5")
+    assert told.startswith(f"error: '{tmp_path}/nowhere")
+    assert told.endswith(f"' cannot be read or written: {os.strerror(errno.EROFS)}")
 
 
 def test_a_folder_in_place_of_a_file_is_named(dataset, tmp_path, capsys):
     told = fails(capsys, "inspect", str(dataset), f"sheet={tmp_path}")
-    assert told == f"error: '{tmp_path}' cannot be read or written: Is a directory"
+    assert told == f"error: '{tmp_path}' cannot be read or written: {os.strerror(errno.EISDIR)}"
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ def test_completion_knows_the_settings_of_encode(capsys):
 def test_the_training_script_names_the_valid_settings(tmp_path):
     words = [sys.executable, CONFIG_DIR.parent / "train_policy.py", "dataset=né (1).hdf5", "training.epoch=3"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.stderr.startswith("error: unknown setting 'training.epoch'; did you mean 'training.epochs'")
+    told = "error: unknown setting 'training.epoch'; did you mean 'training.epochs'"
+    assert any(line.startswith(told) for line in done.stderr.splitlines()), done.stderr  # a library may warn before
     assert list(tmp_path.iterdir()) == []
 
 

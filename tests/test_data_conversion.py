@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_episode, write_dataset
+from helpers import make_episode, needs_videos, write_dataset
 from moving_square import frames
 
 from s2robot.cli import main
@@ -32,15 +32,33 @@ def smooth_episode(length, seed):
 
 
 def write(folder, **settings):
+    if settings.get("video", True):
+        needs_videos()
     with LeRobotWriter(folder, env_args=ENV_ARGS, **settings) as writer:
         for seed, length in enumerate(LENGTHS):
             writer.add(smooth_episode(length, seed))
     return folder
 
 
-@pytest.mark.parametrize("video", [True, False])
-def test_lerobot_round_trip_keeps_every_number_bit_for_bit(tmp_path, video):
-    with open_dataset(write(tmp_path / "demos", video=video)) as dataset:
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The three episodes with pictures; to be read only."""
+    return write(tmp_path_factory.mktemp("pictures") / "demos", video=False)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """The three episodes with videos; to be read only."""
+    return write(tmp_path_factory.mktemp("videos") / "demos", video=True)
+
+
+@pytest.fixture(params=["pictures", "videos"])
+def demos(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_lerobot_round_trip_keeps_every_number_bit_for_bit(demos):
+    with open_dataset(demos) as dataset:
         assert dataset.lengths == list(LENGTHS)
         assert dataset.env_args == ENV_ARGS
         for seed, length in enumerate(LENGTHS):
@@ -81,20 +99,26 @@ def test_episodes_without_proprioception_are_written_and_read(tmp_path):
         np.testing.assert_array_equal(dataset.episode(0).actions, episode.actions)
 
 
-def test_pictures_come_back_equal_and_videos_above_35_decibels(tmp_path):
-    with (
-        open_dataset(write(tmp_path / "pictures", video=False)) as lossless,
-        open_dataset(write(tmp_path / "video")) as lossy,
-    ):
+def test_pictures_come_back_equal(pictures):
+    with open_dataset(pictures) as dataset:
         for seed, length in enumerate(LENGTHS):
             expected = smooth_episode(length, seed).images["front"]
-            np.testing.assert_array_equal(lossless.episode(seed).images["front"], expected)
-            error = np.square(lossy.episode(seed).images["front"].astype(float) - expected).mean((1, 2, 3))
-            assert (10 * np.log10(255**2 / error) > 35).all()
+            np.testing.assert_array_equal(dataset.episode(seed).images["front"], expected)
 
 
-def test_statistics_are_those_of_all_frames(tmp_path):
-    found = json.loads((write(tmp_path / "demos") / "meta" / "stats.json").read_text())
+def test_videos_come_back_as_the_right_frames_above_30_decibels(videos):
+    with open_dataset(videos) as dataset:
+        for seed, length in enumerate(LENGTHS):
+            expected = smooth_episode(length, seed).images["front"].astype(float)
+            for step, image in enumerate(dataset.episode(seed).images["front"]):
+                decibels = 10 * np.log10(255**2 / np.square(image - expected).mean((1, 2, 3)))
+                assert decibels.argmax() == step
+                # Versions of the encoder differ by a few decibels; a neighbouring frame has 24, swapped channels 16.
+                assert decibels[step] > 30
+
+
+def test_statistics_are_those_of_all_frames(pictures):
+    found = json.loads((pictures / "meta" / "stats.json").read_text())
     episodes = [smooth_episode(length, seed) for seed, length in enumerate(LENGTHS)]
     actions = np.concatenate([episode.actions for episode in episodes]).astype(float)
     pixels = np.concatenate([episode.images["front"] for episode in episodes]) / 255
@@ -107,12 +131,10 @@ def test_statistics_are_those_of_all_frames(tmp_path):
     np.testing.assert_allclose(found["action"]["q90"], np.average(quantiles, axis=0, weights=LENGTHS))
 
 
-@pytest.mark.parametrize("video", [True, False])
-def test_every_episode_has_statistics_of_its_own(tmp_path, video):
+def test_every_episode_has_statistics_of_its_own(demos):
     import pyarrow.parquet as parquet
 
-    folder = write(tmp_path / "demos", video=video)
-    rows = parquet.read_table(folder / "meta" / "episodes").to_pylist()
+    rows = parquet.read_table(demos / "meta" / "episodes").to_pylist()
     for seed, row in enumerate(rows):
         episode = smooth_episode(LENGTHS[seed], seed)
         pixels = np.moveaxis(episode.images["front"], -1, 0).reshape(3, -1) / 255
@@ -140,6 +162,7 @@ def test_descriptions_of_many_episodes_are_written_as_they_come(tmp_path, monkey
 
 
 def test_interrupted_writing_leaves_nothing_behind(tmp_path):
+    needs_videos()
     with pytest.raises(KeyboardInterrupt), LeRobotWriter(tmp_path / "demos") as writer:
         writer.add(make_episode(4, 0))
         raise KeyboardInterrupt
@@ -223,13 +246,13 @@ def test_steps_per_second_are_those_of_the_source(tmp_path):
         source = tmp_path / name
 
 
-def test_success_that_is_not_recorded_is_not_invented(tmp_path):
+def test_success_that_is_not_recorded_is_not_invented(pictures, tmp_path):
     source = write_one(tmp_path / "demos.hdf5")
     for name in ("first", "back.hdf5", "second"):
         assert "success" not in convert(source, tmp_path / name)[2]
         source = tmp_path / name
     assert inspect_dataset(source).judged == 0
-    convert_dataset(write(tmp_path / "judged", video=False), tmp_path / "judged.hdf5")
+    convert_dataset(pictures, tmp_path / "judged.hdf5")
     found = inspect_dataset(tmp_path / "judged.hdf5")
     assert (found.solved, found.judged) == (2, 3)
 

@@ -6,7 +6,7 @@ The libraries' pins exclude ours and each other, so each test runs only in an en
 
 import numpy as np
 import pytest
-from helpers import make_episode, write_dataset
+from helpers import make_episode, needs_videos, write_dataset
 
 
 def test_robomimic_itself_reads_what_we_write(tmp_path):
@@ -48,6 +48,8 @@ def test_lerobot_itself_reads_what_we_write(tmp_path, video):
 
     from s2robot.data import LeRobotWriter
 
+    if video:
+        needs_videos()
     lengths = (6, 9, 4)
     with LeRobotWriter(tmp_path / "toy", fps=20, env_args={"env_name": "Lift"}, video=video) as writer:
         for seed, length in enumerate(lengths):
@@ -69,6 +71,8 @@ def test_lerobot_itself_reads_what_we_write(tmp_path, video):
 def write_lerobot(folder, lengths=(6, 9, 30), **settings):
     from s2robot.data import LeRobotWriter
 
+    if settings.get("video", True):
+        needs_videos()
     with LeRobotWriter(folder, env_args={"env_name": "Lift"}, **settings) as writer:
         for seed, length in enumerate(lengths):
             writer.add(make_episode(length, seed))

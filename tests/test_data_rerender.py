@@ -119,15 +119,19 @@ def test_command_renders_states_of_robosuite_1_4(tmp_path, capsys):
         np.testing.assert_array_equal(rendered.episode(1).states, source.episode(1).states)
 
 
-@pytest.mark.sim
 @pytest.mark.parametrize(
     ("env_args", "words", "message"),
     [
         ({}, [], "records no environment"),
         ({"env_name": "Lfit"}, [], "unknown task 'Lfit'; did you mean 'Lift'"),
-        ({"env_name": "Lift"}, ["cameras=[frnt]"], "unknown camera of Lift 'frnt'"),
+        pytest.param({"env_name": "Lift"}, ["cameras=[frnt]"], "unknown camera of Lift 'frnt'", marks=pytest.mark.sim),
         ({"env_name": "Lift"}, ["size=8"], "size=8 is not possible"),
-        ({"env_name": "Lift"}, ["workers=1"], "demo_0 has neither a seed nor a model_file"),
+        pytest.param(
+            {"env_name": "Lift"},
+            ["workers=1", "size=32"],
+            "demo_0 has neither a seed nor a model_file",
+            marks=pytest.mark.sim,
+        ),
     ],
 )
 def test_wrong_words_and_datasets_are_one_clear_error(tmp_path, capsys, env_args, words, message):

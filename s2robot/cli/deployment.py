@@ -74,7 +74,7 @@ def read_token(config: ServeConfig) -> str | None:
     if config.token_file is None:
         return os.environ.get(TOKEN_VARIABLE) or None
     try:
-        token = Path(config.token_file).read_text().strip()
+        token = Path(config.token_file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"token_file={config.token_file!r} cannot be read: {error}") from error
     if not token:

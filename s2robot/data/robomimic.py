@@ -207,7 +207,7 @@ class RobomimicWriter:
         refusal = DatasetError(f"{str(path)!r} is being written by another process; wait for it or choose another name")
         self._claim.enter_context(claimed(self._parts / "writer", refusal))
         identity, described = self._parts / "identity.json", json.dumps([env_args, origin])
-        found = identity.read_text() if identity.exists() else ""
+        found = identity.read_text(encoding="utf-8") if identity.exists() else ""
         if found != described:
             self._discard(found, described)
             write_durably(identity, described.encode())
