@@ -211,6 +211,9 @@ class TrainingLoop:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """The policy with the moving average for weights."""
+        if not self.settings.ema_max_decay:  # diffusers' average - (average - weights) is the weights but for rounding
+            yield
+            return
         self.average.store(self.policy.parameters())
         self.average.copy_to(self.policy.parameters())
         try:
