@@ -27,4 +27,4 @@ def test_the_expert_solves_nearly_every_seed(task):
     expert = make_expert(task)
     solved = [collect_episode(env, expert, seed, noise=0.15)["success"] for seed in range(30)]
     env.close()
-    assert sum(solved) >= 25  # 28 to 30 where they were tuned
+    assert sum(solved) >= 25  # each solved all 30 where they were tuned
