@@ -16,8 +16,8 @@ from s2robot.interfaces import ConfigError
 TOLERANCE = {"fp32": 1e-4, "bf16": 6e-2, "fp16": 1.5e-2}
 """Relative error (L2) against eager float32 that each precision keeps to, on the test models.
 
-Five times and more what was measured with PyTorch's SSE, AVX2 and AVX-512 kernels and OpenVINO's (fp32 9e-7, bf16 1.1e-2,
-fp16 1.3e-3): some processors also add up in the short format, which costs another digit.
+Five times and more what was measured with PyTorch's SSE, AVX2 and AVX-512 kernels and OpenVINO's (fp32 9e-7,
+bf16 1.1e-2, fp16 1.3e-3): some processors also add up in the short format, which costs another digit.
 """
 
 
@@ -97,13 +97,18 @@ def convolution_setting() -> tuple:
 @pytest.mark.parametrize("allowed", [True, False])
 def test_float32_is_not_rounded_to_tf32_and_the_callers_setting_stays(monkeypatch, allowed):
     where, name, words = convolution_setting()
-    monkeypatch.setattr(where, name, words[allowed])
+    before = getattr(where, name)
     backbone = load_backbone("test_efficientnet", weights="none")
     forward, seen = backbone.forward_features, []
     monkeypatch.setattr(backbone, "forward_features", lambda tiles: seen.append(getattr(where, name)) or forward(tiles))
-    S2Encoder(backbone, scales=(64,))(torch.rand(1, 3, 64, 64))
-    assert set(seen) == {words[False]}
-    assert getattr(where, name) == words[allowed]
+    encoder = S2Encoder(backbone, scales=(64,))
+    setattr(where, name, words[allowed])
+    try:
+        encoder(torch.rand(1, 3, 64, 64))
+        assert set(seen) == {words[False]}
+        assert getattr(where, name) == words[allowed]
+    finally:
+        setattr(where, name, before)
 
 
 def test_unknown_engine_names_the_choices():
