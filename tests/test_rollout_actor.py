@@ -60,7 +60,7 @@ def test_each_frame_is_encoded_once_and_the_features_are_those_of_encoding_all(n
             for row, episode in enumerate(episodes):
                 images = torch.from_numpy(observation[f"{camera}_image"][row])
                 expected = torch.cat([encoder.feature_shape(SIZE, SIZE).flatten(encoder(i[None])) for i in images])
-                torch.testing.assert_close(episode.features[camera], expected.half(), rtol=0, atol=1e-3)
+                torch.testing.assert_close(episode.features[camera], expected.half(), rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -121,7 +121,8 @@ def test_one_batch_for_all_as_on_a_gpu_gives_the_same_actions_to_rounding(name):
         assert actors[-1]._inference._exact
         actors[-1]._inference._exact = exact
     for (*_, expected), (*_, actions) in zip(*(play(actor, 3) for actor in actors), strict=True):
-        np.testing.assert_allclose(actions, expected, atol=2e-3)
+        apart = min(np.abs(expected[i] - expected[j]).max() for i, j in ((0, 1), (0, 2), (1, 2)))
+        assert np.abs(actions - expected).max() < apart / 10  # a row that got another's would be further off
     single, batched = (encoder.frames for encoder in encoders)
     assert len(batched) == 4  # one for each time the policy looked
     assert len(single) == sum(call[CAMERAS[0]] for call in batched)
@@ -170,7 +171,7 @@ def test_actor_executes_the_ensemble_of_its_own_predictions():
     episode.unseen = 0
     predicted = second._predict(history[1][0], [episode])[0, 0]
     w = np.exp(-0.1)
-    np.testing.assert_allclose(history[1][2][0, 0], (plain[0][0, 1] + w * predicted) / (1 + w), rtol=1e-5)
+    np.testing.assert_allclose(history[1][2][0, 0], (plain[0][0, 1] + w * predicted) / (1 + w), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
