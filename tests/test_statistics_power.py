@@ -22,7 +22,7 @@ def test_the_detectable_difference_is_found_four_times_in_five_by_both_tests(epi
         outcomes = rng.random((2, seeds, episodes)) < (drawn if seeds > 1 else rates)[..., None]
         pvalues = sign_flip_test(*outcomes), paired_bootstrap(*outcomes, resamples=500).pvalue
         found.append(max(pvalues) <= 0.05)
-    assert 0.75 <= np.mean(found) <= 0.86
+    assert 0.70 <= np.mean(found) <= 0.90  # within four standard deviations, over seeds
 
 
 def test_power_grows_with_episodes_and_with_training_seeds():
