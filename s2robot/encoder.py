@@ -102,6 +102,7 @@ class S2Encoder(nn.Module):
             raise EncoderError(f"duplicate={duplicate} with scales {sizes}; valid: 1, or more with a single scale")
         self.backbone = backbone
         self.precision = precision
+        self.engine = engine
         self.duplicate = duplicate
         tile = tile or first_side(sizes)
         self.scale_set = ScaleSet(sizes, tile, antialias, pool_to, cover, keep_aspect, upsampled)

@@ -1,3 +1,4 @@
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 import torch
 from helpers import PooledPixels, let_the_clock_move_on, write_dataset
 
+from s2robot import S2Encoder
 from s2robot.data import open_dataset
 from s2robot.feature_cache import BLOCK_FRAMES, cache_features, list_entries
 from s2robot.feature_cache.shifts import Shift, default_pixels
 from s2robot.interfaces import CacheError, EncoderError, Features
+from s2robot.machine import machine_facts, processor_name
 
 FRAMES = 7 + 40 + 1 + 30
 
@@ -217,3 +220,72 @@ def test_a_failing_encoder_is_its_own_error_and_loses_no_finished_block(dataset,
     rest = PooledPixels()
     cache_features(dataset, rest, "agentview", tmp_path)
     assert rest.frames == FRAMES - 2 * BLOCK_FRAMES
+
+
+def records(root):
+    """The lines of the entry's `blocks.jsonl`."""
+    return [json.loads(line) for line in (entry(root) / "blocks.jsonl").read_text().splitlines() if line]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Encode on a machine of another processor from now on."""
+
+    def move(processor):
+        facts = {**machine_facts(torch.device("cpu")), "processor": processor}
+        monkeypatch.setattr("s2robot.feature_cache.build.machine_facts", lambda device: dict(facts))
+
+    return move
+
+
+def test_blocks_added_on_another_kind_of_machine_are_told_apart_and_said(dataset, tmp_path, capsys, elsewhere):
+    root = tmp_path / "cache"
+    elsewhere("A")
+    cache_features(dataset, PooledPixels(), "agentview", root, num_episodes=1)
+    cache_features(dataset, PooledPixels(), "agentview", root, num_episodes=2)
+    assert "kind of machine" not in capsys.readouterr().err
+    elsewhere("B")
+    before = sorted(root.iterdir())
+    cached = cache_features(dataset, PooledPixels(), "agentview", root)
+    assert sorted(root.iterdir()) == before  # the same entry
+    np.testing.assert_allclose(cached.rows, direct(dataset), atol=1e-3)
+    assert capsys.readouterr().err.count("on another kind of machine (processor B, before A)") == 1
+    assert [record["by"]["processor"] for record in records(root)] == ["A", "A", "B"]
+    assert "threads" not in records(root)[0]["by"]
+    (info,) = list_entries(root)
+    assert "encoded on 2 kinds of machine" in str(info)
+    cache_features(dataset, PooledPixels(), "agentview", root)  # nothing is left to encode
+    assert "kind of machine" not in capsys.readouterr().err
+
+
+def test_a_block_made_again_leaves_the_makers_of_the_others(dataset, tmp_path, elsewhere):
+    root = tmp_path / "cache"
+    elsewhere("A")
+    cache_features(dataset, PooledPixels(), "agentview", root)
+    file = entry(root) / "features.f16"
+    content = bytearray(file.read_bytes())
+    content[3] ^= 0xFF
+    file.write_bytes(content)
+    elsewhere("B")
+    cache_features(dataset, PooledPixels(), "agentview", root)
+    assert {record["block"]: record["by"]["processor"] for record in records(root)} == {0: "B", 1: "A", 2: "A"}
+
+
+def test_a_cache_of_before_makers_were_recorded_is_used_and_extended(dataset, tmp_path, capsys):
+    root = tmp_path / "cache"
+    cache_features(dataset, PooledPixels(), "agentview", root, num_episodes=1)
+    log = entry(root) / "blocks.jsonl"
+    former = [{name: record[name] for name in ("block", "sha256")} for record in records(root)]
+    log.write_text("".join(json.dumps(record) + "\n" for record in former))
+    rest = PooledPixels()
+    cache_features(dataset, rest, "agentview", root)
+    assert rest.frames == FRAMES - BLOCK_FRAMES
+    assert "kind of machine" not in capsys.readouterr().err
+    assert [("by" in record) for record in records(root)] == [False, True, True]
+
+
+def test_an_encoder_says_on_which_device_and_engine_it_ran(dataset, tmp_path):
+    encoder = S2Encoder("test_efficientnet", (32,), weights="none")
+    cache_features(dataset, encoder, "agentview", tmp_path / "cache", num_episodes=1)
+    by = records(tmp_path / "cache")[0]["by"]
+    assert (by["device"], by["engine"], by["processor"]) == ("cpu", "eager", processor_name())

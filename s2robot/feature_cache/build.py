@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from s2robot.data import DemonstrationDataset
 from s2robot.feature_cache.entry import BLOCK_FRAMES, LAYOUT, Entry, Reading, write_text, writing
 from s2robot.feature_cache.shifts import Shift, default_pixels
 from s2robot.interfaces import CacheError, Encoder, FeatureShape
+from s2robot.machine import Machine, differing_facts, machine_facts
 
 _AHEAD = 2  # blocks that are read before, and may wait to be written after, the one being encoded
 _INFINITE = 0x7C00  # exponent bits of float16 infinities and NaN
@@ -160,6 +162,9 @@ def _fill(
         entry.keep_only(good)
     if missing or not entry.is_whole():
         entry.reserve(min(entry.frames, -(-frames // BLOCK_FRAMES) * BLOCK_FRAMES))
+    by = _maker(encoder)
+    if missing:
+        _compare_makers(entry, by)
     title = f"encoding {camera}" + (f", shift {shift.copy}" if shift else "")
     blocks = read_blocks(dataset, camera, missing, shift)
     with (
@@ -170,7 +175,7 @@ def _fill(
         written: deque[Future[None]] = deque()
         for block, images in images_ahead:
             packed = shape.flatten(encoder(torch.from_numpy(images))).to("cpu", torch.float16).numpy()
-            written.append(writer.submit(_store, entry, block, packed, f"{camera} of {str(dataset.path)!r}"))
+            written.append(writer.submit(_store, entry, block, packed, by, f"{camera} of {str(dataset.path)!r}"))
             if len(written) > _AHEAD:
                 written.popleft().result()
             bar.update(len(images))
@@ -180,13 +185,31 @@ def _fill(
         entry.mark_checked()
 
 
-def _store(entry: Entry, block: int, rows: np.ndarray, source: str) -> None:
+def _maker(encoder: Encoder) -> Machine:
+    """What features depend on by rounding: the machine, its threads apart, and the engine, if the encoder has one."""
+    facts = machine_facts(torch.device(getattr(encoder, "device", "cpu")))
+    del facts["threads"]
+    return {**facts, "engine": getattr(encoder, "engine", None)}
+
+
+def _compare_makers(entry: Entry, here: Machine) -> None:
+    """Say where a machine adds blocks to those of another kind."""
+    found = next(filter(None, (differing_facts(former, here) for former in entry.makers())), "")
+    if found:
+        print(
+            f"feature cache {str(entry.folder)!r}: some blocks were encoded on another kind of machine ({found}); "
+            "their features differ by rounding, and each block names its own",
+            file=sys.stderr,
+        )
+
+
+def _store(entry: Entry, block: int, rows: np.ndarray, by: Machine, source: str) -> None:
     if ((rows.view(np.uint16) & _INFINITE) == _INFINITE).any():
         first = block * BLOCK_FRAMES
         raise CacheError(
             f"encoder returned values outside float16 for frames {first} … {first + len(rows) - 1}, {source}"
         )
-    entry.store(block, rows)
+    entry.store(block, rows, by)
 
 
 def _ahead(items: Iterator[T]) -> Generator[T, None, None]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from s2robot.files import sync_and_rename, wait_for_lock
 from s2robot.interfaces import CacheError
+from s2robot.machine import Machine, with_machine
 
 BLOCK_FRAMES = 32
 LAYOUT = 2  # bump when the files of an entry change meaning
@@ -100,14 +101,26 @@ class Entry:
     def _stamp(self) -> Path:
         return self.folder / "checked.json"
 
-    def recorded(self) -> dict[int, str]:
-        """Finished blocks and the sha256 of their bytes, as they were recorded when they were written."""
+    def _records(self) -> dict[int, dict[str, Any]]:
+        """The last line of each finished block."""
         found = {}
         for line in self._log.read_text(errors="replace").splitlines() if self._log.exists() else ():
             with suppress(ValueError, TypeError, KeyError):  # a line cut short by a kill
-                entry = json.loads(line)
-                found[int(entry["block"])] = str(entry["sha256"])
-        return {block: digest for block, digest in found.items() if 0 <= block < self.blocks}
+                record = json.loads(line)
+                found[int(record["block"])] = {**record, "sha256": str(record["sha256"])}
+        return {block: record for block, record in found.items() if 0 <= block < self.blocks}
+
+    def recorded(self) -> dict[int, str]:
+        """Finished blocks and the sha256 of their bytes, as they were recorded when they were written."""
+        return {block: record["sha256"] for block, record in self._records().items()}
+
+    def makers(self) -> list[Machine]:
+        """The kinds of machine that encoded the blocks; those of earlier versions do not say."""
+        found: list[Machine] = []
+        for record in self._records().values():
+            if isinstance(record.get("by"), dict):
+                found = with_machine(found, record["by"])
+        return found
 
     def good_blocks(self, full_check: bool = False) -> set[int]:
         """Recorded blocks that still hold what was written.
@@ -131,8 +144,7 @@ class Entry:
 
     def keep_only(self, good: set[int]) -> None:
         """Forget the records of all other blocks, so that they are made again."""
-        recorded = self.recorded()
-        lines = [_line(block, digest) for block, digest in recorded.items() if block in good]
+        lines = [json.dumps(record) + "\n" for block, record in self._records().items() if block in good]
         write_text(self._log, "".join(lines))
 
     def is_checked(self) -> bool:
@@ -146,8 +158,8 @@ class Entry:
                 os.fsync(file.fileno())
         write_text(self._stamp, json.dumps(self._stat()))
 
-    def store(self, block: int, rows: np.ndarray) -> None:
-        """Write one block [n, numel] and record it once its bytes are on disk.
+    def store(self, block: int, rows: np.ndarray, by: Machine | None = None) -> None:
+        """Write one block [n, numel] and record it, and what encoded it, once its bytes are on disk.
 
         Raises:
             OSError: the disk is full or failing; nothing is recorded then.
@@ -160,7 +172,8 @@ class Entry:
                 written += os.pwrite(file.fileno(), content[written:], offset + written)
             os.fdatasync(file.fileno())
         with self._log.open("a") as log:
-            log.write("\n" + _line(block, hashlib.sha256(content).hexdigest()))  # "\n" ends a line cut short by a kill
+            record = {"block": block, "sha256": hashlib.sha256(content).hexdigest(), "by": by}
+            log.write("\n" + json.dumps(record) + "\n")  # the first "\n" ends a line cut short by a kill
 
     def _digest(self, block: int) -> str:
         with self.features.open("rb", buffering=0) as file:
@@ -176,10 +189,6 @@ class Entry:
             return json.loads(self._stamp.read_text())
         except (FileNotFoundError, ValueError):
             return None
-
-
-def _line(block: int, digest: str) -> str:
-    return json.dumps({"block": block, "sha256": digest}) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from s2robot.feature_cache.entry import LAYOUT, Entry, untouched
 from s2robot.interfaces import CacheError
+from s2robot.machine import machine_label
 
 _DELETED = ".deleted-"  # a folder on its way out; the rest of an interrupted prune
 
@@ -34,6 +35,7 @@ class EntryInfo:
         augmentation: empty for frames as recorded.
         done: frames encoded.
         frames: frames of the dataset.
+        machines: kinds of machine that encoded it, as far as it says.
         problem: why no run of this version will use it; empty for a sound entry.
     """
 
@@ -46,6 +48,7 @@ class EntryInfo:
     augmentation: str = ""
     done: int = 0
     frames: int = 0
+    machines: tuple[str, ...] = ()
     problem: str = ""
 
     def __str__(self) -> str:
@@ -55,7 +58,8 @@ class EntryInfo:
             return f"{head}  {self.problem}"
         what = f"{self.encoder}, {self.camera}" + (f", {self.augmentation}" if self.augmentation else "")
         gone = "" if Path(self.dataset).exists() else " (no longer there)"
-        state = f"  {self.problem}" if self.problem else ""
+        mixed = f"  encoded on {len(self.machines)} kinds of machine" if len(self.machines) > 1 else ""
+        state = f"  {self.problem}" if self.problem else mixed
         return f"{head}  {self.done}/{self.frames} frames  {what}  of {self.dataset}{gone}{state}"
 
 
@@ -181,6 +185,7 @@ def _describe(folder: Path) -> EntryInfo | None:
             augmentation=f"shifted by up to {shift['pixels']} pixels, copy {shift['copy']}" if shift else "",
             done=entry.frames_of(entry.recorded()),
             frames=entry.frames,
+            machines=tuple(map(machine_label, entry.makers())),
         )
     except FileNotFoundError:
         return None
