@@ -1,8 +1,14 @@
 # Every verb sets the project up by itself; that takes seconds once nothing has changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-clusters test-sb3 test-torchrl test-export test-integrations lint docs format clean
+.PHONY: help setup lock demo test test-slow test-newest test-portable test-pythons test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-clusters test-sb3 test-torchrl test-export test-integrations lint docs format clean
 
-BIN := .venv/bin
+# `make test VENV=.venvs/other`: another environment than .venv. `NEWEST=1`: the newest versions that pyproject.toml allows
+# instead of those that were tested (requirements/).
+VENV ?= .venv
+NEWEST ?=
+UPGRADE ?=
+export VENV NEWEST UPGRADE
+BIN := $(VENV)/bin
 
 # The OpenGL backend must be known before mujoco is imported; EGL needs no screen.
 export MUJOCO_GL ?= egl
@@ -17,14 +23,19 @@ DEMO_DATASET ?= $(DEMO_OUTPUT)/lift.hdf5
 # OpenVINO runs this backbone about twice as fast as eager PyTorch on a CPU (docs/encoders.md).
 DEMO_DEVICE ?= device=cpu encoder.engine=openvino
 
-# Further arguments for pytest: `make test PYTEST_ARGS="-k encoder"`.
+# Further arguments for pytest: `make test PYTEST_ARGS="-k encoder"`. Files of tests run side by side in so many processes.
 PYTEST_ARGS ?=
+PYTEST_WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## create .venv, with the system packages it needs
 	@scripts/setup.sh
+
+lock: ## write requirements/*.txt, the versions that setup installs (UPGRADE=1: the newest)
+	@scripts/lock.sh
 
 demo: setup ## collect demonstrations, train a policy on frozen S2 features, roll it out
 	$(BIN)/s2robot collect task=Lift num=$(DEMO_DEMONSTRATIONS) size=448 out=$(DEMO_DATASET)
@@ -33,10 +44,20 @@ demo: setup ## collect demonstrations, train a policy on frozen S2 features, rol
 	  $(filter device=%,$(DEMO_DEVICE))
 
 test: setup ## run the tests that take seconds each
-	$(BIN)/python -m pytest -m "not slow and not gpu and not integration" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not gpu and not integration" $(PYTEST_ARGS)
+
+test-newest: ## the same with the newest versions that pyproject.toml allows, in an environment of its own
+	$(MAKE) test VENV=.venvs/newest NEWEST=1
+
+test-pythons: ## the same on Python 3.11, 3.12 and 3.13, each in an environment of its own
+	for version in 3.11 3.12 3.13; do $(MAKE) test VENV=.venvs/py$$version PYTHON=python$$version || exit; done
+
+test-portable: setup ## compare and test what other processors, thread counts and OpenGL drivers give
+	@MUJOCO_GL=osmesa scripts/setup.sh packages
+	$(BIN)/python scripts/portable.py --workers $(PYTEST_WORKERS) $(PORTABLE_ARGS)
 
 test-slow: setup ## run the tests that take minutes each
-	$(BIN)/python -m pytest -m "slow and not gpu and not integration" $(PYTEST_ARGS)
+	$(PYTEST) -m "slow and not gpu and not integration" $(PYTEST_ARGS)
 
 test-gpu: setup ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)

@@ -2,14 +2,17 @@
 # Create .venv and install s2robot into it (editable, with the development tools),
 # after the system packages that are missing. `make` calls it before every verb:
 # it does nothing, quickly, while the interpreter, this checkout's path,
-# pyproject.toml and this file are the ones it last finished with.
+# pyproject.toml, the lock and this file are the ones it last finished with.
 #
 #   PYTHON=python3.12 scripts/setup.sh    choose the interpreter
+#   NEWEST=1 scripts/setup.sh             not the locked versions (requirements/), but the newest that the ranges allow
+#   VENV=.venvs/other scripts/setup.sh    another place than .venv
+#   MUJOCO_GL=osmesa scripts/setup.sh packages    the system packages of a backend, and nothing else
 #   PIP_EXTRA_INDEX_URL=... and any other setting of pip's is passed through
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly venv=.venv
+readonly venv="${VENV:-.venv}"
 readonly stamp=$venv/setup-stamp
 export MUJOCO_GL="${MUJOCO_GL:-egl}"
 
@@ -89,10 +92,29 @@ PY
       "Try MUJOCO_GL=osmesa (software) or, on a desktop, MUJOCO_GL=glfw."
 }
 
+# Install from $1, the lock of this Python. Every archive must have the hash that stands there, so that an installation in
+# a year is the one that was tested; what exists as source only is built with the locked tools.
+install_locked() {
+  [ -f "$1" ] || fail "$1 is missing; \`make lock\` writes it, NEWEST=1 does without"
+  "$venv/bin/python" -m pip install --require-hashes --requirement requirements/installer.txt
+  "$venv/bin/python" -m pip install --require-hashes --build-constraint requirements/build.txt --requirement "$1"
+  "$venv/bin/python" -m pip install --no-deps --no-build-isolation --editable .
+}
+
 python="$(find_python)"
+lock=requirements/py$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+versions="${NEWEST:+newest}"
 # Where the environment cannot be reused: another interpreter, or a moved checkout (scripts hold absolute paths).
 identity="$("$python" -V) $python $PWD"
-dependencies="$(cat pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)"
+sources=(pyproject.toml scripts/setup.sh)
+[ -n "$versions" ] || sources+=("$lock" requirements/installer.txt requirements/build.txt)
+dependencies="$({ cat "${sources[@]}" 2>/dev/null || true; } | sha256sum | cut -d' ' -f1) ${versions:-locked}"
+
+if [ "${1:-}" = packages ]; then
+  mapfile -t packages < <(missing_packages)
+  [ "${#packages[@]}" -eq 0 ] || install_packages "${packages[@]}"
+  exit 0
+fi
 
 if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$identity"$'\n'"$dependencies" ]; then
   exit 0
@@ -108,7 +130,13 @@ if ! { [ -x "$venv/bin/pip" ] && [ "$(head -n 1 "$stamp" 2>/dev/null)" = "$ident
   echo "$identity" >"$stamp"
 fi
 say "installing s2robot and what it depends on (the first time: about 7 GB and a few minutes)"
-"$venv/bin/python" -m pip install --editable '.[dev]'
+if [ -n "$versions" ]; then
+  say "the newest versions that pyproject.toml allows; without NEWEST=1 the locked ones take their place again"
+  "$venv/bin/python" -m pip install --upgrade --upgrade-strategy eager --editable '.[dev]'
+else
+  say "the versions of $lock"
+  install_locked "$lock"
+fi
 check_rendering
 printf '%s\n%s\n' "$identity" "$dependencies" >"$stamp"
 say "done"
