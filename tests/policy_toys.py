@@ -53,11 +53,11 @@ def make_batch(size: int, observation_steps: int, action_steps: int, seed: int =
     return Batch(Observation(features, proprioception, past_actions), actions)
 
 
-def build(name: str) -> tuple[Policy, Batch]:
-    torch.manual_seed(0)
+def build(name: str, seed: int = 0) -> tuple[Policy, Batch]:
+    torch.manual_seed(seed)
     config = SMALL[name]
     policy = make_policy(config, READOUT, SPEC)
-    batch = make_batch(12, config.observation_steps, config.action_steps)
+    batch = make_batch(12, config.observation_steps, config.action_steps, seed)
     policy.actions.fit([batch.actions.flatten(0, 1).numpy()])
     return policy, batch
 

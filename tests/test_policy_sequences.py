@@ -1,11 +1,10 @@
 import pytest
 import torch
-from policy_toys import READOUT, SMALL, SPEC, build, generators, make_batch, train
+from policy_toys import SMALL, build, generators, make_batch
+from trained_toys import TOYS
 
-from s2robot.config import BCTransformerConfig
 from s2robot.dataset import Demonstrations, WindowDataset
-from s2robot.interfaces import Batch, Observation
-from s2robot.policies import make_policy
+from s2robot.interfaces import Observation
 from s2robot.policies.networks import DenoisingTransformer, block_causal_mask, chunks_from_every_step
 
 
@@ -90,35 +89,9 @@ def test_denoising_transformer_does_not_see_later_actions_but_every_observation(
     assert (network(actions, time + 5, condition) - before).abs().amax((0, 2)).min() > 1e-6
 
 
-def momentum(seed):
-    """Windows whose next action repeats the last one; nothing else tells what to do."""
-    batch = make_batch(64, 4, 8, seed)
-    seen = batch.observation
-    features = {camera: torch.zeros_like(rows) for camera, rows in seen.features.items()}
-    past = seen.past_actions[:, :1].expand(-1, 4, -1).contiguous()
-    observation = Observation(features, torch.zeros_like(seen.proprioception), past)
-    return Batch(observation, past[:, :1].expand(-1, 8, -1).contiguous())
-
-
-@pytest.mark.parametrize("past_actions", [True, False])
-def test_only_past_actions_tell_bc_transformer_which_way_it_was_going(past_actions):
-    torch.manual_seed(0)
-    config = BCTransformerConfig(
-        observation_steps=4,
-        action_steps=8,
-        execute_steps=4,
-        width=32,
-        layers=2,
-        dropout=0.0,
-        past_actions=past_actions,
-    )
-    policy = make_policy(config, READOUT, SPEC)
-    batch, unseen = momentum(0), momentum(1)
-    policy.actions.fit([batch.actions.flatten(0, 1).numpy()])
-    train(policy, batch, 150)
-    error = (policy.actions(policy.act(unseen.observation, generators(64))) - policy.actions(unseen.actions)).abs()
-    assert (error.mean() < 0.15) == past_actions
-    assert (error.mean() > 0.35) != past_actions
+@pytest.mark.parametrize("name", ["goes on as before", "cannot tell without past actions"])
+def test_only_past_actions_tell_bc_transformer_which_way_it_was_going(name):
+    TOYS[f"bc_transformer {name}"].check()
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "bc_transformer"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torchvision.models import resnet18
+from trained_toys import TOYS
 
 from s2robot.backbones.pixels import crop
 from s2robot.interfaces import ConfigError, Features, FeatureShape
@@ -40,7 +41,8 @@ def test_every_readout_is_deterministic_and_treats_frames_alone(name):
     readout = make_readout(name, SHAPES[name], width=8).eval()
     features = random_features(SHAPES[name])
     alone = Features(features.map[:1], features.prefix[:1])
-    torch.testing.assert_close(readout(features)[:1], readout(alone))
+    # Kernels round otherwise for other batch sizes; another frame that leaks in shows by about 0.01.
+    torch.testing.assert_close(readout(features)[:1], readout(alone), rtol=1e-3, atol=1e-4)
 
 
 def test_cls_reads_the_first_prefix_token_only():
@@ -142,22 +144,7 @@ def test_network_from_scratch_has_no_batch_norm_and_the_size_of_a_resnet18():
 
 
 def test_network_from_scratch_learns_where_a_spot_is():
-    torch.manual_seed(0)
-    readout = make_readout("resnet18", FeatureShape(3, 64, 64), width=2)
-    places = torch.randint(8, 48, (4, 2))
-    images = torch.zeros(4, 3, 64, 64)
-    for image, (row, column) in zip(images, places.tolist(), strict=True):
-        image[:, row : row + 8, column : column + 8] = 255
-    features = Features(images, torch.zeros(4, 0, 3))
-    targets = (places - places.float().mean(0)) / places.float().std(0)  # a constant scores 0.75
-    optimizer = torch.optim.AdamW(readout.parameters(), lr=1e-4)
-    for _ in range(26):
-        loss = (readout.train()(features) - targets).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        assert (readout.eval()(features) - targets).square().mean() < 0.15
+    TOYS["resnet18 learns where a spot is"].check()
 
 
 @pytest.mark.parametrize("name", OVER_FEATURES)

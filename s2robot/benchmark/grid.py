@@ -74,7 +74,8 @@ class Arm:
     @property
     def key(self) -> str:
         """What the arm computes, whatever it is called."""
-        return as_json([encoder_settings(self.encoder), asdict(self.readout.config), asdict(self.policy.computed)])
+        policy = {**asdict(self.policy.computed), "config": self.policy.config.identity()}
+        return as_json([encoder_settings(self.encoder), asdict(self.readout.config), policy])
 
     @property
     def encoder_key(self) -> str:

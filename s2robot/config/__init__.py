@@ -118,10 +118,13 @@ def _refuse_unknown(config: Any, prefix: str = "") -> None:
 def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:
     """Rebuild a policy's dataclass from the plain mapping that a checkpoint stores.
 
+    A checkpoint older than `causal` holds a transformer that is.
+
     Raises:
         ConfigError: the name is unknown or a field does not belong to the policy.
     """
     name = values.get("name")
     if name not in POLICIES:
         raise ConfigError(unknown_name("policy", name, POLICIES))
-    return build(POLICIES[name], values, "policy")
+    older = {"causal": True} if hasattr(POLICIES[name], "causal") else {}
+    return build(POLICIES[name], {**older, **values}, "policy")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -36,6 +37,14 @@ class PolicyConfig:
             self.execute_steps,
             f"1 … action_steps={self.action_steps}",
         )
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that a result depends on, in the words of the files that were written first.
+
+        A setting that came later is left out where it does nothing, or says what the code did before it came: those
+        files still belong to the same run.
+        """
+        return asdict(self)
 
 
 @dataclass
@@ -199,13 +208,19 @@ class UNetSettings:
 
 @dataclass
 class DenoisingTransformerSettings:
-    """Diffusion Policy's transformer for images (arXiv 2303.04137): dropouts and weight decay are its own too."""
+    """Diffusion Policy's transformer for images (arXiv 2303.04137): dropouts and weight decay are its own too.
+
+    `causal` hides the later actions of a chunk from the earlier ones, as published. What is denoised first cannot
+    follow what is denoised beside it then: where demonstrations go two ways, one chunk in ten takes a step of each
+    (docs/policies.md).
+    """
 
     layers: int = 8
     heads: int = 4
     width: int = 256
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.3
+    causal: bool = True
 
     def check_transformer(self) -> None:
         """Refuse impossible sizes."""
@@ -255,19 +270,25 @@ class DiffusionTransformerConfig(DenoisingTransformerSettings, DiffusionSettings
             "0 or more",
         )
 
+    def identity(self) -> dict[str, Any]:
+        """Without `causal` where it says what it said before it could be set."""
+        return {key: value for key, value in asdict(self).items() if key != "causal" or not self.causal}
+
 
 @dataclass
 class FlowMatchingConfig(UNetSettings, DenoisingTransformerSettings, PolicyConfig):
     """Flow matching with the networks of Diffusion Policy; objective and sampling are π0's (arXiv 2410.24164).
 
-    `network` is unet or transformer; the settings of the other one are not used. `time_sampling` is `beta`, π0's, or
-    `uniform`, that of rectified flow (arXiv 2209.03003).
+    `network` is unet or transformer; the settings of the other one are not used. In the transformer all actions of a
+    chunk see each other, as in π0. `time_sampling` is `beta`, π0's, or `uniform`, that of rectified flow
+    (arXiv 2209.03003).
     """
 
     name: str = "flow_matching"
     observation_steps: int = 2
     action_steps: int = 16
     execute_steps: int = 8
+    causal: bool = False
     network: str = "unet"
     time_sampling: str = "beta"
     inference_steps: int = 10
@@ -282,6 +303,11 @@ class FlowMatchingConfig(UNetSettings, DenoisingTransformerSettings, PolicyConfi
         if self.network == "unet":
             self.check_unet(self.action_steps)
         self.check_transformer()
+
+    def identity(self) -> dict[str, Any]:
+        """Without `causal` where it does nothing, or says what it said before it could be set."""
+        silent = self.causal or self.network == "unet"
+        return {key: value for key, value in asdict(self).items() if key != "causal" or not silent}
 
 
 POLICIES: dict[str, type[PolicyConfig]] = {

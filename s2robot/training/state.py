@@ -23,6 +23,7 @@ FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "lo
 def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: str) -> dict[str, Any]:
     """Everything that determines a run's result."""
     settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
+    settings["policy"] = config.policy.identity()
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in FREE_TRAINING}
     return {**settings, "encoder weights": encoder_fingerprint, "data": data_fingerprint}
 

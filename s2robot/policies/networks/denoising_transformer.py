@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class DenoisingTransformer(nn.Module):
     """A transformer decoder over the actions of a chunk that attends to the observations (arXiv 2303.04137, §3.1).
 
-    Maps a noisy chunk [B, Ta, A], a time [B] and observations [B, To, width] to [B, Ta, A]. An action sees itself and
-    the earlier ones; time and observations are read by cross-attention. All observations lie before the chunk, so
-    none is hidden from any action.
+    Maps a noisy chunk [B, Ta, A], a time [B] and observations [B, To, width] to [B, Ta, A]. An action sees the whole
+    chunk, or with `causal` itself and the earlier ones; time and observations are read by cross-attention. All
+    observations lie before the chunk, so none is hidden from any action.
     """
 
-    causal: Tensor
+    hidden: Tensor | None
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class DenoisingTransformer(nn.Module):
         width: int,
         embedding_dropout: float,
         attention_dropout: float,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         self.time = SinusoidalEmbedding(width)
@@ -50,7 +51,7 @@ class DenoisingTransformer(nn.Module):
         self.decoder = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
         self.head = nn.Linear(width, action_width)
         mask = torch.ones(chunk_steps, chunk_steps, dtype=torch.bool).triu(1)  # True where attention is forbidden
-        self.register_buffer("causal", mask, persistent=False)
+        self.register_buffer("hidden", mask if causal else None, persistent=False)
         self._initialise(std=0.02 * (256 / width) ** 0.5)
 
     def _initialise(self, std: float) -> None:
@@ -70,7 +71,7 @@ class DenoisingTransformer(nn.Module):
         memory = torch.cat([self.time(time)[:, None], self.embed_condition(condition)], dim=1)
         memory = self.condition(self.dropout(memory + self.condition_position))
         x = self.dropout(self.embed_action(actions) + self.action_position)
-        return self.head(self.decoder(x, memory, tgt_mask=self.causal))
+        return self.head(self.decoder(x, memory, tgt_mask=self.hidden))
 
     def decayed(self) -> list[nn.Parameter]:
         """The matrices, to which the published training applies weight decay; not positions, biases and norms."""
@@ -92,4 +93,5 @@ def make_denoising_transformer(
         width=config.width,
         embedding_dropout=config.embedding_dropout,
         attention_dropout=config.attention_dropout,
+        causal=config.causal,
     )
