@@ -13,19 +13,21 @@ from s2robot.cli import main
 pytestmark = pytest.mark.sim
 
 TINY = ["encoder.backbone=test_efficientnet", "encoder.weights=none", "training.epochs=2", "readout=mean"]
+CPU = "device=cpu"  # the features and the policy of a GPU have tests of their own
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     path = tmp_path_factory.mktemp("demos") / "lift.hdf5"
-    assert main(["collect", "task=Lift", "num=3", "size=64", f"out={path}"]) == 0
+    assert main(["collect", "task=Lift", "num=3", "size=64", "workers=2", f"out={path}"]) == 0
     return path
 
 
 @pytest.fixture(scope="module")
 def checkpoint(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    words = [f"dataset={dataset}", f"output={folder}", f"cache_dir={folder}/cache", "encoder.scales=[32,64]", *TINY]
+    places = [f"dataset={dataset}", f"output={folder}", f"cache_dir={folder}/cache"]
+    words = [*places, "encoder.scales=[32,64]", *TINY, CPU]
     script = Path(__file__).parents[1] / "train_policy.py"
     subprocess.run([sys.executable, script, *words], check=True, cwd=folder)
     return folder / "checkpoint"
@@ -33,14 +35,14 @@ def checkpoint(dataset, tmp_path_factory):
 
 def test_collecting_again_keeps_the_file_and_other_settings_are_refused(dataset, capsys):
     before = dataset.stat().st_mtime_ns
-    assert main(["collect", "task=Lift", "num=3", "size=64", f"out={dataset}"]) == 0
+    assert main(["collect", "task=Lift", "num=3", "size=64", "workers=2", f"out={dataset}"]) == 0
     assert dataset.stat().st_mtime_ns == before
-    assert main(["collect", "task=Lift", "num=4", "size=64", f"out={dataset}"]) == 2
+    assert main(["collect", "task=Lift", "num=4", "size=64", "workers=2", f"out={dataset}"]) == 2
     assert "demonstrations of other settings" in capsys.readouterr().err
 
 
 def test_evaluation_leaves_results_a_plot_and_a_playable_video(checkpoint, tmp_path, capsys):
-    words = [f"checkpoint={checkpoint}", "episodes=3", "horizon=8", "videos=1", f"output={tmp_path}"]
+    words = [f"checkpoint={checkpoint}", "episodes=3", "horizon=8", "videos=1", f"output={tmp_path}", CPU]
     assert main(["evaluate", *words]) == 0
     assert "95% Wilson interval" in capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
@@ -57,7 +59,10 @@ def test_evaluation_leaves_results_a_plot_and_a_playable_video(checkpoint, tmp_p
     assert results["latency_ms"] == results["latency"]["median_ms"] <= results["latency"]["p95_ms"]
     shares = [results["latency"][f"{part}_share"] for part in ("encode", "policy", "simulate")]
     assert sum(shares) == pytest.approx(1, abs=0.01)
-    assert min(shares) > 0
+    lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    times = [line["times"] for line in lines if "times" in line]  # the shares are rounded
+    assert all(sum(sum(spent[part]) for spent in times) > 0 for part in ("encode", "policy"))
+    assert sum(spent["simulate"] for spent in times) > 0
     (video,) = results["videos"]
     frames = iio.imread(tmp_path / video["path"])
     assert frames.shape[0] == 1 + results["episode_results"][0]["steps"]
@@ -77,6 +82,7 @@ def test_benchmark_runs_its_cells_reports_and_resumes(dataset, tmp_path, capsys)
         "size=64",
         "episodes=2",
         "num_envs=2",
+        CPU,
     ]
     assert main(["benchmark", *words]) == 2
     printed = capsys.readouterr()

@@ -105,8 +105,8 @@ def build_and_die(path, root, event, count):
         happens("write", lambda: pwrite(descriptor, content[: len(content) // 2], offset))
         return pwrite(descriptor, content, offset)
 
-    def store_and_log(self, block, rows):
-        store(self, block, rows)
+    def store_and_log(self, *block):
+        store(self, *block)
         happens("half a line", lambda: os.truncate(self._log, self._log.stat().st_size - 10))
         happens("line")
         finished.release()

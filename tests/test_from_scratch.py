@@ -49,7 +49,8 @@ def test_a_rollout_sees_what_the_cache_holds_cropped_at_the_centre(tmp_path):
     seen = Observation({"agentview": rows}, torch.from_numpy(position), past)
     expected = policy.act(seen, [torch.Generator()])
     assert actions.shape == (1, 2, 4)
-    assert torch.equal(torch.from_numpy(actions), expected[:, :2])
+    # The same numbers go in; that two calls of a network agree to the last bit is nobody's promise.
+    torch.testing.assert_close(torch.from_numpy(actions), expected[:, :2], rtol=0, atol=1e-5)
 
 
 def test_the_experiment_is_the_published_network():

@@ -107,5 +107,8 @@ def test_cameras_with_different_numbers_of_images_are_encoded():
     encoder = FrozenEncoder({"front": (SIZE, SIZE), "wrist": (SIZE, SIZE)}, shared)
     stacked, single = images(4), images(2)
     features = encoder({"front": stacked, "wrist": single})
-    torch.testing.assert_close(features["front"].map, shared.encoder(stacked).map)
-    torch.testing.assert_close(features["wrist"].map, shared.encoder(single).map)
+    for camera, pictures in (("front", stacked), ("wrist", single)):
+        expected = shared.encoder(pictures).map
+        # Batches of other sizes are added up in another order.
+        atol = 1e-5 * float(expected.abs().max())
+        torch.testing.assert_close(features[camera].map, expected, rtol=1e-4, atol=atol)
