@@ -216,8 +216,8 @@ class S2Encoder(nn.Module):
     def fingerprint(self) -> str:
         """Sha256 of everything that determines the features: weights, scale set, preprocessing, precision and code.
 
-        Equal across processes, machines and devices. Memory layout, compilation and micro-batching are left out:
-        they change features by rounding only.
+        Equal across processes, machines and devices, and so are the features but for rounding: machine, device, engine,
+        memory layout and micro-batching are left out. Random weights are equal on the same machine.
         """
         identity: dict[str, Any] = {
             "features_version": FEATURES_VERSION,

@@ -191,7 +191,7 @@ class Encoder(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hash of everything that determines the features, equal across processes and machines."""
+        """Hash of everything that determines the features but for rounding; equal across processes and machines."""
         ...
 
     def describe(self) -> str:

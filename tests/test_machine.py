@@ -1,10 +1,14 @@
 """What tells one kind of machine from another, and nothing that changes from run to run."""
 
 import json
+import os
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
+from helpers import write_dataset
 
 from s2robot.machine import (
     MIXED,
@@ -99,3 +103,34 @@ def test_pooled_episodes_keep_their_machines():
 def test_a_list_of_machines_holds_each_once():
     assert with_machine(with_machine([], A), A) == [A]
     assert with_machine([A], B) == [A, B]
+
+
+FINGERPRINTS = """
+import json, sys, torch
+from s2robot import S2Encoder
+from s2robot.data import open_dataset
+from s2robot.evaluation.results import hash_json
+from s2robot.machine import machine_facts
+
+torch.set_num_threads(int(sys.argv[3]))
+encoder = S2Encoder("efficientnet_lite0", (224, 448), weights="package", engine=sys.argv[2])
+with open_dataset(sys.argv[1]) as dataset:
+    prints = [encoder.fingerprint(), encoder.backbone.weights_hash(), dataset.fingerprint()]
+    prints.append(hash_json(dataset.env_args))
+facts = machine_facts(torch.device("cpu"))
+print(json.dumps([prints, facts["capability"], facts["threads"]]))
+"""
+
+
+def test_fingerprints_are_equal_on_processors_with_other_instructions_threads_and_engines(tmp_path):
+    dataset = write_dataset(tmp_path / "demos.hdf5", (5, 3))
+
+    def run(engine, threads, **changes):
+        command = [sys.executable, "-c", FINGERPRINTS, str(dataset), engine, str(threads)]
+        found = subprocess.run(command, env={**os.environ, **changes}, check=True, stdout=subprocess.PIPE, text=True)
+        return json.loads(found.stdout.splitlines()[-1])
+
+    old = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    here, there = run("eager", 1), run("compile", 3, PYTHONHASHSEED="7", **old)
+    assert (here[2], there[1:]) == (1, ["DEFAULT", 3])
+    assert here[0] == there[0]

@@ -143,7 +143,9 @@ class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; the same seed gives the same episode bit for bit, whatever ran before it.
+        """Start an episode; on the same machine the same seed gives it again bit for bit, whatever ran before it.
+
+        On another one, pixels may differ with the renderer, and trajectories by rounding (docs/architecture.md).
 
         Args:
             seed: any non-negative integer; None draws one from the environment's generator.

@@ -108,6 +108,7 @@ def collect(
 ) -> Iterator[dict[str, Any]]:
     """Yield `num` successful episodes of a task's expert, the same ones in the same order for any `workers`.
 
+    On the same machine they are the same bit for bit; on another one by rounding (docs/architecture.md).
     Attempt k runs on environment seed `collection_seed(seed, k)`. Failed attempts are dropped but counted. At most
     2 × `workers` episodes are in memory besides the one the caller holds.
 

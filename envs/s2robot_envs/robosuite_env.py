@@ -120,7 +120,7 @@ class RobosuiteEnv(ImageEnv):
         return self.simulator.sim.get_state().flatten()
 
     def set_state(self, state: np.ndarray) -> None:
-        """Restore a state recorded from the same task and model; observations of it are bit-identical.
+        """Restore a state recorded from the same task and model; the same machine observes it bit-identically.
 
         Raises:
             EnvConfigError: the state has another length than this model's.

@@ -112,7 +112,8 @@ def refresh_positions(env: Any) -> None:
     """Bring poses of bodies, sites and cameras up to date with the joint positions, without touching dynamics.
 
     robosuite stops after integrating, which leaves poses one physics step (2 ms) behind. With this an
-    observation is a function of the recorded state alone, so replaying states gives the same pixels.
+    observation is a function of the recorded state alone, so replaying states gives the same pixels where the renderer
+    is the same.
     """
     import mujoco
 

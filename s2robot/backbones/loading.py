@@ -45,9 +45,10 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
         name: a name of the table `BACKBONES`, any timm model name, or `pixels`: the image itself, without weights.
         weights: one source, or several that are tried in this order: `default` (the row's own source; timm's hub for
             other names), `package` (the installed pip package that ships them), `fetched` (the cache that
-            `s2robot encoders fetch` fills), `hub` (timm's download), `none` (random, the same in every process), or
-            the path of a `.safetensors` or `.pth` file, or of a folder with `<name>.safetensors` or `<name>.pth`.
-            Which one was used is logged. Only a source that lacks them is passed over, never a damaged one.
+            `s2robot encoders fetch` fills), `hub` (timm's download), `none` (random, the same in every process of
+            the same machine), or the path of a `.safetensors` or `.pth` file, or of a folder with `<name>.safetensors`
+            or `<name>.pth`. Which one was used is logged. Only a source that lacks them is passed over, never a damaged
+            one.
         size: tile height = width it will mostly see [pixels]; position embeddings are resampled to it once, here.
 
     Returns:

@@ -83,7 +83,8 @@ def _unfold_positions(folded: Tensor) -> tuple[Tensor, Tensor]:
     tables = torch.linalg.solve(gram, basis.T @ folded.reshape(channels, -1).T)
     if (basis @ tables - folded.reshape(channels, -1).T).abs().max() > 1e-5:
         raise WeightsError("the position table of this file is not that of SAM 2's Hiera")
-    # Solvers round differently on different machines; on this grid they agree, and so do the hashes of the weights.
+    # Solvers round differently on different machines; on this grid they nearly always agree, and so do the hashes of
+    # the weights.
     tables = (tables * 2**20).round() / 2**20
     background = tables[:cells].T.reshape(1, channels, _BACKGROUND, _BACKGROUND)
     return background.float(), tables[cells:].T.reshape(1, channels, _WINDOW, _WINDOW).float()

@@ -7,8 +7,9 @@
 <store>/rollouts/<key>/<first>-<last>/       training × horizon, one folder per range of evaluation seeds
 ```
 
-A lock beside each lets several processes, also of several benchmarks, share a store on one file system. Settings that
-change a number by rounding only (`device`) are not part of a key; those that a file's content depends on are.
+A lock beside each lets several processes, also of several benchmarks, share a store on one file system. What
+changes a number by rounding only (`device`, the kind of machine) is not part of a key and stands in the results;
+settings that a file's content depends on are part of it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.interfaces import DatasetError, Episode
 
 # Metres and quaternion entries. robosuite's own observations lag their state by one physics step (2 ms), which at full
-# speed is 3 mm and 0.003; recordings of `RobosuiteEnv` do not lag, and replay exactly.
+# speed is 3 mm and 0.003; recordings of `RobosuiteEnv` do not lag, and replay exactly on the same machine. Images are
+# not compared: another renderer draws others, by up to 2 of 255.
 TOLERANCE = 5e-3
 
 # Takes (name, states, episode), gives for each `images` and `proprioception` of every recorded state, in order, and

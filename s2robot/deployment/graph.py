@@ -144,7 +144,7 @@ def _masks_are_any(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tupl
 
 
 class EncoderGraph(nn.Module):
-    """Images of one camera → features, exactly as `S2Encoder` gives them."""
+    """Images of one camera → features, as `S2Encoder` gives them; what runs the graph may round otherwise."""
 
     def __init__(self, encoder: S2Encoder, batch: int, size: tuple[int, int]) -> None:
         super().__init__()

@@ -36,14 +36,15 @@ def write_video(output: Path, recording: Recording) -> dict[str, Any]:
 
 
 def compare(counted: EpisodeResult, filmed: EpisodeResult) -> str | None:
-    """Warn where an episode, run again to film it, went another way; None where it did not."""
+    """Warn where an episode, run again to film it, went another way; None where it did not, as on the same machine."""
     if filmed.error is not None:
         return f"seed {counted.seed} could not be filmed: {filmed.error}"
     if filmed == counted:
         return None
     return (
         f"seed {counted.seed}, run again to film it, ended in {_outcome(filmed)}; the counted episode ended in "
-        f"{_outcome(counted)}: episodes are not repeatable here, and the video shows another one"
+        f"{_outcome(counted)}: episodes are not repeatable here, or it was counted on another kind of machine, and the "
+        "video shows another one"
     )
 
 

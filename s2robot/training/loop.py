@@ -1,7 +1,7 @@
 """The one training loop, for every policy and any number of processes.
 
 What a step does follows from (seed, step) alone: which windows, in which order, with which noise. So a run that goes
-on from a saved state repeats what an uninterrupted one does, bit for bit on a CPU.
+on from a saved state repeats what an uninterrupted one does, bit for bit on a CPU of the same machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole state of a run on disk, from which it goes on as if it had never been interrupted."""
+"""The whole state of a run on disk, from which it goes on as if it had never been interrupted, on the same machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from s2robot.files import durable_file
 from s2robot.interfaces import TrainingError, differences
 
 STATE_FILE = "training_state.pt"
-# Settings that a run may be resumed with other values of: they do not change what is computed.
+# Settings that a run may be resumed with other values of: what is computed changes by rounding at most (`device`).
 _FREE = {"dataset", "output", "device", "cache_dir", "resume"}
 FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "loggers", "wandb_project"}
 
 
 def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: str) -> dict[str, Any]:
-    """Everything that determines a run's result."""
+    """Everything that determines a run's result but for rounding, and so not the machine."""
     settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
     settings["policy"] = config.policy.identity()
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in FREE_TRAINING}
