@@ -1,7 +1,7 @@
 import json
+import pickle
 import signal
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,8 +13,17 @@ from s2robot.config import BCConfig
 from s2robot.files import claimed
 from s2robot.interfaces import TrainingError
 from s2robot.machine import processor_name
-from s2robot.training import train
+from s2robot.training import TrainingLoop, train
 from s2robot.training.state import load_state, save_state
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the processes that are killed: how many threads sum up may change the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +44,8 @@ def assert_equal_checkpoints(first, second):
     assert mine.loss_curve == other.loss_curve
 
 
-# 200 steps, 8 a epoch: step 100 lies in the middle of the 13th
-STEPS = {"epochs": 25, "save_every_steps": 100, "validate_every": 5}
+# 40 steps, 8 an epoch: step 20, of which the state is saved, lies in the middle of the third epoch
+STEPS = {"epochs": 5, "save_every_steps": 20, "validate_every": 2}
 
 
 @pytest.mark.parametrize(
@@ -48,26 +57,26 @@ STEPS = {"epochs": 25, "save_every_steps": 100, "validate_every": 5}
     ],
     ids=["bc with dropout", "diffusion_unet on shifted frames", "fp16"],
 )
-def test_200_steps_are_100_then_kill_9_then_100_bit_for_bit(workspace, encoder, tmp_path, policy, changes):
+def test_40_steps_are_20_then_kill_9_between_saves_then_20_bit_for_bit(workspace, encoder, tmp_path, policy, changes):
     config = make_config(workspace, tmp_path / "killed", policy=policy, training={**STEPS, **changes})
-    assert train_in_processes(config, kill_at=137) == [-signal.SIGKILL]
+    assert train_in_processes(config, kill_at=27) == [-signal.SIGKILL]
     assert not (tmp_path / "killed" / "checkpoint").exists()
     state = torch.load(tmp_path / "killed" / "training_state.pt", weights_only=True)
-    assert (state["step"], len(state["losses"]), len(state["rows"])) == (100, 4, 12)
+    assert (state["step"], len(state["losses"]), len(state["rows"])) == (20, 4, 2)
     resumed = train(config, encoder)
     straight = train(replace(config, output=str(tmp_path / "straight")), encoder)
-    assert load_checkpoint(straight)[0].loss_curve[-1]["step"] == 200
+    assert load_checkpoint(straight)[0].loss_curve[-1]["step"] == 40
     assert_equal_checkpoints(resumed, straight)
     assert (tmp_path / "killed" / "log.csv").read_bytes() == (tmp_path / "straight" / "log.csv").read_bytes()
 
 
-def test_a_finished_run_started_again_does_nothing_and_ends_the_same(workspace, encoder, tmp_path):
+def test_a_finished_run_started_again_does_nothing_and_ends_the_same(workspace, encoder, tmp_path, monkeypatch):
     config = make_config(workspace, tmp_path, training={"epochs": 1})
     first = load_checkpoint(train(config, encoder))[1]
-    start = time.perf_counter()
+    monkeypatch.setattr(TrainingLoop, "_train_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(encoder, "forward", lambda *_: pytest.fail("encoded again"))
     again = load_checkpoint(train(config, encoder))[1]
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
-    assert time.perf_counter() - start < 5
 
 
 def test_a_finished_run_started_again_still_says_what_made_it(workspace, encoder, tmp_path, monkeypatch):
@@ -180,7 +189,7 @@ def test_truncated_training_state_is_one_clear_error(workspace, encoder, tmp_pat
 def test_a_save_that_fails_leaves_the_state_before_it(tmp_path):
     path, run = tmp_path / "training_state.pt", {"seed": 0}
     save_state(path, {"run": run, "step": 1})
-    with pytest.raises(AttributeError):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
         save_state(path, {"run": run, "step": 2, "bad": lambda: None})
     assert load_state(path, run)["step"] == 1
 

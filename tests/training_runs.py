@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 from helpers import write_dataset
+from torch.distributed import TCPStore
 
 from s2robot import S2Encoder
 from s2robot.config import BCConfig, DiffusionUNetConfig, EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig
@@ -60,30 +60,37 @@ def train_in_processes(
     """Train in `count` new processes that belong together; each kills itself with SIGKILL before step `kill_at`.
 
     They are forked from a server that has imported everything once. Returns their exit codes.
+
+    Raises:
+        TimeoutError: one of them did not end in ten minutes.
     """
     context = multiprocessing.get_context("forkserver")
     # Not this module: the server does not look for it in the folder of the tests.
     context.set_forkserver_preload(["s2robot.training", "accelerate"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [(config, rank, count, port, kill_at, report) for rank in range(count)]
+    # Where they meet, on a port that nobody can take in between; they find it as those of `torchrun` find its store.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    arguments = [(config, rank, count, store.port, kill_at, report) for rank in range(count)]
     processes = [context.Process(target=_train, args=one) for one in arguments]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-    return [process.exitcode for process in processes]
+        process.join(600)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    if None in codes:
+        raise TimeoutError(f"training in {count} processes does not end; exit codes so far: {codes}")
+    return codes
 
 
 def _train(config: TrainConfig, rank: int, count: int, port: int, kill_at: int | None, report: Path | None) -> None:
+    torch.set_num_threads(1)  # sums of several threads may be rounded otherwise than those of one
     if count > 1:  # what `accelerate launch --cpu` sets
         local = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        os.environ.update({name: str(value) for name, value in {**local, **address}.items()})
+        store = {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+        os.environ.update({name: str(value) for name, value in {**local, **address, **store}.items()})
     step = TrainingLoop._train_step
 
     def dying(self: TrainingLoop, *arguments: Any) -> None:
