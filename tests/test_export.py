@@ -14,10 +14,13 @@ from s2robot.config import DiffusionUNetConfig
 from s2robot.config.deployment import ExportConfig
 from s2robot.deployment import export as export_module
 from s2robot.deployment.export import export_checkpoint
-from s2robot.deployment.graph import ExportError, NoiseTape
+from s2robot.deployment.graph import EncoderGraph, ExportError, NoiseTape
 from s2robot.interfaces import CheckpointError, ConfigError, Observation
 
 CPU = torch.device("cpu")
+# A thousandth of the actions' range [-1, 1]. Features pass through float16, where those that differ in the last bit of
+# float32 may become neighbours, 2⁻¹¹ apart.
+TOLERANCE = 2e-3
 DIFFUSION = DiffusionUNetConfig(
     action_steps=4, execute_steps=2, down_dims=[16], step_embedding=16, train_timesteps=3, inference_steps=3
 )
@@ -26,6 +29,17 @@ DIFFUSION = DiffusionUNetConfig(
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("export") / "bc")
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    return load_policy(checkpoint, CPU)
+
+
+@pytest.fixture(scope="module")
+def encoder_program(loaded):
+    """The traced encoder; tracing takes seconds."""
+    return export_module._trace(EncoderGraph(loaded[1], 1, (SIZE, SIZE)))
 
 
 def feed(steps, seed=0):
@@ -40,9 +54,9 @@ def feed(steps, seed=0):
     return {**inputs, "proprioception": low_dim, "past_actions": past}
 
 
-def eager(checkpoint, inputs, generator):
+def eager(loaded, inputs, generator):
     """What the policy does, computed without the exported module."""
-    policy, encoder, recorded = load_policy(checkpoint, CPU)
+    policy, encoder, recorded = loaded
     rows = {
         camera: shape.flatten(encoder(torch.from_numpy(inputs[f"{camera}_image"][0]))).half()[None]
         for camera, shape in recorded.spec.features.items()
@@ -53,7 +67,7 @@ def eager(checkpoint, inputs, generator):
     return policy.act(observation, [generator]).numpy()
 
 
-def test_exported_program_acts_as_the_policy(checkpoint, tmp_path):
+def test_exported_program_acts_as_the_policy(checkpoint, loaded, tmp_path):
     out = tmp_path / "policy.pt2"
     document = export_checkpoint(ExportConfig(checkpoint=str(checkpoint), out=str(out), format="torch_export"))
     module = torch.export.load(out).module()
@@ -61,7 +75,8 @@ def test_exported_program_acts_as_the_policy(checkpoint, tmp_path):
     names = [port["name"] for port in document["inputs"]]
     assert names == ["agentview_image", "wrist_image", "proprioception", "past_actions"]
     actions = module(*[torch.from_numpy(inputs[name]) for name in names]).numpy()
-    np.testing.assert_allclose(actions, eager(checkpoint, inputs, torch.Generator()), atol=1e-4)
+    expected = eager(loaded, inputs, torch.Generator())
+    np.testing.assert_allclose(actions, expected, rtol=0, atol=TOLERANCE)
     assert json.loads((tmp_path / "policy.pt2.json").read_text())["inputs"][0]["shape"] == [1, 2, SIZE, SIZE, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["policy.pt2", "policy.pt2.json"]
 
@@ -85,7 +100,8 @@ def test_onnx_acts_as_the_policy(policy, tmp_path):
     code = snippet("deployment.md", "python", "onnxruntime").replace("outputs/lift.onnx", str(out))
     exec(code, names := {"inputs": inputs})
     actions = names["actions"]
-    np.testing.assert_allclose(actions, eager(checkpoint, inputs, torch.Generator().manual_seed(7)), atol=1e-4)
+    expected = eager(load_policy(checkpoint, CPU), inputs, torch.Generator().manual_seed(7))
+    np.testing.assert_allclose(actions, expected, rtol=0, atol=TOLERANCE)
     if policy is DIFFUSION:  # other noise, another sample
         assert np.abs(session.run(["actions"], {**inputs, "noise": -inputs["noise"]})[0] - actions).max() > 1e-3
 
@@ -117,7 +133,7 @@ def test_every_policy_leaves_as_a_torch_program(name, tmp_path):
     assert export_checkpoint(config)["largest_difference"] <= 1e-3
 
 
-def test_onnx_encoder_gives_the_encoders_features_for_a_batch(checkpoint, tmp_path):
+def test_onnx_encoder_gives_the_encoders_features_for_a_batch(checkpoint, loaded, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="run by make test-export")
     pytest.importorskip("onnxscript", reason="run by make test-export")
     out = tmp_path / "encoder.onnx"
@@ -125,18 +141,19 @@ def test_onnx_encoder_gives_the_encoders_features_for_a_batch(checkpoint, tmp_pa
     document = export_checkpoint(config)
     assert [port["name"] for port in document["outputs"]] == ["map"]
     image = np.random.default_rng(0).integers(0, 256, (2, 96, 80, 3), dtype=np.uint8)
-    _, encoder, _ = load_policy(checkpoint, CPU)
-    expected = encoder(torch.from_numpy(image)).map.numpy()
-    np.testing.assert_allclose(onnxruntime.InferenceSession(out).run(None, {"image": image})[0], expected, atol=1e-4)
+    expected = loaded[1](torch.from_numpy(image)).map.numpy()
+    features = onnxruntime.InferenceSession(out).run(None, {"image": image})[0]
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_file_that_differs_is_not_written(checkpoint, tmp_path, monkeypatch):
+def test_a_file_that_differs_is_not_written(checkpoint, encoder_program, tmp_path, monkeypatch):
     write = export_module._write_torch
 
     def wrong(program, graph, path):
         run = write(program, graph, path)
         return lambda inputs: [output + 0.01 for output in run(inputs)]
 
+    monkeypatch.setattr(export_module, "_trace", lambda graph: encoder_program)
     monkeypatch.setattr(export_module, "_write_torch", wrong)
     out = tmp_path / "encoder.pt2"
     config = ExportConfig(checkpoint=str(checkpoint), out=str(out), format="torch_export", part="encoder")
@@ -156,11 +173,11 @@ def test_a_mixture_draws_its_mode_from_the_noise():
     assert {int(mode) for mode in drawn} == {0, 1, 2}
     with NoiseTape(generators, torch.stack([row[0] for row in tape.drawn])):
         assert [torch.multinomial(probabilities, 1, generator=generator) for generator in generators] == drawn
-    noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+    noise = torch.special.ndtri((torch.arange(1000) + 0.5) / 1000)[:, None]  # every part of the distribution once
     many = [torch.Generator() for _ in noise]
     with NoiseTape(many, noise):
         modes = torch.cat([torch.multinomial(probabilities, 1, generator=generator) for generator in many])
-    torch.testing.assert_close(modes.bincount() / len(modes), probabilities, atol=0.015, rtol=0)
+    torch.testing.assert_close(modes.bincount() / len(modes), probabilities, atol=2e-3, rtol=0)
 
 
 def test_other_draws_are_refused():
@@ -198,7 +215,8 @@ def test_impossible_settings_are_refused(settings, message):
         ExportConfig(checkpoint="c", out="o", **settings)
 
 
-def test_the_command_says_what_goes_in_and_out(checkpoint, tmp_path, capsys):
+def test_the_command_says_what_goes_in_and_out(checkpoint, encoder_program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export_module, "_trace", lambda graph: encoder_program)
     out = tmp_path / "encoder.pt2"
     assert main(["export", f"checkpoint={checkpoint}", f"out={out}", "format=torch_export", "part=encoder"]) == 0
     text = capsys.readouterr().out
