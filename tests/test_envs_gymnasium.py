@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -89,11 +88,13 @@ class Walker(Expert):
         yield np.clip(np.float32([((goal - position) + 2) / 3 - 1]), -1, 1)
 
 
-class SlowWalker(Walker):
-    """Takes long enough to be killed on the way."""
+class MortalWalker(Walker):
+    """Kills its process in the middle of the episode of the seed that `KILLED_ON_SEED` names."""
 
     def attempt(self, env):
-        time.sleep(0.05)
+        on_the_way = env.raw_observation["where"][0] != 0
+        if on_the_way and os.environ.get("KILLED_ON_SEED") == str(env.info()["seed"]):
+            os.kill(os.getpid(), signal.SIGKILL)
         yield from super().attempt(env)
 
 
@@ -166,7 +167,7 @@ def test_pictures_and_vectors_get_our_names_types_and_sizes(env):
 def test_a_picture_that_is_not_square_is_whole_and_upright_between_black_bars(env):
     front = env.reset(seed=0)[0]["front_image"]
     assert front[:, :10].max() == front[:, 30:].max() == 0
-    assert (front[1:18, 11:29] == [200, 0, 0]).all()
+    assert np.abs(front[1:18, 11:29].astype(int) - [200, 0, 0]).max() <= 1  # libraries round their weights differently
     assert front[22:].max() == 0
 
 
@@ -299,7 +300,7 @@ def test_an_environment_object_takes_further_cameras():
         ({"task": "gym:Corridor-v0", "gym": {"sucess": "x"}}, "unknown gym option 'sucess'; did you mean 'success'"),
         ({"task": "gym:Corridor-v0", "gym": {"proprioception": ["wher"]}}, "vector in the observation of .*'where'"),
         ({"task": "gym:Corridor-v0", "gym": {"kwargs": {"limits": [-1, np.inf]}}}, "a Box with finite bounds"),
-        ({"task": "gym:Corridor-v0", "gym": {"kwargs": {"colour": 1}}}, "gymnasium cannot make .*colour"),
+        ({"task": "gym:Corridor-v0", "gym": {"kwargs": {"colour": 1}}}, "gymnasium cannot make .*Corridor-v0"),
         ({"task": "Lift", "gym": {"success": "x"}}, "gym options .* do not apply to Lift"),
     ],
 )
@@ -464,19 +465,16 @@ def contents(path):
 
 
 def test_a_collection_killed_and_started_again_ends_in_the_same_file(tmp_path):
-    words = [f"task={TASK}", "num=8", "size=16", "noise=0.3", "workers=1", "expert=test_envs_gymnasium:SlowWalker"]
+    words = [f"task={TASK}", "num=8", "size=16", "noise=0.3", "workers=1", "expert=test_envs_gymnasium:MortalWalker"]
     assert main(["collect", *words, f"out={tmp_path / 'whole.hdf5'}"]) == 0
     out = tmp_path / "killed.hdf5"
     command = [sys.executable, "-m", "s2robot.cli", "collect", *words, f"out={out}"]
-    here = str(Path(__file__).parent)
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": here}, stderr=subprocess.DEVNULL)
-    parts = out.with_name(out.name + ".parts")
-    while process.poll() is None and len(list(parts.glob("demo_*.hdf5"))) < 2:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    recorded = len(list(parts.glob("demo_*.hdf5")))
-    assert 2 <= recorded < 8
+    with open_dataset(tmp_path / "whole.hdf5") as dataset:
+        fourth = dataset.episode(3).attributes["seed"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "KILLED_ON_SEED": str(fourth)}
+    process = subprocess.run(command, env=environment, stderr=subprocess.DEVNULL)
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(out.with_name(out.name + ".parts").glob("demo_*.hdf5"))) == 3
     assert not out.exists()
     assert main(["collect", *words, f"out={out}"]) == 0
     assert contents(out) == contents(tmp_path / "whole.hdf5")
