@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,8 @@ from s2robot.cli import main
 from s2robot.data import RobomimicWriter, open_dataset
 from s2robot.data.rerender import Drift, find_drifts, render_dataset
 from s2robot.interfaces import DatasetError
+from s2robot.looks import check_look
+from s2robot_envs import make_env
 
 OLD = Path(__file__).parent / "data" / "robosuite_1_4_lift.hdf5"
 
@@ -163,3 +166,16 @@ def test_what_drew_the_source_is_not_taken_over(path, tmp_path, renderer):
         render_dataset(source, tmp_path / "new.hdf5", {"env_name": "Lift"}, replay)
     with open_dataset(tmp_path / "new.hdf5") as rendered:
         assert {rendered.episode(index).attributes.get("renderer") for index in range(3)} == {renderer}
+
+
+@pytest.mark.sim
+def test_collected_and_rendered_demonstrations_name_what_drew_them(tmp_path):
+    collected, rendered = tmp_path / "demos.hdf5", tmp_path / "small.hdf5"
+    words = ["task=Lift", "num=1", "size=32", "workers=1", "cameras=[agentview]"]
+    assert main(["collect", *words, f"out={collected}"]) == 0
+    assert main(["render", f"dataset={collected}", f"out={rendered}", "size=16", "workers=1"]) == 0
+    with contextlib.closing(make_env("Lift", cameras=("agentview",), image_size=16)) as env:
+        env.reset(seed=0)
+        for path in (collected, rendered):
+            with open_dataset(path) as dataset:
+                assert check_look(dataset) == [env.renderer]
