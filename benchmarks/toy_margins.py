@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from trained_toys import ANY, TOYS, Toy
+from trained_toys import ANY, FOR_COMPARISON, TOYS, Toy
 
 WANTED = 4.0
 
@@ -33,7 +33,7 @@ def rows(name: str, toy: Toy, seeds: range) -> Iterator[tuple[str, float]]:
         mean, deviation = statistics.fmean(values), statistics.stdev(values)
         low, high = toy.bounds.get(measure, ANY)
         distance = min(mean - low, high - mean)
-        margin = distance / deviation if deviation else math.copysign(math.inf, distance)
+        margin = distance / deviation if deviation and distance < math.inf else math.copysign(math.inf, distance)
         row = (name, measure, f"{mean:.3f}", f"{deviation:.3f}", f"{min(values):.3f} to {max(values):.3f}")
         yield "| " + " | ".join((*row, f"{low:g} to {high:g}", f"{margin:.1f}")) + " |", margin
 
@@ -49,7 +49,7 @@ def main() -> None:
     print(f"{options.seeds} seeds\n\n| toy | measure | mean | deviation | range | bounds | margin |")
     print("|---|---|---:|---:|---|---|---:|", flush=True)
     least = math.inf
-    for name, toy in TOYS.items():
+    for name, toy in {**TOYS, **FOR_COMPARISON}.items():
         if options.only in name:
             for line, margin in rows(name, toy, range(options.seeds)):
                 print(line, flush=True)

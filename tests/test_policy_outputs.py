@@ -9,7 +9,7 @@ from s2robot.policies import make_policy
 from s2robot.policies.networks import MixtureChunk
 
 
-@pytest.mark.parametrize("name", list(TWO_WAYS))
+@pytest.mark.parametrize("name", [*TWO_WAYS, "diffusion_transformer that is not causal"])
 def test_both_of_two_ways_are_taken_and_never_mixed(name):
     TOYS[f"{name} takes both of two ways"].check()
 

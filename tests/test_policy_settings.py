@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pytest
 
 from s2robot.config import (
@@ -7,6 +9,7 @@ from s2robot.config import (
     DiffusionTransformerConfig,
     DiffusionUNetConfig,
     FlowMatchingConfig,
+    policy_from_dict,
 )
 from s2robot.interfaces import ConfigError
 
@@ -67,3 +70,21 @@ def test_impossible_policy_settings_name_the_valid_ones(config, values, message)
 
 def test_flow_matching_by_transformer_takes_chunks_of_any_length():
     assert FlowMatchingConfig(network="transformer", action_steps=10, execute_steps=8).action_steps == 10
+
+
+def test_a_setting_that_came_later_leaves_the_identity_of_earlier_runs_alone():
+    for config in (
+        DiffusionTransformerConfig(),
+        FlowMatchingConfig(),
+        FlowMatchingConfig(network="transformer", causal=True),
+    ):
+        assert config.identity() == {key: value for key, value in asdict(config).items() if key != "causal"}
+    for config in (DiffusionTransformerConfig(causal=False), FlowMatchingConfig(network="transformer")):
+        assert config.identity() == asdict(config)
+        assert config.identity()["causal"] is False
+
+
+def test_a_policy_written_before_it_could_be_chosen_is_causal():
+    for name in ("flow_matching", "diffusion_transformer"):
+        assert policy_from_dict({"name": name}).causal
+        assert not policy_from_dict({"name": name, "causal": False}).causal

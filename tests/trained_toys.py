@@ -46,10 +46,11 @@ class Toy:
             assert low < value < high, f"{name} is {value:.4g} under seed {seed}; it must lie between {low} and {high}"
 
 
-def fork_in_the_road(name: str, steps: int, seed: int, size: int = 128) -> Tensor:
+def fork_in_the_road(name: str, steps: int, seed: int, size: int = 128, **changes: bool) -> Tensor:
     """Answers of a policy that was shown all +1 and all -1 as the answer to one and the same observation."""
     torch.manual_seed(seed)
-    policy = make_policy(replace(SMALL[name], observation_steps=1, action_steps=2, execute_steps=1), READOUT, SPEC)
+    config = replace(SMALL[name], observation_steps=1, action_steps=2, execute_steps=1, **changes)
+    policy = make_policy(config, READOUT, SPEC)
     seen = make_batch(1, 1, 2, seed).observation
     features = {camera: rows.expand(size, -1, -1) for camera, rows in seen.features.items()}
     same = Observation(features, seen.proprioception.expand(size, -1, -1), torch.zeros(size, 1, 3))
@@ -59,9 +60,9 @@ def fork_in_the_road(name: str, steps: int, seed: int, size: int = 128) -> Tenso
     return policy.act(same, generators(size, 1000 * seed))
 
 
-def two_ways(name: str, steps: int, seed: int) -> dict[str, float]:
+def two_ways(name: str, steps: int, seed: int, **changes: bool) -> dict[str, float]:
     """Shares of the numbers that are near a demonstrated one, of the chunks that keep to one side, and of the upper."""
-    chunks = fork_in_the_road(name, steps, seed).flatten(1)
+    chunks = fork_in_the_road(name, steps, seed, **changes).flatten(1)
     sides = chunks.sign()
     return {
         "near": (chunks.abs() > 0.6).float().mean().item(),
@@ -145,7 +146,7 @@ def train_one_step(folder: Path, seed: int = 0) -> Path:
 
 
 def falls(checkpoint: Path) -> dict[str, float]:
-    """Last losses as shares of the first, and the held-out error; actions are uniform in [-1, 1], a constant errs 0.5."""
+    """Last losses as shares of the first, and the held-out error; of actions uniform in [-1, 1] a constant is 0.5 off."""
     rows = load_checkpoint(checkpoint)[0].loss_curve
     last = [row for row in rows if "validation_loss" in row][-1]
     return {
@@ -178,12 +179,11 @@ TWO_WAYS = {  # training steps
     "flow_matching": 200,
     "flow_matching-transformer": 400,
 }
+WAYS = {"near": (0.9, 2), "keep": (0.9, 2), "upper": (0.15, 0.85)}
 RUN_FALLS = {"train loss": (0, 0.5), "validation loss": (0, 0.5), "action error": (0, 0.4)}
 TOYS: dict[str, Toy] = {
     **{
-        f"{name} takes both of two ways": Toy(
-            functools.partial(two_ways, name, steps), {"near": (0.9, 2), "keep": (0.9, 2), "upper": (0.15, 0.85)}
-        )
+        f"{name} takes both of two ways": Toy(functools.partial(two_ways, name, steps), WAYS)
         for name, steps in TWO_WAYS.items()
     },
     **{f"{name} learns by heart": Toy(functools.partial(by_heart, name), {"error": (0, 0.5)}) for name in BY_HEART},
@@ -197,6 +197,14 @@ TOYS: dict[str, Toy] = {
     "bc_transformer cannot tell without past actions": Toy(
         functools.partial(goes_on_as_before, False), {"error": (0.35, 2)}
     ),
+    "diffusion_transformer that is not causal takes both of two ways": Toy(
+        functools.partial(two_ways, "diffusion_transformer", 400, causal=False), WAYS
+    ),
     "resnet18 learns where a spot is": Toy(where_a_spot_is, {"error": (0, 0.15)}),
     "a run of 60 epochs falls": Toy(whole_run, RUN_FALLS),
 }
+FOR_COMPARISON: dict[str, Toy] = {
+    f"causal {name} takes both of two ways": Toy(functools.partial(two_ways, name, 400, causal=True), {})
+    for name in ("diffusion_transformer", "flow_matching-transformer")
+}
+"""Held to nothing: what docs/policies.md says of the mask."""

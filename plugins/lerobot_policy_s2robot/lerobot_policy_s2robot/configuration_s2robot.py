@@ -73,12 +73,18 @@ class S2RobotConfig(PreTrainedConfig):
         """
         if self.network not in POLICIES:
             raise ConfigError(unknown_name("policy.network", self.network, POLICIES))
+        settings = self.network_settings
+        if self.network == "flow_matching" and settings.get("network") == "transformer" and "causal" not in settings:
+            raise ConfigError(
+                'policy.network_settings={"network": "transformer"} must say "causal": false for a new policy, true '
+                "for one that was trained before this could be chosen"
+            )
         steps = {
             "observation_steps": self.n_obs_steps,
             "action_steps": self.chunk_size,
             "execute_steps": self.n_action_steps,
         }
-        return read_settings(POLICIES[self.network], "network setting", {**self.network_settings, **steps})
+        return read_settings(POLICIES[self.network], "network setting", {**settings, **steps})
 
     def validate_features(self) -> None:
         """Refuse datasets without images or actions.
