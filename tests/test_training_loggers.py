@@ -1,5 +1,5 @@
 import csv
-import json
+import os
 import sys
 from dataclasses import replace
 
@@ -90,46 +90,54 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(TensorBoard, "log", interrupting)
 
 
-def read_offline_run(path):
-    """Rows of a W&B file: protobuf records in LevelDB's log format, after a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, position, parts, rows = path.read_bytes(), 7, [], []
-    while position + 7 <= len(content):
-        if (left := 32768 - position % 32768) < 7:  # a block ends in padding
-            position += left
-            continue
-        size, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
-        parts.append(content[position + 7 : position + 7 + size])
-        position += 7 + size
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = wandb_internal_pb2.Record.FromString(b"".join(parts))
-            parts = []
-            if record.WhichOneof("record_type") == "history":
-                items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
-                rows.append({name: json.loads(value) for name, value in items.items() if not name.startswith("_")})
-    return rows
+@pytest.fixture
+def wandb(monkeypatch, tmp_path):
+    """The library, without the settings and the files of this machine's user."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    return pytest.importorskip("wandb", reason="wandb is not installed: pip install 's2robot[wandb]'")
 
 
-def test_weights_and_biases_keeps_the_rows_of_the_log_offline(workspace, encoder, tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is not installed: pip install 's2robot[wandb]'")
+def test_weights_and_biases_is_given_the_rows_of_the_log(workspace, encoder, tmp_path, monkeypatch, wandb):
+    runs = []
+
+    class Run:
+        def __init__(self, **settings):
+            self.settings, self.rows, self.ended = settings, [], False
+            runs.append(self)
+
+        def log(self, row, step):
+            assert step == row["step"]
+            self.rows.append(row)
+
+        def finish(self):
+            self.ended = True
+
+    monkeypatch.setattr(wandb, "init", Run)
+    config = make_config(workspace, tmp_path / "run", training={"epochs": 3, "validate_every": 2, "loggers": ["wandb"]})
+    train(config, encoder)
+    train(replace(config, output=str(tmp_path / "other")), encoder)
+    train(replace(config, resume=False), encoder)
+    first, other, again = runs
+    assert first.rows == log_rows(tmp_path / "run")
+    assert all(run.ended for run in runs)
+    assert (first.settings["project"], first.settings["name"], first.settings["resume"]) == ("s2robot", "run", "allow")
+    assert first.settings["config"]["training"]["epochs"] == 3
+    assert first.settings["id"] == again.settings["id"] != other.settings["id"]  # every folder is a run of its own
+
+
+@pytest.mark.slow
+def test_weights_and_biases_itself_keeps_the_rows_on_disk(workspace, encoder, tmp_path, monkeypatch, wandb):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    config = make_config(workspace, tmp_path, training={"epochs": 3, "validate_every": 2, "loggers": ["wandb"]})
-    train(config, encoder)
-    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    (path,) = folder.glob("*.wandb")
-    assert read_offline_run(path) == [pytest.approx(row) for row in log_rows(tmp_path)]
-
-    other = replace(config, output=str(tmp_path / "other"))
-    train(other, encoder)
-    (path,) = (tmp_path / "other").glob("wandb/offline-run-*/*.wandb")
-    assert path.name not in {file.name for file in folder.iterdir()}  # every output folder is a run of its own
+    train(make_config(workspace, tmp_path, training={"epochs": 1, "loggers": ["wandb"]}), encoder)
+    (path,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"validation_action_error" in path.read_bytes()
 
 
-def test_a_service_that_cannot_be_used_is_one_clear_error(workspace, encoder, tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install 's2robot[wandb]'")
-
+def test_a_service_that_cannot_be_used_is_one_clear_error(workspace, encoder, tmp_path, monkeypatch, wandb):
     def refuse(**settings):
         raise wandb.errors.UsageError("api_key not configured (no-tty)")
 

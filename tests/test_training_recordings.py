@@ -12,7 +12,8 @@ from s2robot.config.deployment import ExportConfig
 from s2robot.data import RobomimicWriter
 from s2robot.dataset import split_episodes
 from s2robot.deployment.episodes import EpisodeRunner, RequestError
-from s2robot.deployment.export import export_checkpoint
+from s2robot.deployment.export import _image_sizes
+from s2robot.deployment.graph import PolicyGraph
 from s2robot.interfaces import DatasetError, RolloutError
 from s2robot.rollout.checks import check_spaces
 from s2robot.training import train
@@ -88,11 +89,14 @@ def oblong(tmp_path_factory, encoder):
     return run(folder, encoder)
 
 
-def test_both_sides_of_an_oblong_image_are_recorded_and_exported(oblong, tmp_path):
-    assert load_checkpoint(oblong)[0].environment["image_size"] == {"front": {"height": 32, "width": 48}}
-    config = ExportConfig(checkpoint=str(oblong), out=str(tmp_path / "policy.pt2"), format="torch_export")
-    (images,) = [port for port in export_checkpoint(config)["inputs"] if port["name"] == "front_image"]
-    assert images["shape"][2:] == (32, 48, 3)
+def test_both_sides_of_an_oblong_image_are_recorded_and_expected_of_an_exported_policy(oblong):
+    policy, encoder, checkpoint = load_policy(oblong, CPU)
+    assert checkpoint.environment["image_size"] == {"front": {"height": 32, "width": 48}}
+    sizes = _image_sizes(ExportConfig(checkpoint=str(oblong), out="policy.pt2"), checkpoint)
+    graph = PolicyGraph(policy, encoder, checkpoint, batch=1, sizes=sizes)
+    (images,) = [port for port in graph.inputs if port.name == "front_image"]
+    assert images.shape[2:] == (32, 48, 3)
+    assert graph.example(0)[1][0].shape[0] == 1  # it runs on them
 
 
 def test_images_of_another_size_than_the_recorded_one_are_refused(oblong):
