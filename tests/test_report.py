@@ -4,6 +4,8 @@ import csv
 import math
 import subprocess
 import sys
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from s2robot.report.load import load_arms
 from s2robot.report.plan import load_plan
 from s2robot.report.plots import COLORS, make_looks, style, to_svg
 from s2robot.report.run import _draw_run
-from s2robot.statistics import wilson_interval
+from s2robot.statistics import bootstrap, paired_bootstrap, wilson_interval
 
 
 @pytest.fixture(scope="module")
@@ -196,19 +198,23 @@ def test_the_report_does_not_import_torch():
 
 
 @pytest.mark.slow
-def test_200_cells_of_500_episodes_take_under_20_seconds_and_500_megabytes(tmp_path):
+def test_200_cells_of_500_episodes_draw_states_once_and_take_250_megabytes(tmp_path, monkeypatch):
     backbones = {f"backbone{index}": (0.4 * 2**index, 5e6 * (index + 1)) for index in range(6)}
     write_benchmark(tmp_path, policies=("bc", "diffusion_unet"), backbones=backbones, episodes=500)
     assert len(list(tmp_path.rglob("results.json"))) >= 200
-    code = f"""
-import resource
-from s2robot.report import write_report
-write_report([{str(tmp_path)!r}], {str(tmp_path / "out")!r})
-usage = resource.getrusage(resource.RUSAGE_SELF)  # its ru_maxrss would take in the process that started this one
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(usage.ru_utime + usage.ru_stime, int(status["VmHWM"].split()[0]) / 1024)
-"""
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    seconds, megabytes = map(float, done.stdout.split())  # of processor time: the same on a busy machine
-    assert seconds < 20
-    assert megabytes < 500
+    draw, drawn = bootstrap._draw_counts, []
+    monkeypatch.setattr(bootstrap, "_draw_counts", lambda rng, n, *rest: drawn.append(n) or draw(rng, n, *rest))
+    bootstrap._state_counts.cache_clear()
+    start = time.process_time()
+    write_report([tmp_path], tmp_path / "out")
+    seconds = time.process_time() - start
+    assert sum(states >= 500 for states in drawn) == 1
+    bootstrap._state_counts.cache_clear()
+    start = time.process_time()
+    paired_bootstrap(np.zeros(500), np.ones(500))
+    assert seconds < 1000 * (time.process_time() - start)  # 110 of them, most of it for drawing figures
+    tracemalloc.start()
+    write_report([tmp_path], tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 250e6  # 105e6
