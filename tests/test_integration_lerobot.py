@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -93,6 +92,22 @@ def train(monkeypatch, arguments):
     lerobot_train.main()
 
 
+@pytest.fixture
+def losses(monkeypatch):
+    """The loss of every step of a training, from the policy itself: how lerobot-train prints it is its own affair."""
+    from lerobot_policy_s2robot import S2RobotPolicy
+
+    found, forward = [], S2RobotPolicy.forward
+
+    def record(policy, *batch):
+        loss, output = forward(policy, *batch)
+        found.append(float(loss))
+        return loss, output
+
+    monkeypatch.setattr(S2RobotPolicy, "forward", record)
+    return found
+
+
 @pytest.mark.integration
 def test_lerobot_finds_the_policy_by_its_name(monkeypatch):
     from lerobot.configs import PreTrainedConfig
@@ -106,7 +121,7 @@ def test_lerobot_finds_the_policy_by_its_name(monkeypatch):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("network", ["diffusion_unet", "bc"])
-def test_trains_with_lerobot_train_and_acts_after_reloading(network, dataset, tmp_path, monkeypatch, capfd):
+def test_trains_with_lerobot_train_and_acts_after_reloading(network, dataset, tmp_path, monkeypatch, losses):
     import lerobot
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
     from lerobot.policies.factory import make_pre_post_processors
@@ -117,12 +132,10 @@ def test_trains_with_lerobot_train_and_acts_after_reloading(network, dataset, tm
     before = shared.encoder.tensors_hash()
     changes = {} if network == "diffusion_unet" else {"policy.network_settings": '{"hidden": [64]}'}
     train(monkeypatch, small(dataset, tmp_path / "out", **{"policy.network": network, **changes}))
-    printed = "".join(capfd.readouterr())
-    curve = [float(loss) for loss in re.findall(r"\bloss:([\d.]+)", printed)]
-    with capfd.disabled():
-        print(f"lerobot {lerobot.__version__} {network}: loss of every 5 steps: {curve}")
-    assert len(curve) == STEPS // 5
-    assert np.mean(curve[-2:]) < np.mean(curve[:2])
+    assert len(losses) == STEPS
+    curve = np.reshape(losses, (3, -1)).mean(1)  # each is of other frames and noise
+    print(f"lerobot {lerobot.__version__} {network}: loss of the thirds of the training: {curve}")
+    assert min(curve[1:]) < curve[0]
     assert shared.encoder.tensors_hash() == before
 
     from lerobot_policy_s2robot import S2RobotPolicy
@@ -195,7 +208,7 @@ def test_single_numbers_and_the_environments_state_are_seen(tmp_path, monkeypatc
 
 
 @pytest.mark.integration
-def test_lerobots_own_policy_trains_on_a_converted_dataset(dataset, tmp_path, monkeypatch, capfd):
+def test_lerobots_own_policy_trains_on_a_converted_dataset(dataset, tmp_path, monkeypatch):
     arguments = {
         "dataset.repo_id": "local/squares",
         "dataset.root": dataset,
@@ -212,8 +225,6 @@ def test_lerobots_own_policy_trains_on_a_converted_dataset(dataset, tmp_path, mo
         "log_freq": 2,
     }
     train(monkeypatch, [f"--{name}={value}" for name, value in arguments.items()])
-    printed = "".join(capfd.readouterr())
-    assert len(re.findall(r"\bloss:[\d.]+", printed)) == 2
     config = (tmp_path / "out" / "checkpoints" / "last" / "pretrained_model" / "config.json").read_text()
     assert json.loads(config)["input_features"]["observation.state"]["shape"] == [2]
 

@@ -16,12 +16,16 @@ pytest.importorskip("torchrl", reason="run by make test-torchrl")
 
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
-from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import Compose, EnvCreator, GymWrapper, ParallelEnv, SerialEnv, ToTensorImage, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from s2robot.integrations.torchrl import S2Transform
+
+try:
+    from torchrl.collectors import Collector
+except ImportError:  # its name in earlier versions
+    from torchrl.collectors import SyncDataCollector as Collector
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +61,11 @@ def make_env():
     return GymWrapper(TwoCameras())
 
 
+def assert_close(seen, expected):
+    """The same features; batches of other sizes are added up in another order."""
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
 @pytest.fixture(scope="module")
 def shared():
     return SharedEncoder(**SETTINGS)
@@ -77,7 +86,7 @@ def test_features_are_those_of_the_encoder_and_the_rest_stays(shared):
     env.set_seed(3)
     images, seen = plain.reset(), env.reset()
     for key in KEYS:
-        torch.testing.assert_close(seen[key], shared.encoder(images[key][None]).map[0], rtol=1e-4, atol=1e-5)
+        assert_close(seen[key], shared.encoder(images[key][None]).map[0])
     torch.testing.assert_close(seen["position"], images["position"])
 
 
@@ -96,7 +105,7 @@ def test_floats_of_totensorimage_give_the_same_features(shared):
     check_env_specs(converted)
     raw.set_seed(0)
     converted.set_seed(0)
-    torch.testing.assert_close(raw.reset()["wrist"], converted.reset()["wrist"], rtol=1e-4, atol=1e-5)
+    assert_close(raw.reset()["wrist"], converted.reset()["wrist"])
 
 
 @pytest.mark.parametrize("batched", [SerialEnv, ParallelEnv])
@@ -133,7 +142,7 @@ def test_a_replay_buffer_of_images_gives_features(shared):
     buffer.extend(TensorDict({"pixels": images, "row": torch.arange(8)}, [8]))
     sample = buffer.sample()
     expected = shared.encoder(images[sample["row"]]).map.mean((2, 3))
-    torch.testing.assert_close(sample["pixels"], expected, rtol=1e-4, atol=1e-5)
+    assert_close(sample["pixels"], expected)
 
 
 def test_cameras_may_stack_different_numbers_of_steps(shared):
@@ -142,7 +151,7 @@ def test_cameras_may_stack_different_numbers_of_steps(shared):
     images = {key: torch.randint(0, 256, shape, dtype=torch.uint8) for key, shape in shapes.items()}
     seen = transform(TensorDict(dict(images), [4]))
     assert seen["front"].shape == (4, 2, 128)
-    torch.testing.assert_close(seen["wrist"], shared.encoder(images["wrist"]).map.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    assert_close(seen["wrist"], shared.encoder(images["wrist"]).map.mean((2, 3)))
 
 
 def test_the_backbone_is_no_part_of_the_transform(shared):
