@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import needs_films
+from safetensors.torch import load_file
 from toy_benchmark import empty_report, run_toys, toy_config
 
 from s2robot import report
@@ -41,6 +43,11 @@ def runs(tmp_path_factory):
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
+def weights(output: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of every policy that was trained."""
+    return {path.parts[-3]: load_file(path) for path in output.glob("training/*/checkpoint/policy.safetensors")}
+
+
 def test_five_kills_at_any_moment_change_no_row(runs):
     folder, ends = runs
     assert ends["killed"] == [-signal.SIGKILL] * 5, ends
@@ -49,6 +56,14 @@ def test_five_kills_at_any_moment_change_no_row(runs):
     assert len(straight) == 4 * 6  # cells × episodes
     assert {row["success"] for row in straight} == {True, False}  # by the toy's construction
     assert resumed == straight, ends
+
+
+def test_five_kills_at_any_moment_change_no_policy(runs):
+    folder, ends = runs
+    straight, resumed = weights(folder / "straight"), weights(folder / "killed")
+    assert len(straight) == 4
+    # An optimizer or a generator that is not restored moves some weight by a thousandth and more.
+    torch.testing.assert_close(resumed, straight, rtol=1e-5, atol=1e-5, msg=lambda text: f"{text}\n{ends}")
 
 
 def test_every_episode_is_counted_once(runs):

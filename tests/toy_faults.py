@@ -1,8 +1,9 @@
 """Runs the toy benchmark once straight and once with five SIGKILLs: `python toy_faults.py FOLDER [SEED]`.
 
 Each run is a process of its own, forked from this one, which has imported everything and computed nothing. A run is
-killed before a certain one of the events by which it changes its output: a file opened for writing, a flush to disk, a
-new name, a deletion. Counted and not timed, five kills find five runs alive on a machine of any speed.
+killed before a certain one of the events by which it changes its output: a file opened for writing, a flush to disk
+(of which half is there already), a new name, a deletion. Counted and not timed, five kills find five runs alive on a
+machine of any speed.
 """
 
 from __future__ import annotations
@@ -29,17 +30,32 @@ class Events:
 
     def __init__(self, folder: Path, last: int | None) -> None:
         self.count, self._folder, self._last, self._fsync = 0, str(folder), last, os.fsync
+        self._synced: dict[Path, int] = {}  # bytes that no kill takes from a file
+        self.states: list[int] = []  # events by which a training's state got its name
         sys.addaudithook(self._hear)
         os.fsync = self._flush
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if (writes or event in CHANGES) and str(arguments[0]).startswith(self._folder):
+            path = Path(arguments[0])
+            if writes:
+                appends = arguments[2] & os.O_APPEND and path.exists()
+                self._synced[path] = path.stat().st_size if appends else 0
             self._happen()
+            if event == "os.rename" and "training_state" in str(arguments[0]):
+                self.states.append(self.count)
 
     def _flush(self, file: int) -> None:
+        link = Path(f"/proc/self/fd/{file}")
+        path, size = link.readlink(), os.fstat(file).st_size
+        # As a kill while it was written leaves it. The feature cache writes into the middle of its files, which a kill
+        # shortens by nothing; it has such a test of its own.
+        if self.count + 1 == self._last and path.is_file() and "feature_cache" not in path.parts:
+            os.truncate(link, (self._synced.get(path, 0) + size) // 2)
         self._happen()
         self._fsync(file)
+        self._synced[path] = size
 
     def _happen(self) -> None:
         self.count += 1
@@ -47,42 +63,45 @@ class Events:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(output: Path, last: int | None = None) -> tuple[int, int]:
-    """One run in a process of its own: its exit code, negative for a signal, and the events if it got to the end."""
+def run(output: Path, last: int | None = None) -> tuple[int, int, list[int]]:
+    """One run in a process of its own: its exit code, negative for a signal, and its events if it got to the end."""
     told = output.with_suffix(".events")
-    told.write_text("0")
+    told.write_text("[0, []]")
     pid = os.fork()
     if pid == 0:
         try:
             events = Events(output, last)
             run_toys(toy_config(output))
-            told.write_text(str(events.count))
+            told.write_text(json.dumps([events.count, events.states]))
             os._exit(0)
         finally:
             os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), int(told.read_text())
+    ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return ended, *json.loads(told.read_text())
 
 
-def choose_moments(events: int, seed: int) -> list[int]:
-    """Events of each killed run, spread over the whole benchmark.
+def choose_moments(events: int, states: list[int], seed: int) -> list[int]:
+    """Events of each killed run: the first dies in the midst of its first training, the others spread over the rest.
 
     A run repeats some of what the killed ones before it did and never does less than they left, so that each has at
     least its own share to do. The last tenth of the events is spared, for what may be written now and then.
     """
-    points = [0, *sorted(random.Random(seed).sample(range(1, events * 9 // 10), KILLS))]
+    moments = random.Random(seed)
+    first = moments.randint(states[0] + 1, states[2])
+    points = [0, first, *sorted(moments.sample(range(first + 1, events * 9 // 10), KILLS - 1))]
     return [after - before for before, after in itertools.pairwise(points)]
 
 
 def main(folder: Path, seed: int) -> None:
     """Print how the runs ended, as JSON."""
     runner.write_report = empty_report
-    straight, events = run(folder / "straight")
-    moments = choose_moments(events, seed)
+    straight, events, states = run(folder / "straight")
+    moments = choose_moments(events, states, seed)
     killed = [run(folder / "killed", moment)[0] for moment in moments]
-    resumed, _ = run(folder / "killed")
+    resumed = run(folder / "killed")[0]
     ends = {"straight": straight, "killed": killed, "resumed": resumed}
     print(json.dumps({**ends, "events": events, "moments": moments, "seed": seed}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(10**6))
+    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(10**6))
