@@ -265,6 +265,7 @@ def test_a_block_made_again_leaves_the_makers_of_the_others(dataset, tmp_path, e
     file = entry(root) / "features.f16"
     content = bytearray(file.read_bytes())
     content[3] ^= 0xFF
+    let_the_clock_move_on(file, tmp_path / "probe")
     file.write_bytes(content)
     elsewhere("B")
     cache_features(dataset, PooledPixels(), "agentview", root)

@@ -27,7 +27,7 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 
     def write(number):
         for _ in range(50):
-            together.wait(timeout=60)
+            together.wait(timeout=600)
             write_durably(path, bytes([number]) * 1000)
             assert len(set(path.read_bytes())) == 1
 
