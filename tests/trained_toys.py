@@ -146,7 +146,7 @@ def train_one_step(folder: Path, seed: int = 0) -> Path:
 
 
 def falls(checkpoint: Path) -> dict[str, float]:
-    """Last losses as shares of the first, and the held-out error; of actions uniform in [-1, 1] a constant is 0.5 off."""
+    """Last losses as shares of the first, and the held-out error: 0.5 for a constant, as actions are uniform in ±1."""
     rows = load_checkpoint(checkpoint)[0].loss_curve
     last = [row for row in rows if "validation_loss" in row][-1]
     return {
