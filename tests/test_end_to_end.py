@@ -81,6 +81,7 @@ def test_benchmark_runs_its_cells_reports_and_resumes(dataset, tmp_path, capsys)
         "demonstrations=3",
         "size=64",
         "episodes=2",
+        "tasks=[{task:Lift,horizon:60}]",
         "num_envs=2",
         CPU,
     ]
