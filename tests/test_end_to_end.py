@@ -82,7 +82,8 @@ def test_benchmark_runs_its_cells_reports_and_resumes(dataset, tmp_path, capsys)
         "size=64",
         "episodes=2",
         "tasks=[{task:Lift,horizon:60}]",
-        "num_envs=2",
+        "num_envs=1",
+        "videos=0",
         CPU,
     ]
     assert main(["benchmark", *words]) == 2
