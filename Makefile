@@ -4,7 +4,7 @@
 
 # `make test VENV=.venvs/other`: another environment than .venv. `NEWEST=1`: the newest versions that pyproject.toml allows
 # instead of those that were tested (requirements/).
-VENV ?= .venv
+VENV := .venv
 NEWEST ?=
 UPGRADE ?=
 export VENV NEWEST UPGRADE
@@ -53,7 +53,7 @@ test-pythons: ## the same on Python 3.11, 3.12 and 3.13, each in an environment 
 	for version in 3.11 3.12 3.13; do $(MAKE) test VENV=.venvs/py$$version PYTHON=python$$version || exit; done
 
 test-portable: setup ## compare and test what other processors, thread counts and OpenGL drivers give
-	@MUJOCO_GL=osmesa scripts/setup.sh packages
+	-@MUJOCO_GL=osmesa scripts/setup.sh packages
 	$(BIN)/python scripts/portable.py --workers $(PYTEST_WORKERS) $(PORTABLE_ARGS)
 
 test-slow: setup ## run the tests that take minutes each

@@ -14,25 +14,24 @@ if TYPE_CHECKING:
     import torch
 
 Machine = dict[str, Any]
-"""`processor`, `capability`, `threads`, `device`; in results also `engine` and `renderer`. JSON-able."""
+"""`processor`, `capability`, `threads`, `device`, `torch`; in results also `engine` and `renderer`. JSON-able."""
 
 _CPUINFO = Path("/proc/cpuinfo")
 # What tells one kind of processor from another, on x86 and on ARM. Names alone do not: clouds report "AMD EPYC".
 _X86 = {"vendor_id": "", "cpu family": "family ", "model": "model ", "stepping": "stepping "}
 _ARM = {"CPU implementer": "implementer ", "CPU part": "part ", "CPU variant": "variant ", "CPU revision": "revision "}
-_SHOWN = ("renderer", "processor", "capability", "threads", "device", "engine")
+_SHOWN = ("renderer", "processor", "capability", "threads", "device", "engine", "torch")
 
 
 def machine_facts(device: torch.device) -> Machine:
-    """The facts of this machine and process: processor, instruction set, threads of PyTorch, and the device's name."""
+    """Processor, PyTorch and its device; where that is the processor, also the instruction set and the threads."""
     import torch
 
-    return {
-        "processor": processor_name(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
+    facts: Machine = {"processor": processor_name(), "torch": torch.__version__}
+    if device.type == "cuda":  # what the processor adds up then are not the features, nor the policy's numbers
+        return {**facts, "device": torch.cuda.get_device_name(device)}
+    computing = {"capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    return {**facts, **computing, "device": device.type}
 
 
 def processor_name(cpuinfo: Path = _CPUINFO) -> str:
@@ -57,7 +56,7 @@ def machine_label(machine: Mapping[str, Any]) -> str:
     for fact in _SHOWN:
         value = machine.get(fact)
         if value is not None:
-            words.append(_count(value, "thread") if fact == "threads" else str(value))
+            words.append({"threads": f"{_count(value, 'thread')}", "torch": f"torch {value}"}.get(fact, str(value)))
     return ", ".join(words) or "unknown"
 
 
@@ -72,8 +71,8 @@ def differing_facts(former: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def with_machine(machines: Sequence[Machine], machine: Machine) -> list[Machine]:
-    """The distinct machines of a list and one more."""
-    return [*machines, *([] if machine in machines else [machine])]
+    """The distinct machines of a list and one more, which comes last."""
+    return [*(other for other in machines if other != machine), machine]
 
 
 def count_machines(machines: Iterable[Mapping[str, Any] | None]) -> list[Machine]:

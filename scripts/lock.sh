@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly venv=.venvs/lock
+case "${UPGRADE:-0}" in 0) upgrade=() ;; *) upgrade=(--upgrade) ;; esac
 readonly uv=$venv/bin/uv
 
 [ -x "$uv" ] || { python3 -m venv --clear "$venv" && "$venv/bin/python" -m pip install --quiet 'uv>=0.9,<1'; }
@@ -17,7 +18,7 @@ compile() {
   local input=$1 output=$2
   shift 2
   echo "lock: $output" >&2
-  "$uv" pip compile --quiet --universal --custom-compile-command 'make lock' ${UPGRADE:+--upgrade} "$@" \
+  "$uv" pip compile --quiet --universal --custom-compile-command 'make lock' "${upgrade[@]}" "$@" \
     "$input" --output-file "$output"
 }
 

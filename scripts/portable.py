@@ -101,7 +101,8 @@ def disagreement(name: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[str, 
 def environment(changes: dict[str, str]) -> dict[str, str]:
     """This process's, with one thread and the changes; nothing that pytest or make told it."""
     outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "PYTEST_ADDOPTS")}
-    return {**outside, "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", **changes}
+    ours = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MUJOCO_GL": "egl"}
+    return {**outside, **ours, **changes}
 
 
 def facts(changes: dict[str, str]) -> dict[str, np.ndarray]:
@@ -132,6 +133,7 @@ def compare(kind: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray
 
 def run_tests(changes: dict[str, str], workers: int) -> tuple[bool, str]:
     """Run the tests of `TESTS` on that kind; whether they pass, and pytest's last line."""
+    workers = max(1, workers // int(changes.get("S2ROBOT_TEST_THREADS", 1)))
     command = [sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadfile", "-p", "no:cacheprovider"]
     command += ["-m", "not slow and not gpu and not integration", *(f"tests/{name}.py" for name in TESTS)]
     done = subprocess.run(command, cwd=ROOT, env=environment(changes), capture_output=True, text=True)

@@ -5,7 +5,8 @@
 # pyproject.toml, the lock and this file are the ones it last finished with.
 #
 #   PYTHON=python3.12 scripts/setup.sh    choose the interpreter
-#   NEWEST=1 scripts/setup.sh             not the locked versions (requirements/), but the newest that the ranges allow
+#   NEWEST=1 scripts/setup.sh             not the locked versions (requirements/), but the newest that the ranges allow,
+#                                         looked up once a day
 #   VENV=.venvs/other scripts/setup.sh    another place than .venv
 #   MUJOCO_GL=osmesa scripts/setup.sh packages    the system packages of a backend, and nothing else
 #   PIP_EXTRA_INDEX_URL=... and any other setting of pip's is passed through
@@ -99,16 +100,17 @@ install_locked() {
   "$venv/bin/python" -m pip install --require-hashes --requirement requirements/installer.txt
   "$venv/bin/python" -m pip install --require-hashes --build-constraint requirements/build.txt --requirement "$1"
   "$venv/bin/python" -m pip install --no-deps --no-build-isolation --editable .
+  "$venv/bin/python" -m pip check || fail "$1 does not fit pyproject.toml (above); \`make lock\` brings them together"
 }
 
 python="$(find_python)"
 lock=requirements/py$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
-versions="${NEWEST:+newest}"
+case "${NEWEST:-0}" in 0) versions=locked ;; *) versions="newest of $(date +%F)" ;; esac
 # Where the environment cannot be reused: another interpreter, or a moved checkout (scripts hold absolute paths).
 identity="$("$python" -V) $python $PWD"
 sources=(pyproject.toml scripts/setup.sh)
-[ -n "$versions" ] || sources+=("$lock" requirements/installer.txt requirements/build.txt)
-dependencies="$({ cat "${sources[@]}" 2>/dev/null || true; } | sha256sum | cut -d' ' -f1) ${versions:-locked}"
+[ "$versions" != locked ] || sources+=("$lock" requirements/installer.txt requirements/build.txt)
+dependencies="$({ cat "${sources[@]}" 2>/dev/null || true; } | sha256sum | cut -d' ' -f1) $versions"
 
 if [ "${1:-}" = packages ]; then
   mapfile -t packages < <(missing_packages)
@@ -124,13 +126,16 @@ mapfile -t packages < <(missing_packages)
 [ "${#packages[@]}" -eq 0 ] || install_packages "${packages[@]}"
 
 if ! { [ -x "$venv/bin/pip" ] && [ "$(head -n 1 "$stamp" 2>/dev/null)" = "$identity" ]; }; then
+  if [ "$venv" != .venv ] && [ -n "$(ls -A "$venv" 2>/dev/null)" ] && ! [ -f "$stamp" ]; then
+    fail "VENV=$venv is not an environment that this script made, and it would be emptied; name another folder"
+  fi
   say "creating $venv with $("$python" -V) ($python)"
   "$python" -m venv --clear "$venv"
-  # First line only: an interrupted installation is continued, not started over.
-  echo "$identity" >"$stamp"
 fi
+# First line only: an interrupted installation is continued, neither started over nor taken for a finished one.
+echo "$identity" >"$stamp"
 say "installing s2robot and what it depends on (the first time: about 7 GB and a few minutes)"
-if [ -n "$versions" ]; then
+if [ "$versions" != locked ]; then
   say "the newest versions that pyproject.toml allows; without NEWEST=1 the locked ones take their place again"
   "$venv/bin/python" -m pip install --upgrade --upgrade-strategy eager --editable '.[dev]'
 else

@@ -13,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly name="${1:?give robomimic, diffusion_policy, lerobot, metaworld or clusters}"
+readonly base="${VENV:-.venv}"
 readonly venv=.venvs/$name
 readonly python=$venv/bin/python
 readonly stamp=$venv/setup-stamp
@@ -29,8 +30,8 @@ pip_install() { "$python" -m pip install --quiet --disable-pip-version-check "$@
 
 # An environment on top of .venv: what is installed here comes first.
 create_overlay() {
-  .venv/bin/python -m venv --clear "$venv"
-  .venv/bin/python - >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/s2robot.pth" <<'PY'
+  "$base/bin/python" -m venv --clear "$venv"
+  "$base/bin/python" - >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/s2robot.pth" <<'PY'
 import pathlib, sysconfig
 print(sysconfig.get_path("purelib"), pathlib.Path.cwd(), pathlib.Path.cwd() / "envs", sep="\n")
 PY
@@ -95,8 +96,8 @@ install_export() {
   pip_install 'onnx>=1.17' 'onnxruntime>=1.20' 'onnxscript>=0.3' 'msgpack>=1' 'websockets>=15' 'numpy<2'
 }
 
-[ -x .venv/bin/python ] || fail "run \`make setup\` first"
-wanted="$(cat pyproject.toml scripts/setup_integration.sh | sha256sum) $PWD $robomimic $diffusion_policy $lerobot"
+[ -x "$base/bin/python" ] || fail "run \`make setup\` first"
+wanted="$(cat pyproject.toml scripts/setup_integration.sh "$base/setup-stamp" | sha256sum) $base $PWD $robomimic $diffusion_policy $lerobot"
 if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
   say "installing $name into $venv"
   case "$name" in

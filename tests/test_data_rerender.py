@@ -178,4 +178,4 @@ def test_collected_and_rendered_demonstrations_name_what_drew_them(tmp_path):
         env.reset(seed=0)
         for path in (collected, rendered):
             with open_dataset(path) as dataset:
-                assert check_look(dataset) == [env.renderer]
+                assert check_look(dataset) == [env.renderer_name]

@@ -176,7 +176,7 @@ def test_a_chunked_expert_succeeds():
 
 def test_reset_says_what_draws_and_steps_do_not(chunk):
     _, info = chunk.reset(seed=1)
-    assert info["renderer"] == chunk.unwrapped.renderer
+    assert info["renderer"] == chunk.unwrapped.renderer_name
     name, _, version = info["renderer"].partition(", ")
     assert name
     assert version[0].isdigit()
@@ -186,8 +186,8 @@ def test_reset_says_what_draws_and_steps_do_not(chunk):
 def test_an_environment_that_drew_nothing_names_no_renderer():
     env = make_env("Lift", cameras=(), horizon=HORIZON)
     env.reset(seed=0)
-    assert env.renderer is None
+    assert env.renderer_name is None
     env.render()
-    assert env.renderer
+    assert env.renderer_name
     env.close()
-    assert env.renderer is None
+    assert env.renderer_name is None

@@ -249,7 +249,7 @@ def test_blocks_added_on_another_kind_of_machine_are_told_apart_and_said(dataset
     cached = cache_features(dataset, PooledPixels(), "agentview", root)
     assert sorted(root.iterdir()) == before  # the same entry
     np.testing.assert_allclose(cached.rows, direct(dataset), atol=1e-3)
-    assert capsys.readouterr().err.count("on another kind of machine (processor B, before A)") == 1
+    assert capsys.readouterr().err.count("by another machine, engine or library (processor B, before A)") == 1
     assert [record["by"]["processor"] for record in records(root)] == ["A", "A", "B"]
     assert "threads" not in records(root)[0]["by"]
     (info,) = list_entries(root)

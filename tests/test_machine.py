@@ -67,6 +67,7 @@ def test_facts_are_plain_and_the_same_at_every_call():
     assert facts == machine_facts(torch.device("cpu")) == json.loads(json.dumps(facts))
     assert facts["capability"] == torch.backends.cpu.get_cpu_capability()
     assert (facts["threads"], facts["device"]) == (torch.get_num_threads(), "cpu")
+    assert facts["torch"] == torch.__version__
 
 
 def test_only_facts_that_both_know_are_said_to_differ():
@@ -134,3 +135,15 @@ def test_fingerprints_are_equal_on_processors_with_other_instructions_threads_an
     here, there = run("eager", 1), run("compile", 3, PYTHONHASHSEED="7", **old)
     assert (here[2], there[1:]) == (1, ["DEFAULT", 3])
     assert here[0] == there[0]
+
+
+def test_the_machine_that_was_used_last_comes_last():
+    b = {**A, "processor": "B"}
+    assert with_machine(with_machine([A], b), A) == [b, A]
+
+
+def test_on_a_gpu_the_processors_threads_and_instructions_are_not_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    facts = machine_facts(torch.device("cuda"))
+    assert facts["device"] == "GPU"
+    assert not facts.keys() & {"threads", "capability"}

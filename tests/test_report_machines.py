@@ -46,7 +46,7 @@ def test_arms_that_were_rendered_by_other_machines_say_so(write, first, second, 
     assert len(found) == said
     if said:
         assert found[0].startswith("The arms were rendered by different machines, the baseline by ")
-        assert "pixels may differ by up to 2 of 255" in found[0]
+        assert "pixels may differ, mostly by up to 2 of 255" in found[0]
         assert found[0].endswith("so the difference may be the machines'.")
 
 

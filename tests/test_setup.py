@@ -132,11 +132,43 @@ def test_newest_versions_are_installed_without_the_lock_and_go_when_it_is_asked_
     assert NEWEST in calls
     assert INSTALL not in calls
     assert "the locked ones take their place again" in said
-    assert NEWEST not in machine.setup(NEWEST="1")[2]
+    assert NEWEST not in machine.setup(NEWEST="1")[2]  # on the same day
     _, said, calls = machine.setup()
     assert INSTALL in calls
     assert CREATE not in calls
     assert "the versions of requirements/py3.12.txt" in said
+
+
+def test_newest_versions_are_looked_up_again_on_another_day(machine):
+    machine.add("date", "#!/bin/bash\necho 2026-01-01\n")
+    machine.setup(NEWEST="1")
+    machine.add("date", "#!/bin/bash\necho 2026-01-02\n")
+    assert NEWEST in machine.setup(NEWEST="1")[2]
+
+
+def test_interrupted_installation_of_others_is_not_taken_for_the_lock(machine):
+    machine.setup()
+    broken = PYTHON.replace("esac", '  "-m pip install --upgrade"*) exit 1 ;;\nesac')
+    (machine.checkout / ".venv" / "bin" / "python").write_text(broken)
+    assert machine.setup(NEWEST="1")[0] != 0
+    _, _, calls = machine.setup()
+    assert INSTALL in calls
+
+
+def test_folder_of_others_is_not_emptied(machine):
+    (machine.checkout / "mine").mkdir()
+    (machine.checkout / "mine" / "thesis.tex").touch()
+    status, said, calls = machine.setup(VENV="mine")
+    assert status != 0
+    assert "VENV=mine is not an environment that this script made" in said
+    assert "python -m venv --clear mine" not in calls
+
+
+def test_lock_that_does_not_fit_the_project_is_an_error(machine):
+    machine.add("python3", PYTHON.replace("esac", '  "-m pip check") exit 1 ;;\nesac'))
+    status, said, _ = machine.setup()
+    assert status != 0
+    assert "requirements/py3.12.txt does not fit pyproject.toml" in said
 
 
 def test_another_place_leaves_the_first_alone(machine):

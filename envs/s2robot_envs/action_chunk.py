@@ -29,7 +29,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
     `info` is that of `ImageEnv`, where `is_success` means at any step of this chunk, and `steps`, the number
     of actions executed. The reward is the sum over these. With `reset(options={"record": True})`, or a camera's
     name in place of True, `info["frames"]` holds every step's frame of that camera, uint8 [n, H, W, 3]: one at
-    reset, `steps` after a step. At reset, `info["renderer"]` is the environment's `renderer`.
+    reset, `steps` after a step. At reset, `info["renderer"]` is the environment's `renderer_name`.
 
     Args:
         env: the environment to wrap.
@@ -68,7 +68,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
         self._truncated = False
         self._fill_history(observation)
         frames = [] if self._record_camera is None else [self._frame(observation)]
-        return self._stacked(), {**self._chunk_info(info["is_success"], 0, frames), "renderer": self.env.renderer}
+        return self._stacked(), {**self._chunk_info(info["is_success"], 0, frames), "renderer": self.env.renderer_name}
 
     def step(self, actions: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Execute the chunk of actions [Ta, A].

@@ -114,7 +114,7 @@ class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
         return None
 
     @property
-    def renderer(self) -> str | None:
+    def renderer_name(self) -> str | None:
         """What drew the last frame, OpenGL's renderer and version; None before the first, or where it is unknown."""
         return None
 

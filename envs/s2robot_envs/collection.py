@@ -89,7 +89,7 @@ def collect_episode(env: ImageEnv, expert: Expert, seed: int, noise: float) -> d
         "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},
         "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.proprioception},
         "model_file": env.model_xml(),
-        "renderer": env.renderer,
+        "renderer": env.renderer_name,
         "success": env.info()["is_success"],
         "seed": seed,
     }

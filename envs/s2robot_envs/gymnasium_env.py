@@ -198,7 +198,7 @@ class GymnasiumEnv(ImageEnv):
         return turned_upright(self._renderer.render(data, index, size), model, data, index)
 
     @property
-    def renderer(self) -> str | None:
+    def renderer_name(self) -> str | None:
         """OpenGL's renderer and version, where a camera of the MuJoCo model was drawn; other pictures do not say."""
         return None if self._renderer is None else self._renderer.name
 

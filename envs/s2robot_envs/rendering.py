@@ -99,11 +99,17 @@ def _create_gl_context(size: int) -> Any:
     return context
 
 
-def _renderer_name() -> str:
-    """Renderer and version of the current OpenGL context, such as "llvmpipe (LLVM 15.0.6, 256 bits), 4.5 … Mesa"."""
-    from OpenGL import GL  # only now: mujoco's backend has told PyOpenGL which platform it is
+def _renderer_name() -> str | None:
+    """Renderer and version of the current OpenGL context, such as "llvmpipe (LLVM 15.0.6, 256 bits), 4.5 … Mesa".
 
-    return ", ".join((GL.glGetString(name) or b"unknown").decode() for name in (GL.GL_RENDERER, GL.GL_VERSION))
+    None where PyOpenGL cannot say: a name is not worth a rollout.
+    """
+    try:
+        from OpenGL import GL  # only now: mujoco's backend has told PyOpenGL which platform it is
+
+        return ", ".join((GL.glGetString(name) or b"unknown").decode() for name in (GL.GL_RENDERER, GL.GL_VERSION))
+    except Exception:  # PyOpenGL raises many types
+        return None
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def replay_episode(env: RobosuiteEnv, recording: Recording) -> Replayed:
     return {
         "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},
         "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.proprioception},
-        "renderer": env.renderer,
+        "renderer": env.renderer_name,
     }
 
 

@@ -96,7 +96,7 @@ class RobosuiteEnv(ImageEnv):
         return self._renderer.render(self.simulator.sim.data._data, camera_id, size)
 
     @property
-    def renderer(self) -> str | None:
+    def renderer_name(self) -> str | None:
         """OpenGL's renderer and version; None while there is no renderer."""
         return None if self._renderer is None else self._renderer.name
 

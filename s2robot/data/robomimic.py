@@ -265,7 +265,8 @@ class RobomimicWriter:
         if None not in (former, now) and former != now:
             print(
                 f"{str(self.path)!r}: the demonstrations of an interrupted run were rendered by {former}, "
-                f"those that follow by {now}; pixels may differ by up to 2 of 255, and each names its own renderer",
+                f"those that follow by {now}; pixels may differ, mostly by up to 2 of 255, and each names its own "
+                "renderer",
                 file=sys.stderr,
             )
 

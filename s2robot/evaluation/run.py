@@ -112,7 +112,7 @@ def _renderer_notes(trained_on: Sequence[str], machines: Sequence[Machine]) -> I
     if trained_on and here and here != sorted(trained_on):
         yield (
             f"the pictures of the demonstrations were rendered by {' and '.join(trained_on)}, those of the rollouts by "
-            f"{' and '.join(here)}: they may differ by up to 2 of 255"
+            f"{' and '.join(here)}: they may differ, mostly by up to 2 of 255"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import sys
 from collections import deque
@@ -187,9 +188,12 @@ def _fill(
 
 def _maker(encoder: Encoder) -> Machine:
     """What features depend on by rounding: the machine, its threads apart, and the engine, if the encoder has one."""
-    facts = machine_facts(torch.device(getattr(encoder, "device", "cpu")))
-    del facts["threads"]
-    return {**facts, "engine": getattr(encoder, "engine", None)}
+    device, engine = torch.device(getattr(encoder, "device", "cpu")), getattr(encoder, "engine", None)
+    unimportant = {"threads", "processor"} if device.type == "cuda" else {"threads"}
+    facts = {name: value for name, value in machine_facts(device).items() if name not in unimportant}
+    if engine == "openvino":
+        facts["openvino"] = importlib.metadata.version("openvino")
+    return {**facts, "engine": engine}
 
 
 def _compare_makers(entry: Entry, here: Machine) -> None:
@@ -197,8 +201,8 @@ def _compare_makers(entry: Entry, here: Machine) -> None:
     found = next(filter(None, (differing_facts(former, here) for former in entry.makers())), "")
     if found:
         print(
-            f"feature cache {str(entry.folder)!r}: some blocks were encoded on another kind of machine ({found}); "
-            "their features differ by rounding, and each block names its own",
+            f"feature cache {str(entry.folder)!r}: some blocks were encoded by another machine, engine or library "
+            f"({found}); their features differ by rounding, and each block names its own",
             file=sys.stderr,
         )
 

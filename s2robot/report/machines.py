@@ -50,7 +50,7 @@ def machine_caveats(baseline: Arm, treatment: Arm) -> Iterable[str]:
     """Why a difference between two arms may be one of their renderers, libraries or repeated trainings."""
     arms = {"baseline": baseline, "treatment": treatment}
     drawn = {side: renderers([arm]) for side, arm in arms.items()}
-    effect = "pixels may differ by up to 2 of 255 and episodes may end differently"
+    effect = "pixels may differ, mostly by up to 2 of 255 and episodes may end differently"
     mixed = [side for side, found in drawn.items() if len(found) > 1]
     if all(drawn.values()) and not set(drawn["baseline"]) & set(drawn["treatment"]):
         who = ", ".join(f"the {side} by {_and(found)}" for side, found in drawn.items())
