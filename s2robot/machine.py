@@ -27,7 +27,8 @@ def machine_facts(device: torch.device) -> Machine:
     """Processor, PyTorch and its device; where that is the processor, also the instruction set and the threads."""
     import torch
 
-    facts: Machine = {"processor": processor_name(), "torch": torch.__version__}
+    # A plain string: the version's own class is none that a saved state may hold.
+    facts: Machine = {"processor": processor_name(), "torch": str(torch.__version__)}
     if device.type == "cuda":  # what the processor adds up then are not the features, nor the policy's numbers
         return {**facts, "device": torch.cuda.get_device_name(device)}
     computing = {"capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}

@@ -68,6 +68,7 @@ def test_facts_are_plain_and_the_same_at_every_call():
     assert facts["capability"] == torch.backends.cpu.get_cpu_capability()
     assert (facts["threads"], facts["device"]) == (torch.get_num_threads(), "cpu")
     assert facts["torch"] == torch.__version__
+    assert {type(value) for value in facts.values()} == {str, int}  # what a state file may hold
 
 
 def test_only_facts_that_both_know_are_said_to_differ():
