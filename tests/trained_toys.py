@@ -179,7 +179,7 @@ TWO_WAYS = {  # training steps
     "flow_matching": 200,
     "flow_matching-transformer": 400,
 }
-WAYS = {"near": (0.9, 2), "keep": (0.9, 2), "upper": (0.15, 0.85)}
+WAYS = {"near": (0.9, 2), "keep": (0.9, 2), "upper": (0.1, 0.9)}
 RUN_FALLS = {"train loss": (0, 0.5), "validation loss": (0, 0.5), "action error": (0, 0.4)}
 TOYS: dict[str, Toy] = {
     **{
