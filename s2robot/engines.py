@@ -129,7 +129,8 @@ class OpenVINOEngine:
         device: must be the CPU.
 
     Raises:
-        ConfigError: openvino is not installed, or the CPU does not compute in this precision.
+        ConfigError: openvino is not installed, or the CPU does not compute in this precision; on the first
+            tiles: OpenVINO has no code for this backbone on this processor.
     """
 
     def __init__(self, backbone: Backbone, precision: str, device: torch.device) -> None:
@@ -152,9 +153,17 @@ class OpenVINOEngine:
         # The request owns its output memory and writes over it in the next call.
         outputs = self._requests[size].infer(tiles.contiguous().numpy(), share_inputs=True, share_outputs=True)
         tile_map = torch.from_numpy(outputs[0].copy())
+        if len(tile_map) != len(tiles):  # seen where oneDNN was held to SSE4.1
+            raise self._no_code(f"it answers {len(tiles)} tiles with {len(tile_map)} maps")
         if len(outputs) == 1:
             return tile_map, tile_map.new_empty((len(tile_map), 0, tile_map.shape[1]))
         return tile_map, torch.from_numpy(outputs[1].copy())
+
+    def _no_code(self, reason: str) -> ConfigError:
+        return ConfigError(
+            f"engine 'openvino' has no code for this backbone in {self._precision} on this processor; use engine=eager "
+            f"({reason})"
+        )
 
     def _build(self, tile: Tensor) -> Any:
         openvino = _import_openvino()
@@ -175,7 +184,10 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        return openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        try:
+            return openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        except RuntimeError as error:  # some layers exist for AVX2 and later only
+            raise self._no_code(str(error).strip().splitlines()[-1]) from error
 
 
 class _WithoutEmptyOutput(nn.Module):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,6 +53,17 @@ def test_compiled_features_are_those_of_eager(reference):
     assert relative_error(features.map, expected.map) < TOLERANCE["fp32"]
 
 
+def encode_or_skip(encoder, images):
+    """The features; a named skip where the processor, or its emulation, is older than AVX2 and OpenVINO says so."""
+    old = os.environ.get("ONEDNN_MAX_CPU_ISA") == "SSE41" or "avx2" not in Path("/proc/cpuinfo").read_text()
+    try:
+        return encoder(images)
+    except ConfigError as error:
+        if old and platform.machine() == "x86_64":
+            pytest.skip(str(error))
+        raise
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_openvino_features_are_those_of_eager(reference, precision):
     pytest.importorskip("openvino")
@@ -58,7 +71,7 @@ def test_openvino_features_are_those_of_eager(reference, precision):
         pytest.skip(f"this CPU does not compute in {precision}")
     backbone, images, expected = reference
     encoder = S2Encoder(backbone, scales=(64, 128), engine="openvino", precision=precision, max_tiles=7)
-    features = encoder(images)
+    features = encode_or_skip(encoder, images)
     assert relative_error(features.map, expected.map) < TOLERANCE[precision]
     assert features.prefix.shape == expected.prefix.shape
     assert relative_error(encoder(images).map, features.map) < 1e-5
@@ -72,7 +85,7 @@ def test_openvino_serves_tiles_of_several_sizes(reference):
     backbone, images, _ = reference
     settings = {"scales": (64, 96, 128), "tile": 64, "cover": "pad"}
     encoders = [S2Encoder(backbone, **settings, engine=engine) for engine in ("eager", "openvino")]
-    expected, features = (encoder(images).map for encoder in encoders)
+    expected, features = (encode_or_skip(encoder, images).map for encoder in encoders)
     assert relative_error(features, expected) < TOLERANCE["fp32"]
 
 
