@@ -37,9 +37,9 @@ from torch import Tensor
 
 from s2robot.backbones import FrozenBackbone, load_backbone
 from s2robot.encoder import S2Encoder
+from s2robot.encoder.tuning import measure_settings, relative_error, time_in_turn
 from s2robot.interfaces import WeightsError
 from s2robot.s2 import merge_tiles, split_tiles
-from s2robot.tuning import measure_settings, relative_error, time_in_turn
 
 ROOT = Path(__file__).parents[1]
 SCALES = (224, 448)

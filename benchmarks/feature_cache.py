@@ -30,9 +30,9 @@ import torch
 
 from s2robot.data import DemonstrationDataset, open_dataset
 from s2robot.encoder import S2Encoder
+from s2robot.encoder.tuning import time_in_turn
 from s2robot.feature_cache import BLOCK_FRAMES, build, cache_features
 from s2robot.feature_cache.entry import Entry
-from s2robot.tuning import time_in_turn
 
 
 def ready(encoder: S2Encoder, blocks: list[np.ndarray]) -> None:

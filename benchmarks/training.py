@@ -34,12 +34,12 @@ import torch
 from s2robot.cli.words import compose
 from s2robot.config import BCConfig, ReadoutConfig, TrainConfig, TrainingConfig
 from s2robot.data import DemonstrationDataset, open_dataset
-from s2robot.dataset import Demonstrations
 from s2robot.encoder import S2Encoder
 from s2robot.feature_cache import CachedFeatures
 from s2robot.interfaces import Batch, FeatureShape, Observation, PolicySpec
 from s2robot.policies import make_policy
 from s2robot.training import Plan, TrainingData, TrainingLoop, make_processes, prepare
+from s2robot.training.windows import Demonstrations
 
 SHAPE = FeatureShape(channels=640, height=7, width=7)  # EfficientNet-Lite-0 at two scales
 EPISODE_STEPS = 50

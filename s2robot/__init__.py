@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s2robot.encoder import S2Encoder
 
 __all__ = ["S2Encoder", "__version__"]
+
+# Documented modules that moved are still found under their former names, `s2robot.readout` for one.
+__path__.append(str(Path(__file__).with_name("_former")))
 
 
 def __getattr__(name: str) -> Any:

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig, build, policy_from_dict
 from s2robot.encoder import S2Encoder
-from s2robot.files import write_durably
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
-from s2robot.machine import Machine
 from s2robot.policies import Policy, make_policy
+from s2robot.system.files import write_durably
+from s2robot.system.machine import Machine
 
 _LAYOUT = 2
 _UNSEALED = 1  # the layout before `config.json` carried a hash of itself
@@ -68,7 +68,7 @@ class Checkpoint:
         loss_curve: rows of the training log.
         command: the command line that made it.
         versions: of the packages that made it; empty where it does not say.
-        machines: those that trained it, see `s2robot.machine`: several where the run was resumed on another.
+        machines: those that trained it, see `s2robot.system.machine`: several where the run was resumed on another.
         renderers: what drew the pictures of its demonstrations, as far as these say.
     """
 

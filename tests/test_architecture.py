@@ -1,6 +1,7 @@
 """The house rules that a machine can check: layers, sizes, and nothing that runs code found in a file."""
 
 import ast
+import importlib
 import os
 import shutil
 import subprocess
@@ -59,6 +60,28 @@ def test_every_layer_imports_only_what_is_below_it():
         pytest.skip("import-linter is not installed (pip install -e '.[dev]')")
     done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_has_few_rooms():
+    rooms = {path.relative_to(ROOT / "s2robot").parts[0] for path in SOURCES if path.is_relative_to(ROOT / "s2robot")}
+    assert len(rooms - {"__init__.py"}) <= 20
+
+
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [
+        ("readout", "make_readout"),
+        ("tuning", "measure_settings"),
+        ("tiling_figure", "tiling_figure"),
+        ("extras", "MissingLibraryError"),
+        ("encoder", "S2Encoder"),
+        ("s2", "multiscale_forward"),
+    ],
+)
+def test_documented_import_path_of_before_the_move_still_works(former, name):
+    found = getattr(importlib.import_module(f"s2robot.{former}"), name)
+    assert found.__module__.startswith("s2robot.")
+    assert found is getattr(importlib.import_module(found.__module__), name)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -20,9 +20,9 @@ from torch import Tensor
 from s2robot.backbones import BACKBONES, find_spec, load_backbone
 from s2robot.backbones.checkpoints import load_strictly, read_state_dict
 from s2robot.backbones.layouts import from_efficientnet_lite
-from s2robot.backbones.listing import encoder_text, encoders_table, meta_backbone
 from s2robot.backbones.loading import local_file, package_file
-from s2robot.cost import count_parameters, measure_tile
+from s2robot.encoder.cost import count_parameters, measure_tile
+from s2robot.encoder.listing import encoder_text, encoders_table, meta_backbone
 from s2robot.interfaces import Backbone, EncoderError, WeightsError
 
 MILITARY_UNIFORM = 652  # its class of ImageNet-1k

@@ -9,7 +9,7 @@ from toy_benchmark import toy_config
 from s2robot.benchmark import make_cells
 from s2robot.benchmark.results import read_results, write_parquet, write_results
 from s2robot.benchmark.stages import _clip
-from s2robot.machine import MIXED
+from s2robot.system.machine import MIXED
 
 A = {"renderer": "llvmpipe", "processor": "A", "capability": "AVX2", "threads": 2, "device": "cpu", "engine": "eager"}
 B = {**A, "processor": "B"}

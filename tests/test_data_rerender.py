@@ -8,9 +8,9 @@ from helpers import make_episode
 
 from s2robot.cli import main
 from s2robot.data import RobomimicWriter, open_dataset
+from s2robot.data.appearance import check_look
 from s2robot.data.rerender import Drift, find_drifts, render_dataset
 from s2robot.interfaces import DatasetError
-from s2robot.looks import check_look
 from s2robot_envs import make_env
 
 OLD = Path(__file__).parent / "data" / "robosuite_1_4_lift.hdf5"

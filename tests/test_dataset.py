@@ -3,9 +3,9 @@ import pytest
 from helpers import PooledPixels, make_episode, write_dataset
 
 from s2robot.data import open_dataset
-from s2robot.dataset import WindowDataset, load_demonstrations, require_long_enough, split_episodes
 from s2robot.feature_cache import cache_features
 from s2robot.interfaces import DatasetError
+from s2robot.training.windows import WindowDataset, load_demonstrations, require_long_enough, split_episodes
 
 LENGTHS = (7, 40, 1, 30)
 

@@ -17,6 +17,7 @@ from s2robot.benchmark.controls import encoder_cost
 from s2robot.config import EncoderConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import ConfigError, EncoderError, FeatureShape
+from s2robot.policies.resnet import with_reader
 
 SMALL = {"weights": "none", "scales": (64, 128)}
 # The same numbers by another path: kernels add in another order on another processor. What a wrong order of tiles, a
@@ -506,7 +507,9 @@ def test_resized_pixels_are_what_a_camera_of_that_size_could_give():
 
 
 def test_cost_of_pixels_is_that_of_the_network_trained_on_them():
-    cost = S2Encoder("pixels", scales=(248,)).cost()  # whose crop is 224 pixels
+    encoder = S2Encoder("pixels", scales=(248,))  # whose crop is 224 pixels
+    cost = with_reader(encoder.cost(), "pixels")
+    assert encoder.cost().gmacs == encoder.cost().parameters == 0
     assert cost.gmacs == pytest.approx(1.81, rel=0.01)  # ResNet-18 without its classes (torchvision: 1.81)
     assert cost.parameters == pytest.approx(11.18e6, rel=0.01)
     assert cost.bytes_per_frame == 2 * 3 * 248 * 248

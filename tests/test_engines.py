@@ -12,7 +12,7 @@ import torch
 
 from s2robot.backbones import load_backbone
 from s2robot.encoder import S2Encoder
-from s2robot.engines import openvino_precisions
+from s2robot.encoder.engines import openvino_precisions
 from s2robot.interfaces import ConfigError
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 6e-2, "fp16": 1.5e-2}
@@ -137,12 +137,12 @@ def test_cuda_graphs_need_a_cuda_device():
 
 
 def test_missing_openvino_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("s2robot.engines.openvino_precisions", list)
+    monkeypatch.setattr("s2robot.encoder.engines.openvino_precisions", list)
     with pytest.raises(ConfigError, match="pip install openvino"):
         S2Encoder("test_vit", scales=(64,), weights="none", engine="openvino")
 
 
 def test_a_precision_the_cpu_lacks_is_refused(monkeypatch):
-    monkeypatch.setattr("s2robot.engines.openvino_precisions", lambda: ["fp32"])
+    monkeypatch.setattr("s2robot.encoder.engines.openvino_precisions", lambda: ["fp32"])
     with pytest.raises(ConfigError, match="this CPU does not compute in bf16; valid with openvino: fp32"):
         S2Encoder("test_vit", scales=(64,), weights="none", engine="openvino", precision="bf16")

@@ -15,8 +15,8 @@ from s2robot.config import EvaluateConfig
 from s2robot.evaluation import EpisodeLog, evaluate
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
 from s2robot.interfaces import ConfigError
-from s2robot.machine import MIXED
 from s2robot.rollout import EpisodeResult, Recording, Times
+from s2robot.system.machine import MIXED
 
 VIDEO = {"path": "videos/seed7_success.mp4", "seed": 7, "success": True}
 

@@ -16,11 +16,11 @@ from rollout_toys import CAMERAS, PROPRIOCEPTION, SIZE, random_observation, writ
 from vectors import InProcess
 
 import s2robot_envs
-from s2robot import files
 from s2robot.cli import main
 from s2robot.config import EvaluateConfig
 from s2robot.evaluation import evaluate
 from s2robot.interfaces import RolloutError
+from s2robot.system import files
 
 SEEDS = [100_000, 100_001, 100_002, 100_003]
 FATAL = 100_001

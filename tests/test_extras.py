@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from s2robot.extras import MissingLibraryError
+from s2robot.system.extras import MissingLibraryError
 
 OPTIONAL = ("stable_baselines3", "torchrl", "tensordict", "onnx", "onnxruntime", "onnxscript", "websockets", "msgpack")
 

@@ -14,7 +14,7 @@ from s2robot.data import open_dataset
 from s2robot.feature_cache import BLOCK_FRAMES, cache_features, list_entries
 from s2robot.feature_cache.shifts import Shift, default_pixels
 from s2robot.interfaces import CacheError, EncoderError, Features
-from s2robot.machine import machine_facts, processor_name
+from s2robot.system.machine import machine_facts, processor_name
 
 FRAMES = 7 + 40 + 1 + 30
 

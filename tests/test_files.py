@@ -8,12 +8,12 @@ from threading import Barrier
 
 import pytest
 
-from s2robot.files import durable_file, write_durably
+from s2robot.system.files import durable_file, write_durably
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from s2robot.files import durable_file
+from s2robot.system.files import durable_file
 
 with durable_file(Path(sys.argv[1])) as file:
     file.write(b"half")

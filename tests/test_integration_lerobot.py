@@ -13,8 +13,8 @@ from snippets import ROOT, snippet
 
 from s2robot.config import EncoderConfig
 from s2robot.data import RobomimicWriter
-from s2robot.extras import MissingLibraryError
 from s2robot.interfaces import CheckpointError, ConfigError, Episode
+from s2robot.system.extras import MissingLibraryError
 
 PLUGIN = "lerobot_policy_s2robot"
 SIDE = 64  # pixels

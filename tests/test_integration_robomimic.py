@@ -11,8 +11,8 @@ from snippets import snippet
 from torch import nn
 
 from s2robot.config import EncoderConfig
-from s2robot.extras import MissingLibraryError
 from s2robot.interfaces import CheckpointError, ConfigError
+from s2robot.system.extras import MissingLibraryError
 
 MODULE = "s2robot.integrations.robomimic"
 SCALES = [64, 128]

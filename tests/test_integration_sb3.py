@@ -164,7 +164,7 @@ def test_actor_and_critics_share_one_encoder():
 def test_saved_agent_refuses_another_encoder(tmp_path, monkeypatch):
     model = PPO("CnnPolicy", ReachTheDot(), policy_kwargs=kwargs(SharedEncoder(**SETTINGS)), n_steps=8, batch_size=8)
     model.save(tmp_path / "agent.zip")
-    monkeypatch.setattr("s2robot.encoder.FEATURES_VERSION", -1)
+    monkeypatch.setattr("s2robot.encoder.encoder.FEATURES_VERSION", -1)
     with pytest.raises(ConfigError, match="saved with encoder"):
         PPO.load(tmp_path / "agent.zip")
 
@@ -176,7 +176,7 @@ def test_weights_for_another_encoder_are_refused(encoder, tmp_path, monkeypatch)
     model.save(tmp_path / "agent.zip")
     weights = model.policy.state_dict()
     PPO("CnnPolicy", ReachTheDot(), **settings).set_parameters(tmp_path / "agent.zip")
-    monkeypatch.setattr("s2robot.encoder.FEATURES_VERSION", -1)
+    monkeypatch.setattr("s2robot.encoder.encoder.FEATURES_VERSION", -1)
     other = PPO("CnnPolicy", ReachTheDot(), **settings)
     loads = [lambda: other.set_parameters(tmp_path / "agent.zip"), lambda: other.policy.load_state_dict(weights)]
     if encoder is SETTINGS:  # a shared encoder refuses before there are any weights

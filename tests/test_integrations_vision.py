@@ -8,7 +8,7 @@ import torch
 import s2robot.encoder
 from s2robot import S2Encoder
 from s2robot.config import EncoderConfig
-from s2robot.engines import make_engine
+from s2robot.encoder.engines import make_engine
 from s2robot.integrations.shared import SharedEncoder
 from s2robot.integrations.vision import FrozenEncoder, shared_encoder
 from s2robot.interfaces import ConfigError, EncoderError
@@ -76,7 +76,7 @@ def test_cuda_graphs_are_asked_for_where_the_images_are_and_not_before(monkeypat
             name = "eager"
         return make_engine(name, backbone, precision, channels_last, device)
 
-    monkeypatch.setattr(s2robot.encoder, "make_engine", record)
+    monkeypatch.setattr(s2robot.encoder.encoder, "make_engine", record)
     config = EncoderConfig(**SETTINGS, engine="cuda_graph")
     encoder = FrozenEncoder({"front": (SIZE, SIZE)}, shared_encoder(config))
     plain = frozen()
@@ -92,7 +92,9 @@ def test_cuda_graphs_are_asked_for_where_the_images_are_and_not_before(monkeypat
 def test_an_engine_of_the_cpu_is_the_one_that_encodes(monkeypatch):
     pytest.importorskip("openvino", reason="an optional engine")
     asked = []
-    monkeypatch.setattr(s2robot.encoder, "make_engine", lambda *given: asked.append(given[0]) or make_engine(*given))
+    monkeypatch.setattr(
+        s2robot.encoder.encoder, "make_engine", lambda *given: asked.append(given[0]) or make_engine(*given)
+    )
     frozen(engine="openvino")({"front": images()})
     assert asked == ["openvino"]
 

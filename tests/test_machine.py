@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import write_dataset
 
-from s2robot.machine import (
+from s2robot.system.machine import (
     MIXED,
     count_machines,
     differing_facts,
@@ -112,7 +112,7 @@ import json, sys, torch
 from s2robot import S2Encoder
 from s2robot.data import open_dataset
 from s2robot.evaluation.results import hash_json
-from s2robot.machine import machine_facts
+from s2robot.system.machine import machine_facts
 
 torch.set_num_threads(int(sys.argv[3]))
 encoder = S2Encoder("efficientnet_lite0", (224, 448), weights="package", engine=sys.argv[2])

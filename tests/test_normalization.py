@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from s2robot.normalization import ActionNormalizer, ProprioceptionNormalizer
+from s2robot.policies.normalization import ActionNormalizer, ProprioceptionNormalizer
 
 RNG = np.random.default_rng(0)
 

@@ -3,9 +3,9 @@ import torch
 from policy_toys import SMALL, build, generators, make_batch
 from trained_toys import TOYS
 
-from s2robot.dataset import Demonstrations, WindowDataset
 from s2robot.interfaces import Observation
 from s2robot.policies.networks import DenoisingTransformer, block_causal_mask, chunks_from_every_step
+from s2robot.training.windows import Demonstrations, WindowDataset
 
 
 def test_every_step_of_a_window_is_given_the_chunk_that_began_there():

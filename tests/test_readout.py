@@ -7,9 +7,9 @@ import torch
 from torchvision.models import resnet18
 from trained_toys import TOYS
 
-from s2robot.backbones.pixels import crop
 from s2robot.interfaces import ConfigError, Features, FeatureShape
-from s2robot.readout import READOUTS, count_parameters, make_readout
+from s2robot.policies.readouts import READOUTS, count_parameters, make_readout
+from s2robot.policies.resnet import crop
 
 SHAPE = FeatureShape(channels=6, height=3, width=5, num_prefix=2)
 PIXELS = FeatureShape(channels=3, height=42, width=42)

@@ -6,9 +6,9 @@ import torch
 from gymnasium import spaces
 from rollout_toys import CAMERAS, POLICIES, PROPRIOCEPTION, SIZE, make_actor, make_checkpoint, random_observation
 
-from s2robot.engines import openvino_precisions
+from s2robot.data.appearance import recorded_size
+from s2robot.encoder.engines import openvino_precisions
 from s2robot.interfaces import Observation, RolloutError
-from s2robot.looks import recorded_size
 from s2robot.rollout import Actor, ChunkEnsemble, RunningEpisode
 
 CASES = [*((name, "eager") for name in POLICIES), *([("bc", "openvino")] if openvino_precisions() else [])]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from s2robot.interfaces import EncoderError
 from s2robot.s2 import ScaleSet, merge_tiles, multiscale_forward, multiview_forward, split_tiles
-from s2robot.tiling import Tiling
+from s2robot.s2.tiling import Tiling
 
 
 def naive_s2(fn, image: Tensor, sizes, tile: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from s2robot.s2 import ScaleSet
-from s2robot.tiling_figure import tiling_figure
+from s2robot.s2.figure import tiling_figure
 
 
 def test_the_picture_numbers_every_tile_of_every_scale(tmp_path):

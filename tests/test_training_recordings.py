@@ -10,13 +10,13 @@ from training_runs import make_config, make_encoder
 from s2robot.checkpoint import load_checkpoint, load_policy
 from s2robot.config.deployment import ExportConfig
 from s2robot.data import RobomimicWriter
-from s2robot.dataset import split_episodes
 from s2robot.deployment.episodes import EpisodeRunner, RequestError
 from s2robot.deployment.export import _image_sizes
 from s2robot.deployment.graph import PolicyGraph
 from s2robot.interfaces import DatasetError, RolloutError
 from s2robot.rollout.checks import check_spaces
 from s2robot.training import train
+from s2robot.training.windows import split_episodes
 
 CPU = torch.device("cpu")
 COUNT = 5

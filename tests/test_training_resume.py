@@ -10,9 +10,9 @@ from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_works
 
 from s2robot.checkpoint import load_checkpoint
 from s2robot.config import BCConfig
-from s2robot.files import claimed
 from s2robot.interfaces import TrainingError
-from s2robot.machine import processor_name
+from s2robot.system.files import claimed
+from s2robot.system.machine import processor_name
 from s2robot.training import TrainingLoop, train
 from s2robot.training.state import load_state, save_state
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from s2robot import tuning
 from s2robot.backbones import load_backbone
-from s2robot.encoder import S2Encoder
+from s2robot.encoder import S2Encoder, tuning
+from s2robot.encoder.tuning import measure_settings, recommend_settings, relative_error, time_in_turn
 from s2robot.interfaces import Features
-from s2robot.tuning import measure_settings, recommend_settings, relative_error, time_in_turn
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from s2robot.checkpoint import load_checkpoint
 from s2robot.config import BCConfig, BCTransformerConfig
 from s2robot.interfaces import Batch, Features, FeatureShape, Observation
 from s2robot.policies import Policy, make_policy
-from s2robot.readout import make_readout
+from s2robot.policies.readouts import make_readout
 from s2robot.training import train as train_policy
 
 ANY = (-float("inf"), float("inf"))

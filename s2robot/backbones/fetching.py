@@ -20,8 +20,8 @@ from s2robot.backbones.checkpoints import StateDict, load_strictly, read_state_d
 from s2robot.backbones.layouts import LAYOUTS, check_heads
 from s2robot.backbones.loading import convert, create_timm, load_backbone, package_file
 from s2robot.backbones.table import Archive, BackboneSpec, find_spec
-from s2robot.files import locked
 from s2robot.interfaces import WeightsError
+from s2robot.system.files import locked
 
 
 def fetch(name: str) -> str:

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from s2robot.benchmark.grid import Arm, Policy, Readout, as_json
 from s2robot.config import BenchmarkConfig, EncoderConfig
-from s2robot.cost import EncoderCost
+from s2robot.encoder.cost import EncoderCost
 from s2robot.interfaces import ConfigError
 
 PIXELS, FROM_SCRATCH_READOUT = "pixels", "resnet18"
@@ -57,13 +57,14 @@ def encoder_cost(encoder: EncoderConfig) -> EncoderCost:
 @lru_cache(maxsize=256)
 def _cost(encoder_json: str) -> EncoderCost:
     """See `encoder_cost`; a grid asks for the same ones again and again."""
-    from s2robot.backbones.listing import meta_backbone
     from s2robot.backbones.table import find_spec
     from s2robot.encoder import S2Encoder
+    from s2robot.encoder.listing import meta_backbone
+    from s2robot.policies.resnet import with_reader
 
     encoder = EncoderConfig(**json.loads(encoder_json))
     if encoder.backbone == PIXELS:  # it has no weights
-        return S2Encoder(**asdict(encoder)).cost()
+        return with_reader(S2Encoder(**asdict(encoder)).cost(), PIXELS)
     first = encoder.scales[0]
     side = encoder.tile or (first if isinstance(first, int) else first[0] if isinstance(first, list) else None)
     settings = {**asdict(encoder), "engine": "eager", "precision": "fp32", "channels_last": False}

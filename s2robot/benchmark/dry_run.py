@@ -16,7 +16,7 @@ from s2robot.benchmark.grid import Arm, Cell, make_arms, make_cells
 from s2robot.benchmark.plan import planned_contrasts
 from s2robot.benchmark.results import count_episodes
 from s2robot.config import BenchmarkConfig, EncoderConfig
-from s2robot.cost import EncoderCost
+from s2robot.encoder.cost import EncoderCost
 from s2robot.interfaces import FeatureShape, resolve_device
 from s2robot.statistics import detectable_paired_difference
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from s2robot.config import BenchmarkConfig
-from s2robot.extras import import_extra
+from s2robot.system.extras import import_extra
 
 Job = TypeVar("Job")
 

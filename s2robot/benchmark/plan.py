@@ -24,9 +24,9 @@ from s2robot.benchmark.grid import (
 )
 from s2robot.benchmark.stages import store_folder
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, require
-from s2robot.files import locked, write_durably
 from s2robot.interfaces import ConfigError, EncoderError, WeightsError, unknown_name
 from s2robot.report.results import SELECTORS, Setting, setting_label
+from s2robot.system.files import locked, write_durably
 
 PLAN_FILE = "benchmark.json"
 _SCHEMA = 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from s2robot.backbones import load_backbone
-from s2robot.backbones.listing import is_available
+from s2robot.backbones.availability import is_available
 from s2robot.backbones.loading import SOURCES, local_file
 from s2robot.backbones.table import BackboneSpec, find_spec
 from s2robot.benchmark.calibration import calibration_cells

@@ -15,9 +15,9 @@ from typing import Any
 
 from s2robot.benchmark.grid import Cell
 from s2robot.benchmark.stages import outcome_settings
-from s2robot.files import locked, write_durably
-from s2robot.machine import MIXED, mixed_machines, pool_machines
 from s2robot.statistics import wilson_interval
+from s2robot.system.files import locked, write_durably
+from s2robot.system.machine import MIXED, mixed_machines, pool_machines
 
 RESULTS_FILE = "results.json"
 PARQUET_FILE = "results.parquet"

@@ -30,9 +30,9 @@ from s2robot.benchmark.sequential import Race, is_decided, make_races, next_epis
 from s2robot.benchmark.stages import Collect, Stages, demonstrations_key
 from s2robot.config import BenchmarkConfig, TaskConfig, require
 from s2robot.evaluation import MakeVectorEnv
-from s2robot.files import locked
 from s2robot.interfaces import S2RobotError
 from s2robot.report import write_report
+from s2robot.system.files import locked
 
 
 @dataclass(frozen=True)

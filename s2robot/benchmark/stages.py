@@ -26,9 +26,9 @@ from s2robot.benchmark.grid import Cell, encoder_settings, hash_json
 from s2robot.config import BenchmarkConfig, CollectConfig, EncoderConfig, EvaluateConfig, TaskConfig, TrainConfig
 from s2robot.encoder import S2Encoder
 from s2robot.evaluation import MakeVectorEnv, evaluate
-from s2robot.files import locked, write_durably
 from s2robot.interfaces import resolve_device
-from s2robot.machine import pool_machines
+from s2robot.system.files import locked, write_durably
+from s2robot.system.machine import pool_machines
 from s2robot.training import train
 
 Collect = Callable[[CollectConfig], None]

@@ -10,10 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from s2robot.config import CollectConfig, RenderConfig
+from s2robot.data.appearance import ATTRIBUTE as LOOK
+from s2robot.data.appearance import look_of
 from s2robot.data.base import RENDERER
 from s2robot.interfaces import DatasetError, Episode
-from s2robot.looks import ATTRIBUTE as LOOK
-from s2robot.looks import look_of
 from s2robot_envs import collect as collect_episodes
 
 

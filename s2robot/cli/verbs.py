@@ -158,8 +158,9 @@ def report(words: list[str]) -> Output:
 def encoders(words: list[str]) -> Output:
     """List the named backbones, describe one, or fetch its weights."""
     from s2robot.backbones import BACKBONES
+    from s2robot.backbones.availability import is_available
     from s2robot.backbones.fetching import fetch
-    from s2robot.backbones.listing import encoder_text, encoders_table, is_available
+    from s2robot.encoder.listing import encoder_text, encoders_table
 
     match words:
         case []:

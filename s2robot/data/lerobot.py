@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
-from s2robot.extras import import_extra
 from s2robot.interfaces import Episode
+from s2robot.system.extras import import_extra
 
 EXTRA = "lerobot-format"
 ACTION, REWARD, SUCCESS, STATES = "action", "next.reward", "next.success", "simulator_state"

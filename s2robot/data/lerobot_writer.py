@@ -26,8 +26,8 @@ from s2robot.data.lerobot import (
     SUCCESS,
 )
 from s2robot.data.lerobot_statistics import Statistics, combine, episode_statistics
-from s2robot.extras import import_extra
 from s2robot.interfaces import DatasetError, Episode
+from s2robot.system.extras import import_extra
 
 _EPISODES_PER_CHUNK = 1000
 _INDICES = ("frame_index", "episode_index", "index", "task_index")

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset, Index
-from s2robot.extras import import_extra
 from s2robot.interfaces import Episode
+from s2robot.system.extras import import_extra
 
 _ACTION = "action"
 _METADATA = (".zarray", ".zmetadata", "zarr.json")

@@ -40,8 +40,8 @@ from s2robot.data.hdf5 import (
     require_flat,
     write_rows,
 )
-from s2robot.files import claimed, sync_and_rename, write_durably
 from s2robot.interfaces import DatasetError, Episode, differences, unknown_name
+from s2robot.system.files import claimed, sync_and_rename, write_durably
 
 _IMAGE = "_image"
 

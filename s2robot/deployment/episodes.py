@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from s2robot.checkpoint import Checkpoint
-from s2robot.cost import largest_size
+from s2robot.data.appearance import recorded_size
 from s2robot.encoder import S2Encoder
+from s2robot.encoder.cost import largest_size
 from s2robot.interfaces import S2RobotError
-from s2robot.looks import recorded_size
 from s2robot.policies import Policy
 from s2robot.rollout.inference import EpisodeState, Inference
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from s2robot.checkpoint import Checkpoint, load_policy, package_versions
 from s2robot.config.deployment import ExportConfig
+from s2robot.data.appearance import recorded_size
 from s2robot.deployment.graph import EncoderGraph, ExportError, PolicyGraph, without_branches
-from s2robot.extras import missing
-from s2robot.files import sync_and_rename, write_durably
 from s2robot.interfaces import CheckpointError
-from s2robot.looks import recorded_size
+from s2robot.system.extras import missing
+from s2robot.system.files import sync_and_rename, write_durably
 
 TOLERANCE = {"encoder": 1e-4, "policy": 1e-3}
 """Largest difference to eager PyTorch: in units of the largest feature, or of each action's range.

@@ -18,8 +18,8 @@ import numpy as np
 
 from s2robot.config.deployment import ServeConfig
 from s2robot.deployment.episodes import EpisodeRunner, Request, RequestError
-from s2robot.extras import missing
 from s2robot.interfaces import ConfigError
+from s2robot.system.extras import missing
 
 try:
     from websockets.asyncio.server import Server, ServerConnection, serve

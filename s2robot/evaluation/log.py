@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from s2robot.files import write_durably
-from s2robot.machine import Machine, differing_facts
 from s2robot.rollout import EpisodeResult, Times
+from s2robot.system.files import write_durably
+from s2robot.system.machine import Machine, differing_facts
 
 
 class EpisodeLog:

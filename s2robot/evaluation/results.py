@@ -15,9 +15,10 @@ from s2robot.checkpoint import Checkpoint, package_versions
 from s2robot.config import EncoderConfig, EvaluateConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import RolloutError
-from s2robot.machine import Machine, count_machines, place_of
+from s2robot.policies.resnet import with_reader
 from s2robot.rollout import EpisodeResult
 from s2robot.statistics import wilson_interval
+from s2robot.system.machine import Machine, count_machines, place_of
 
 RESULTS_SCHEMA = 1
 
@@ -44,7 +45,7 @@ def make_results(
     if not ran:
         raise RolloutError(f"the simulator failed in all {len(episodes)} episodes; the first: {episodes[0].error}")
     successes = sum(episode.success for episode in ran)
-    cost = encoder.cost()
+    cost = with_reader(encoder.cost(), encoder.backbone.name)
     kinds = count_machines(machines.get(episode.seed) for episode in ran)
     trained = checkpoint.config
     return {

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from s2robot.checkpoint import Checkpoint, load_policy, package_versions, require_task
 from s2robot.config import EVALUATION_SEED, EvaluateConfig
+from s2robot.data.appearance import evaluation_environment
 from s2robot.evaluation.log import EpisodeLog
 from s2robot.evaluation.results import RESULTS_SCHEMA, hash_json, make_results
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
-from s2robot.files import locked, write_durably
 from s2robot.interfaces import CheckpointError, RolloutError, resolve_device
-from s2robot.looks import evaluation_environment
-from s2robot.machine import Machine, machine_facts, mixed_machines
 from s2robot.rollout import Actor, EpisodeResult, Recording, rollout
+from s2robot.system.files import locked, write_durably
+from s2robot.system.machine import Machine, machine_facts, mixed_machines
 
 __all__ = ["RESULTS_SCHEMA", "MakeVectorEnv", "evaluate"]
 

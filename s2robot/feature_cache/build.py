@@ -22,7 +22,7 @@ from s2robot.data import DemonstrationDataset
 from s2robot.feature_cache.entry import BLOCK_FRAMES, LAYOUT, Entry, Reading, write_text, writing
 from s2robot.feature_cache.shifts import Shift, default_pixels
 from s2robot.interfaces import CacheError, Encoder, FeatureShape
-from s2robot.machine import Machine, differing_facts, machine_facts
+from s2robot.system.machine import Machine, differing_facts, machine_facts
 
 _AHEAD = 2  # blocks that are read before, and may wait to be written after, the one being encoded
 _INFINITE = 0x7C00  # exponent bits of float16 infinities and NaN

@@ -16,9 +16,9 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from s2robot.files import sync_and_rename, wait_for_lock
 from s2robot.interfaces import CacheError
-from s2robot.machine import Machine, with_machine
+from s2robot.system.files import sync_and_rename, wait_for_lock
+from s2robot.system.machine import Machine, with_machine
 
 BLOCK_FRAMES = 32
 LAYOUT = 2  # bump when the files of an entry change meaning

@@ -16,7 +16,7 @@ from typing import Any
 
 from s2robot.feature_cache.entry import LAYOUT, Entry, untouched
 from s2robot.interfaces import CacheError
-from s2robot.machine import machine_label
+from s2robot.system.machine import machine_label
 
 _DELETED = ".deleted-"  # a folder on its way out; the rest of an interrupted prune
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from s2robot.config import EncoderConfig, ReadoutConfig
-from s2robot.extras import MissingLibraryError
 from s2robot.integrations.vision import FrozenVision, read_settings
 from s2robot.interfaces import ConfigError
+from s2robot.system.extras import MissingLibraryError
 
 try:
     from robomimic.models.obs_core import EncoderCore

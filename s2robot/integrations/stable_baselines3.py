@@ -21,11 +21,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from s2robot.encoder import S2Encoder
-from s2robot.extras import missing
 from s2robot.integrations.shared import SharedEncoder
 from s2robot.integrations.vision import FrozenEncoder
 from s2robot.interfaces import ConfigError, EncoderError, Features, FeatureShape
-from s2robot.readout import make_readout
+from s2robot.policies.readouts import make_readout
+from s2robot.system.extras import missing
 
 try:
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -45,7 +45,7 @@ class S2FeaturesExtractor(BaseFeaturesExtractor):
         encoder: a `SharedEncoder`, a dict of settings, or an `S2Encoder` (which cannot be saved). Policies with several
             extractors, as SAC's, share a `SharedEncoder`. It computes where the policy is, whatever device its settings
             name. None where all observations are feature maps.
-        readout: one of `s2robot.readout.READOUTS`.
+        readout: one of `s2robot.policies.readouts.READOUTS`.
         width: numbers per image, or per frame of a stack.
         normalize_images: the same value as the policy's: whether images arrive divided by 255.
         options: `channels`, `queries`, `heads` of the readout.

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Size
 
 from s2robot.encoder import S2Encoder
-from s2robot.extras import missing
 from s2robot.integrations.images import ImageFeatures, ImageLayout
 from s2robot.integrations.shared import SharedEncoder
 from s2robot.interfaces import ConfigError
+from s2robot.system.extras import missing
 
 try:
     from tensordict import TensorDictBase

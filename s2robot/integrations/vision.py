@@ -20,7 +20,7 @@ from s2robot.config import EncoderConfig, ReadoutConfig
 from s2robot.encoder import S2Encoder
 from s2robot.integrations.shared import SharedEncoder
 from s2robot.interfaces import CheckpointError, ConfigError, EncoderError, Features, unknown_name
-from s2robot.readout import make_readout, module_key
+from s2robot.policies.readouts import make_readout, module_key
 
 # Encoders in use, so that equal settings give one encoder per process; it keeps none of them alive.
 _IN_USE: weakref.WeakValueDictionary[str, SharedEncoder] = weakref.WeakValueDictionary()

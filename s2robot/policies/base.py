@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from s2robot.config import ReadoutConfig
 from s2robot.interfaces import Batch, Observation, PolicySpec
-from s2robot.normalization import ActionNormalizer
 from s2robot.policies.networks import ObservationNetwork
+from s2robot.policies.normalization import ActionNormalizer
 
 
 class Policy(nn.Module):

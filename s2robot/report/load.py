@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2robot.interfaces import ReportError
-from s2robot.machine import Machine, count_machines, machine_label
 from s2robot.report.plan import former_cells
 from s2robot.report.reading import Reader, find_files, read_json
 from s2robot.report.results import Arm, Cell, Failure, Setting, Video
+from s2robot.system.machine import Machine, count_machines, machine_label
 
 RESULTS_SCHEMA = 1
 _STAGE = re.compile(r"/rollouts/[0-9a-f]{16}/(\d+-\d+|film\d+)/results\.json$")  # see s2robot.benchmark.stages

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from s2robot.machine import Machine, count_machines, machine_label
 from s2robot.report.results import Arm
+from s2robot.system.machine import Machine, count_machines, machine_label
 
 _SOFTWARE = re.compile("llvmpipe|softpipe|swrast|osmesa", re.IGNORECASE)
 

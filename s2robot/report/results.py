@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from s2robot.machine import Machine
 from s2robot.statistics import Interval, hierarchical_bootstrap, wilson_interval
+from s2robot.system.machine import Machine
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from gymnasium import Space
 
 from s2robot.checkpoint import Checkpoint
+from s2robot.data.appearance import recorded_size
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import RolloutError, unknown_name
-from s2robot.looks import recorded_size
 
 
 def check_spaces(

@@ -15,10 +15,10 @@ from s2robot.checkpoint import Checkpoint, load_checkpoint, package_versions, sa
 from s2robot.config import TrainConfig
 from s2robot.data import open_dataset
 from s2robot.encoder import S2Encoder
-from s2robot.files import claimed
 from s2robot.interfaces import CheckpointError, TrainingError
-from s2robot.machine import Machine
 from s2robot.policies import make_policy
+from s2robot.system.files import claimed
+from s2robot.system.machine import Machine
 from s2robot.training.data import Plan, TrainingData, cache_all, make_plan, prepare
 from s2robot.training.loggers import require_loggers
 from s2robot.training.loop import TrainingLoop

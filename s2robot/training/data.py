@@ -12,18 +12,18 @@ import torch
 
 from s2robot.config import PolicyConfig, TrainConfig, TrainingConfig
 from s2robot.data import DemonstrationDataset, open_dataset
+from s2robot.data.appearance import check_look, size_entry
 from s2robot.data.base import OBJECT_STATE
-from s2robot.dataset import (
+from s2robot.feature_cache import CachedFeatures, cache_features
+from s2robot.interfaces import Batch, Encoder, PolicySpec
+from s2robot.training.processes import Processes
+from s2robot.training.windows import (
     Demonstrations,
     WindowDataset,
     load_demonstrations,
     require_long_enough,
     split_episodes,
 )
-from s2robot.feature_cache import CachedFeatures, cache_features
-from s2robot.interfaces import Batch, Encoder, PolicySpec
-from s2robot.looks import check_look, size_entry
-from s2robot.training.processes import Processes
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from s2robot.files import write_durably
 from s2robot.interfaces import ConfigError, TrainingError
+from s2robot.system.files import write_durably
 
 _LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # logger -> the library it needs, which names the extra
 

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from s2robot.config import TrainConfig
 from s2robot.interfaces import Batch, TrainingError
-from s2robot.machine import Machine, differing_facts, machine_facts, with_machine
 from s2robot.policies import Policy
+from s2robot.system.machine import Machine, differing_facts, machine_facts, with_machine
 from s2robot.training.data import Batches, TrainingData
 from s2robot.training.loggers import Logger, make_loggers, write_csv
 from s2robot.training.optimization import autocast, make_average, make_optimizer, make_schedule, seed_noise

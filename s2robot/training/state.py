@@ -11,8 +11,8 @@ import torch
 
 from s2robot.checkpoint import set_checkpoint_aside
 from s2robot.config import TrainConfig
-from s2robot.files import durable_file
 from s2robot.interfaces import TrainingError, differences
+from s2robot.system.files import durable_file
 
 STATE_FILE = "training_state.pt"
 # Settings that a run may be resumed with other values of: what is computed changes by rounding at most (`device`).

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from s2robot.dataset import WindowDataset
 from s2robot.interfaces import Batch
 from s2robot.policies import Policy
 from s2robot.training.data import loaded_ahead
 from s2robot.training.optimization import seed_noise
 from s2robot.training.units import ActionPart
+from s2robot.training.windows import WindowDataset
 
 _ACTING_WINDOWS = 256  # acting is slow for diffusion; this many held-out windows give a steady estimate
 

@@ -1,6 +1,6 @@
 """s2robot's policies inside LeRobot, as `--policy.type=s2robot`."""
 
-from s2robot.extras import MissingLibraryError
+from s2robot.system.extras import MissingLibraryError
 
 try:
     import lerobot  # noqa: F401

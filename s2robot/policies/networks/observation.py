@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from s2robot.interfaces import Observation, PolicySpec
-from s2robot.normalization import ProprioceptionNormalizer
-from s2robot.readout import make_readout, module_key
+from s2robot.policies.normalization import ProprioceptionNormalizer
+from s2robot.policies.readouts import make_readout, module_key
 
 if TYPE_CHECKING:
     from s2robot.config import ReadoutConfig

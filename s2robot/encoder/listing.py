@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import huggingface_hub
-import timm
 import torch
 
-from s2robot.backbones.cache import fetched_file
+from s2robot.backbones.availability import is_available
 from s2robot.backbones.frozen import FrozenBackbone
-from s2robot.backbones.loading import create_timm, freeze_timm, package_file
+from s2robot.backbones.loading import create_timm, freeze_timm
 from s2robot.backbones.table import BACKBONES, BackboneSpec, find_spec
-from s2robot.cost import count_parameters, feature_shape, largest_size, measure_tile, scale_costs
+from s2robot.encoder.cost import count_parameters, feature_shape, largest_size, measure_tile, scale_costs
 from s2robot.s2 import ScaleSet
-
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
-
-
-def is_available(spec: BackboneSpec) -> bool:
-    """Whether the weights of the row's own source are on this machine, so that no network is needed."""
-    if spec.source == "package":
-        return package_file(spec) is not None
-    if spec.source == "fetched":
-        return fetched_file(spec.name).is_file()
-    config = timm.get_pretrained_cfg(spec.timm_name)
-    if config is None:
-        return False
-    if config.hf_hub_id:
-        names = [config.hf_hub_filename or _HUB_FILES[0], *_HUB_FILES]
-        return any(isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, name), str) for name in names)
-    return bool(config.url) and (Path(torch.hub.get_dir()) / "checkpoints" / Path(str(config.url)).name).is_file()
 
 
 def encoders_table(markdown: bool = False) -> str:

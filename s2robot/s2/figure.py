@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from s2robot.s2 import ScaleSet
-from s2robot.tiling import Tiling
+from s2robot.s2.tiling import Tiling
 
 _LINE, _CELL = "#d62728", "#1f77b4"
 

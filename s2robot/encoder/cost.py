@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from s2robot.interfaces import Backbone, FeatureShape
 from s2robot.s2 import ScaleSet
-from s2robot.tiling import Size
+from s2robot.s2.tiling import Size
 
 
 @dataclass(frozen=True)

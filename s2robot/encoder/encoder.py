@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from s2robot.backbones import load_backbone
 from s2robot.backbones.frozen import hash_tensors, wrap_module
 from s2robot.backbones.pixels import PixelBackbone
-from s2robot.cost import (
+from s2robot.encoder.cost import (
     EncoderCost,
     TileCost,
     count_parameters,
@@ -28,11 +28,11 @@ from s2robot.cost import (
     measure_tile,
     scale_costs,
 )
-from s2robot.engines import make_engine
+from s2robot.encoder.engines import make_engine
+from s2robot.encoder.preprocessing import Normalize
 from s2robot.interfaces import Backbone, EncoderError, Features, FeatureShape, resolve_device
-from s2robot.preprocessing import Normalize
 from s2robot.s2 import ScaleSet, multiview_forward
-from s2robot.tiling import Size, as_pair, first_side, in_pixels, require_scales
+from s2robot.s2.tiling import Size, as_pair, first_side, in_pixels, require_scales
 
 FEATURES_VERSION = 1
 """Raised whenever the same images, weights and settings would give other features than before."""
@@ -56,7 +56,7 @@ class S2Encoder(nn.Module):
             hold no more than one: the control for width.
         precision: `fp32`, `bf16` or `fp16`, of the backbone; resizing and pooling stay in float32.
         channels_last: memory layout of tiles and weights; speeds up map models on CPUs and GPUs.
-        engine: what runs the backbone: `eager`, `compile`, `cuda_graph` or `openvino`, see `s2robot.engines`.
+        engine: what runs the backbone: `eager`, `compile`, `cuda_graph` or `openvino`, see `s2robot.encoder.engines`.
         max_tiles: most tiles per call of the backbone. Peak memory is about that of the backbone on so many tiles,
             whatever the batch size and the number of scales. When None: 64 on a GPU; 4 per thread, but at least 8, on a
             CPU, where larger batches leave the caches.
@@ -196,7 +196,7 @@ class S2Encoder(nn.Module):
         return replace(shape, channels=shape.channels * self.duplicate)
 
     def cost(self, height: int | None = None, width: int | None = None, latency_batch: int = 0) -> EncoderCost:
-        """Parameters, tiles, GMACs and bytes per frame; of pixels, those of the ResNet-18 that is trained on them.
+        """Parameters, tiles, GMACs and bytes per frame.
 
         Args:
             height: image height [pixels]; the largest scale's when None.
@@ -206,7 +206,7 @@ class S2Encoder(nn.Module):
         default_height, default_width = largest_size(self.scales)
         height, width = height or default_height, width or default_width
         return EncoderCost(
-            parameters=count_parameters(self.backbone) + self._reader_cost(height, width)[0],
+            parameters=count_parameters(self.backbone),
             scales=scale_costs(self.scale_set, self._tile_costs(height, width), height, width),
             shape=self.feature_shape(height, width),
             latency_ms=self._latency_ms(latency_batch, height, width) if latency_batch else None,
@@ -277,8 +277,7 @@ class S2Encoder(nn.Module):
             if tile not in self._known_tiles:
                 grey = torch.zeros((1, 3, *tile), device=self.device, dtype=self._dtype)
                 try:
-                    cost = measure_tile(self.backbone, grey)
-                    self._known_tiles[tile] = replace(cost, macs=cost.macs + self._reader_cost(*tile)[1])
+                    self._known_tiles[tile] = measure_tile(self.backbone, grey)
                 except (RuntimeError, AssertionError, ValueError) as error:  # a Hiera, whose positions fit one size
                     raise EncoderError(
                         f"{self.backbone.name} cannot process tiles of {tile} pixels: {error}"
@@ -293,9 +292,6 @@ class S2Encoder(nn.Module):
             self(images).map.sum().item()  # waits for the device
             times.append(time.perf_counter() - start)
         return 1000 * statistics.median(times[1:]) / batch
-
-    def _reader_cost(self, height: int, width: int) -> tuple[int, float]:
-        return self.backbone.reader_cost(height, width) if isinstance(self.backbone, PixelBackbone) else (0, 0.0)
 
     def _check_pixels(self) -> None:
         if isinstance(self.backbone, PixelBackbone) and (

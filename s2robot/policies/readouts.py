@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from s2robot.backbones.pixels import STRIDE, WIDTH, crop, crop_side, resnet18_trunk
+from s2robot.backbones.pixels import STRIDE
 from s2robot.interfaces import ConfigError, Features, FeatureShape, unknown_name
+from s2robot.policies.resnet import WIDTH, crop, crop_side, resnet18_trunk
 
 
 class ClsReadout(nn.Module):

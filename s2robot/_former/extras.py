@@ -1,0 +1,3 @@
+"""The former path of `s2robot.system.extras`."""
+
+from s2robot.system.extras import *  # noqa: F403

@@ -1,0 +1,91 @@
+"""Which image sizes S² runs, and how an image is brought to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from s2robot.interfaces import EncoderError, unknown_name
+from s2robot.s2.tiling import COVERS, Size, Tiling, as_pair
+
+POOLS = ("base", "largest")
+
+
+@dataclass(frozen=True)
+class ScaleSet:
+    """Which image sizes S² runs and how their features are joined; the defaults are the paper's algorithm.
+
+    Attributes:
+        sizes: image sizes [pixels]; an int is a square, a pair is (height, width). The first is the base size.
+        tile: tile height = width [pixels]. A size below it is one smaller tile.
+        antialias: low-pass filter when shrinking (the reference implementation does not).
+        pool_to: `base` pools every scale to the first scale's grid (the paper), `largest` to the finest grid.
+        cover: `exact`, `pad` or `overlap`, see `Tiling.of`.
+        keep_aspect: an int size is the shorter side and the image keeps its aspect ratio, instead of a square.
+        upsampled: make all scales from the image at the base size, so that larger scales add compute but no pixels
+            (what the paper's robot experiment did), instead of from the image as given.
+    """
+
+    sizes: tuple[Size, ...] = (224, 448)
+    tile: int = 224
+    antialias: bool = False
+    pool_to: str = "base"
+    cover: str = "exact"
+    keep_aspect: bool = False
+    upsampled: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise EncoderError("the scale set is empty; give at least one image size in pixels, such as (224, 448)")
+        for size in (*self.sizes, self.tile):
+            if not all(isinstance(side, int) and side >= 1 for side in as_pair(size)):
+                raise EncoderError(
+                    f"scale {size!r} is no image size; give whole pixels >= 1, such as 224 or (224, 448)"
+                )
+        if self.pool_to not in POOLS:
+            raise EncoderError(unknown_name("pool_to", self.pool_to, POOLS))
+        if self.cover not in COVERS:
+            raise EncoderError(unknown_name("cover", self.cover, COVERS))
+        if not self.keep_aspect:
+            self.tilings(1, 1)  # sizes do not depend on the image, so a wrong one is refused here
+
+    def tilings(self, height: int, width: int) -> list[Tiling]:
+        """One `Tiling` per scale for images of `height` x `width` pixels."""
+        sizes = [self._target(size, height, width) for size in self.sizes]
+        return [Tiling.of(*size, self.tile, self.cover) for size in sizes]
+
+    def grid(self, map_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Height and width to which the scales' merged maps of the given sizes are pooled."""
+        if self.pool_to == "base":
+            return map_sizes[0]
+        return max(h for h, _ in map_sizes), max(w for _, w in map_sizes)
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Resize images [B, C, H, W] to every scale."""
+        height, width = images.shape[-2:]
+        targets = [self._target(size, height, width) for size in self.sizes]
+        if self.upsampled:
+            images = resize(images, targets[0], self.antialias)
+        return [resize(images, target, self.antialias) for target in targets]
+
+    def _target(self, size: Size, height: int, width: int) -> tuple[int, int]:
+        if isinstance(size, tuple) or not self.keep_aspect:
+            return as_pair(size)
+        short = min(height, width)
+        return round(size * height / short), round(size * width / short)
+
+
+def resize(images: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
+    """Resize float images [B, C, H, W] to `size` bicubically, in float32, corners not aligned.
+
+    `antialias` acts only when a side shrinks: PyTorch's antialiasing kernel is another cubic (a = -0.5 instead of
+    -0.75), so that it would change enlarged images too, which have nothing to filter.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == tuple(size):
+        return images
+    antialias = antialias and (size[0] < height or size[1] < width)
+    return F.interpolate(images.float(), size=size, mode="bicubic", antialias=antialias).to(images.dtype)
