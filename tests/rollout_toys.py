@@ -13,10 +13,12 @@ from s2robot.config import (
     BCTransformerConfig,
     DiffusionUNetConfig,
     EncoderConfig,
+    EvaluateConfig,
     PolicyConfig,
     ReadoutConfig,
     TrainConfig,
 )
+from s2robot.evaluation import evaluate
 from s2robot.interfaces import PolicySpec
 from s2robot.policies import make_policy
 from s2robot.rollout import Actor
@@ -84,3 +86,16 @@ def random_observation(rng: np.random.Generator, rows: int, steps: int) -> dict[
     # In the order of an environment, which is not that of the training.
     low_dim = {key: rng.normal(size=(rows, steps, d)).astype(np.float32) for key, d in sorted(PROPRIOCEPTION.items())}
     return images | low_dim
+
+
+def evaluate_checkpoint(checkpoint, output, make, **settings):
+    """Results of a short evaluation in two environments that `make` gives."""
+    config = EvaluateConfig(
+        checkpoint=str(checkpoint), output=str(output), **{"episodes": 4, "videos": 0, "device": "cpu", **settings}
+    )
+    return evaluate(config, make, num_envs=2)
+
+
+def outcomes(results):
+    """Every episode of an evaluation: seed, success, steps, error."""
+    return [(row["seed"], row["success"], row["steps"], row["error"]) for row in results["episode_results"]]

@@ -12,13 +12,19 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from rollout_toys import CAMERAS, PROPRIOCEPTION, SIZE, random_observation, write_checkpoint
+from rollout_toys import (
+    CAMERAS,
+    PROPRIOCEPTION,
+    SIZE,
+    evaluate_checkpoint,
+    outcomes,
+    random_observation,
+    write_checkpoint,
+)
 from vectors import InProcess
 
 import s2robot_envs
 from s2robot.cli import main
-from s2robot.config import EvaluateConfig
-from s2robot.evaluation import evaluate
 from s2robot.interfaces import RolloutError
 from s2robot.system import files
 
@@ -92,10 +98,7 @@ make_fatal = functools.partial(make_walks, fatal=(FATAL,))
 
 
 def run(checkpoint, output, make=make_walks, **settings):
-    config = EvaluateConfig(
-        checkpoint=str(checkpoint), output=str(output), **{"episodes": 4, "videos": 0, "device": "cpu", **settings}
-    )
-    return evaluate(config, make, num_envs=2)
+    return evaluate_checkpoint(checkpoint, output, make, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +109,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def flawless(checkpoint, tmp_path_factory):
     return run(checkpoint, tmp_path_factory.mktemp("flawless"))
-
-
-def outcomes(results):
-    return [(row["seed"], row["success"], row["steps"], row["error"]) for row in results["episode_results"]]
 
 
 def test_an_evaluation_counts_what_the_environment_says(flawless):

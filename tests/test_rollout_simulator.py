@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 from fatal_seed import FATAL, make_fatal_vector_env
-from rollout_toys import make_checkpoint, write_checkpoint
+from rollout_toys import evaluate_checkpoint, make_checkpoint, outcomes, write_checkpoint
 
-from s2robot.config import EvaluateConfig
-from s2robot.evaluation import evaluate
 from s2robot.rollout import Actor, rollout
 from s2robot_envs import make_vector_env
 
@@ -51,10 +49,7 @@ def test_episodes_are_the_same_in_one_two_and_four_environments(name):
 
 
 def run(checkpoint, output, make=make_vector_env, **settings):
-    config = EvaluateConfig(
-        checkpoint=str(checkpoint), output=str(output), **{"episodes": 4, "videos": 0, "device": "cpu", **settings}
-    )
-    return evaluate(config, make, num_envs=2)
+    return evaluate_checkpoint(checkpoint, output, make, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +60,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def flawless(checkpoint, tmp_path_factory):
     return run(checkpoint, tmp_path_factory.mktemp("flawless"))
-
-
-def outcomes(results):
-    return [(row["seed"], row["success"], row["steps"], row["error"]) for row in results["episode_results"]]
 
 
 @pytest.mark.parametrize(
