@@ -60,9 +60,8 @@ def draw() -> Figure:
             box.set(facecolor="#eef3fb", edgecolor="#3465a4", linewidth=1.2)
             axis.add_patch(box)
             centre = left + width / 2
-            axis.text(
-                centre, top + 0.26, name, ha="center", va="center", family="monospace", weight="bold", fontsize=13
-            )
+            middle = {"ha": "center", "va": "center"}
+            axis.text(centre, top + 0.26, name, family="monospace", weight="bold", fontsize=13, **middle)
             role = textwrap.fill(ROLES[name], int(width * 11))
             axis.text(centre, top + 0.55, role, fontsize=10, color="#333333", **middle)
     return figure
