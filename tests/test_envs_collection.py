@@ -5,6 +5,7 @@ from s2robot_envs import collect, collect_episode, experts, make_env
 from s2robot_envs.collection import FIRST_EVALUATION_SEED, STEPS_AFTER_SUCCESS, collection_seed
 from s2robot_envs.errors import EnvConfigError, S2RobotEnvError, WorkerError
 from s2robot_envs.experts import make_expert
+from s2robot_envs.experts.lift import LiftExpert
 
 ENV = {"cameras": ["agentview"], "image_size": 32}
 
@@ -70,7 +71,7 @@ def test_collections_are_the_same_for_any_number_of_workers_and_can_be_continued
 
 @pytest.mark.sim
 def test_failed_attempts_are_dropped_but_counted(monkeypatch):
-    class EverySecond(experts.LiftExpert):
+    class EverySecond(LiftExpert):
         def attempt(self, env):
             if env.info()["seed"] % 2:  # the cube is in the air for the few steps that a recording needs
                 state = env.state()
@@ -78,29 +79,29 @@ def test_failed_attempts_are_dropped_but_counted(monkeypatch):
                 env.set_state(state)
             yield np.zeros(7, np.float32)
 
-    monkeypatch.setitem(experts.EXPERTS, "Lift", EverySecond)
+    monkeypatch.setattr(experts, "EXPERTS", {"Lift": EverySecond})
     episodes = list(collect("Lift", 2, workers=1, env_kwargs={"cameras": [], "horizon": 60}))
     assert [(episode["seed"], episode["attempts"]) for episode in episodes] == [(1, 2), (3, 4)]
 
 
 @pytest.mark.sim
 def test_an_expert_that_never_succeeds_is_reported(monkeypatch):
-    class Idle(experts.LiftExpert):
+    class Idle(LiftExpert):
         def attempt(self, env):
             yield np.zeros(7, np.float32)
 
-    monkeypatch.setitem(experts.EXPERTS, "Lift", Idle)
+    monkeypatch.setattr(experts, "EXPERTS", {"Lift": Idle})
     with pytest.raises(S2RobotEnvError, match=r"the Lift expert solved 0 of 50 attempts with noise=0.1"):
         next(collect("Lift", 1, noise=0.1, workers=1, env_kwargs={"cameras": [], "horizon": 1}))
 
 
 @pytest.mark.sim
 def test_a_failure_names_the_seed_it_happened_on(monkeypatch):
-    class Broken(experts.LiftExpert):
+    class Broken(LiftExpert):
         def attempt(self, env):
             raise RuntimeError("boom")
 
-    monkeypatch.setitem(experts.EXPERTS, "Lift", Broken)
+    monkeypatch.setattr(experts, "EXPERTS", {"Lift": Broken})
     with pytest.raises(WorkerError, match="collecting Lift on environment seed 20003 failed with RuntimeError: boom"):
         next(collect("Lift", 1, seed=2, first_attempt=3, workers=1, env_kwargs={"cameras": []}))
 

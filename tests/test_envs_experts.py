@@ -7,7 +7,7 @@ from s2robot_envs.experts import EXPERTS, make_expert
 pytestmark = pytest.mark.sim
 
 
-@pytest.mark.parametrize("task", sorted(EXPERTS))
+@pytest.mark.parametrize("task", [task for task in EXPERTS if ":" not in task])
 def test_the_expert_solves_its_task_under_noise(task):
     env = make_env(task, cameras=())
     expert = make_expert(task)
@@ -21,7 +21,7 @@ def test_the_expert_solves_its_task_under_noise(task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", sorted(EXPERTS))
+@pytest.mark.parametrize("task", [task for task in EXPERTS if ":" not in task])
 def test_the_expert_solves_nearly_every_seed(task):
     env = make_env(task, cameras=())
     expert = make_expert(task)

@@ -16,6 +16,7 @@ import numpy as np
 from s2robot_envs.errors import EnvConfigError, S2RobotEnvError, WorkerError
 from s2robot_envs.factory import make_env
 from s2robot_envs.pool import run_in_order
+from s2robot_envs.tasks import TASKS
 
 if TYPE_CHECKING:
     from s2robot_envs.base import ImageEnv
@@ -44,6 +45,23 @@ def collection_seed(seed: int, attempt: int) -> int:
     if not 0 <= attempt < ATTEMPTS_PER_SEED:
         raise EnvConfigError(f"collection seed {seed} has no more attempts after {ATTEMPTS_PER_SEED}; use another seed")
     return seed * ATTEMPTS_PER_SEED + attempt
+
+
+def packages(task: str, expert: str | None = None) -> dict[str, str]:
+    """Installed packages that a collection rests on, such as {"task MyLift": "my-package 1.2"}; ours is left out.
+
+    Args:
+        task: a task that has an expert.
+        expert: as for `collect`; one that is given by its module is of no package.
+
+    Raises:
+        EnvConfigError: the task has no expert.
+    """
+    from s2robot_envs.experts import EXPERTS, expert_name
+
+    chosen = [(TASKS, task)] if expert is not None else [(TASKS, task), (EXPERTS, expert_name(task))]
+    named = {f"{registry.kind} {name}": registry.provider(name) for registry, name in chosen}
+    return {what: provider for what, provider in named.items() if provider is not None}
 
 
 def collect_episode(env: ImageEnv, expert: Expert, seed: int, noise: float) -> dict[str, Any]:
@@ -120,7 +138,7 @@ def collect(
         workers: processes; None for one per core, 1 to stay in this process.
         first_attempt: where to start; to continue an interrupted collection, the `attempts` of its last episode.
         expert: another expert than the task's own, `module:Name`, see `make_expert`.
-        env_kwargs: further arguments of `make_env` (cameras, image_size, render_profile, variant, …), JSON-able.
+        env_kwargs: further arguments of `make_env`, see `EnvSettings`, JSON-able.
 
     Yields:
         `collect_episode`'s dictionary plus `attempts`, the attempts made up to and including this episode.

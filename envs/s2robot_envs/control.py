@@ -54,7 +54,7 @@ class Pose(NamedTuple):
     rotation: np.ndarray
 
 
-class Arm:
+class RobotArm:
     """One arm of an environment.
 
     Args:
@@ -106,7 +106,7 @@ class Arm:
 
 
 def move(
-    arm: Arm,
+    arm: RobotArm,
     target: Callable[[], Pose],
     gripper: float,
     *,
@@ -126,13 +126,13 @@ def move(
         yield arm.action(pose, gripper)
 
 
-def hold(arm: Arm, target: Callable[[], Pose], gripper: float, steps: int) -> Motion:
+def hold(arm: RobotArm, target: Callable[[], Pose], gripper: float, steps: int) -> Motion:
     """Stay at a target for a number of steps."""
     for _ in range(steps):
         yield arm.action(target(), gripper)
 
 
-def grasp(arm: Arm, target: Callable[[], Pose]) -> Motion:
+def grasp(arm: RobotArm, target: Callable[[], Pose]) -> Motion:
     """Close the fingers at a target until something stops them (20 steps at most)."""
     for step in range(20):
         width = arm.width
@@ -141,7 +141,7 @@ def grasp(arm: Arm, target: Callable[[], Pose]) -> Motion:
             return
 
 
-def both(arms: Sequence[Arm], targets: Sequence[Pose], gripper: float) -> np.ndarray:
+def both(arms: Sequence[RobotArm], targets: Sequence[Pose], gripper: float) -> np.ndarray:
     """Step of two arms towards a pose each, float32 [14]."""
     return np.concatenate([arm.action(target, gripper) for arm, target in zip(arms, targets, strict=True)])
 

@@ -11,18 +11,21 @@ import numpy as np
 
 from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, Observation, Outcome
 from s2robot_envs.errors import EnvConfigError, unknown_name
+from s2robot_envs.families import refuse_variant
 from s2robot_envs.foreign import (
     PREFIX,
     RENDER,
     GymOptions,
     action_scale,
     horizon_of,
+    make_registered,
     model_cameras,
     own_camera,
     version,
 )
 from s2robot_envs.pictures import fit, is_picture, leaves, turned_upright, upright_picture
 from s2robot_envs.rendering import OffscreenRenderer, load_triton_first
+from s2robot_envs.settings import EnvSettings
 
 TERMINATED = "terminated"
 _SUCCESS_KEYS = ("is_success", "success")
@@ -239,3 +242,24 @@ class GymnasiumEnv(ImageEnv):
                 "gym": asdict(self.options),
             },
         }
+
+
+def make(task: str, settings: EnvSettings) -> GymnasiumEnv:
+    """What `gymnasium.make` makes of the name after `gym:`, see `s2robot_envs.families`.
+
+    Raises:
+        EnvConfigError: as for `make_registered` and `GymnasiumEnv`.
+    """
+    options = GymOptions.parse(settings.get("gym"))
+    refuse_variant(task, settings)
+    return wrap(make_registered(task, options), task, options, settings)
+
+
+def wrap(env: gymnasium.Env, task: str, options: GymOptions, settings: EnvSettings) -> GymnasiumEnv:
+    """`GymnasiumEnv` around an environment, which is closed where its settings are impossible."""
+    others: dict[str, Any] = {name: value for name, value in settings.items() if name not in ("gym", "variant")}
+    try:
+        return GymnasiumEnv(env, task=task, options=options, **others)
+    except BaseException:
+        env.close()
+        raise

@@ -5,6 +5,7 @@ Install `s2robot[metaworld]`. Sources: https://metaworld.farama.org, `metaworld/
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import warnings
@@ -16,10 +17,12 @@ import numpy as np
 
 from s2robot_envs.control import Expert, Motion
 from s2robot_envs.errors import EnvConfigError, unknown_name
+from s2robot_envs.families import refuse_variant
 from s2robot_envs.foreign import GymOptions
-from s2robot_envs.gymnasium_env import GymnasiumEnv
+from s2robot_envs.gymnasium_env import GymnasiumEnv, wrap
+from s2robot_envs.settings import EnvSettings
 
-PREFIX = "metaworld:"
+_PREFIX = "metaworld:"
 CAMERAS = ("corner2", "gripperPOV")  # the camera of published results, and the one beside the gripper
 HORIZON = 500  # Meta-World's own; it allows no more
 # What a robot knows of itself; the rest of Meta-World's vector tells where the objects and the goal are.
@@ -44,7 +47,7 @@ def make_task(task: str) -> gymnasium.Env:
         EnvConfigError: Meta-World is not installed or has no such task.
     """
     tasks = _import("metaworld.env_dict").ALL_V3_ENVIRONMENTS
-    name = task.removeprefix(PREFIX)
+    name = task.removeprefix(_PREFIX)
     if name not in tasks:
         raise EnvConfigError(unknown_name("Meta-World task", name, tasks))
     env = tasks[name]()
@@ -57,17 +60,20 @@ def make_task(task: str) -> gymnasium.Env:
     return Seeded(env)
 
 
-def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `make_env`, with Meta-World's cameras and horizon where None stands for the task's own.
+def make(task: str, settings: EnvSettings) -> GymnasiumEnv:
+    """The Meta-World task after `metaworld:`, with Meta-World's cameras and horizon where there are no others.
 
     Raises:
-        EnvConfigError: the horizon is beyond Meta-World's.
+        EnvConfigError: as for `make_task` and `GymnasiumEnv`, or the horizon is beyond Meta-World's.
     """
-    horizon = HORIZON if settings["horizon"] is None else settings["horizon"]
+    refuse_variant(task, settings)
+    options = GymOptions.parse({**dataclasses.asdict(OPTIONS), **(settings.get("gym") or {})})
+    horizon, cameras = settings.get("horizon"), settings.get("cameras")
+    horizon = HORIZON if horizon is None else horizon
     if horizon > HORIZON:
         raise EnvConfigError(f"horizon is {horizon}; Meta-World ends every episode after {HORIZON} steps")
-    cameras = CAMERAS if settings["cameras"] is None else settings["cameras"]
-    return {**settings, "horizon": horizon, "cameras": cameras}
+    own: EnvSettings = {**settings, "horizon": horizon, "cameras": CAMERAS if cameras is None else cameras}
+    return wrap(make_task(task), task, options, own)
 
 
 class Seeded(gymnasium.Wrapper):
@@ -92,7 +98,7 @@ class MetaWorldExpert(Expert):
 
     def __init__(self, task: str) -> None:
         policies = _import("metaworld.policies").ENV_POLICY_MAP
-        name = task.removeprefix(PREFIX)
+        name = task.removeprefix(_PREFIX)
         if name not in policies:
             raise EnvConfigError(unknown_name("Meta-World task with a scripted policy", name, policies))
         self._policy = policies[name]()

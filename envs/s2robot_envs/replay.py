@@ -110,7 +110,7 @@ def replay(
     At most 2 × `workers` recordings and results are in memory, and `recordings` is read no faster than that.
 
     Args:
-        env_kwargs: arguments of `make_env` (task, cameras, image_size, render_profile, …), JSON-able.
+        env_kwargs: arguments of `make_env`: `task`, and those of `EnvSettings`; JSON-able.
         recordings: what to replay.
         workers: processes; None for one per core, 1 to stay in this process.
 

@@ -11,6 +11,7 @@ from s2robot_envs import simulator
 from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, Observation, Outcome
 from s2robot_envs.errors import EnvConfigError
 from s2robot_envs.rendering import OffscreenRenderer
+from s2robot_envs.settings import EnvSettings
 from s2robot_envs.tasks import CONTROL_FREQUENCY, get_task
 from s2robot_envs.variants import Scene, Variant
 
@@ -144,7 +145,7 @@ class RobosuiteEnv(ImageEnv):
         cameras = list(self.image_sizes)
         sizes = list(self.image_sizes.values())
         return {
-            "env_name": self.task.name,
+            "env_name": self.task.robosuite_name,
             "env_version": simulator.import_robosuite().__version__,
             "type": 1,  # robomimic's EnvType.ROBOSUITE_TYPE
             "env_kwargs": {
@@ -172,3 +173,16 @@ class RobosuiteEnv(ImageEnv):
 
     def _is_success(self) -> bool:
         return bool(self.simulator._check_success())
+
+
+def make(task: str, settings: EnvSettings) -> RobosuiteEnv:
+    """One of robosuite's tasks, see `s2robot_envs.families`.
+
+    Raises:
+        EnvConfigError: as for `RobosuiteEnv`, or there are options for environments of gymnasium.
+    """
+    options: dict[str, Any] = dict(settings)
+    gym = options.pop("gym", None)
+    if gym:
+        raise EnvConfigError(f"gym options {dict(gym)} do not apply to {task}, a task of robosuite")
+    return RobosuiteEnv(task, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import logging
 import xml.etree.ElementTree as ElementTree
 from functools import cache
@@ -68,7 +69,7 @@ def build(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
     the same trajectory as a hard one, bit for bit, and takes 2 ms instead of 200 (1500 with a render context).
     """
     env = import_robosuite().make(
-        spec.name,
+        _import_environment(spec),
         has_renderer=False,
         has_offscreen_renderer=False,
         use_camera_obs=False,
@@ -88,6 +89,19 @@ def build(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
         env.modify_observable(name, "enabled", False)
         env.modify_observable(name, "active", False)
     return env
+
+
+def _import_environment(spec: TaskSpec) -> str:
+    """The name robosuite knows a task's environment by, once its own module, where it has one, is imported."""
+    module = (spec.environment or "").rpartition(":")[0]
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EnvConfigError(
+                f"task {spec.name}: the module of environment={spec.environment!r} cannot be imported: {error}"
+            ) from error
+    return spec.robosuite_name
 
 
 def seed_generators(env: Any, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The one table of tasks: what each is called in robosuite, how long it runs, what it observes."""
+"""The one table of robosuite's tasks: what each is called, how long it runs, what it observes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from s2robot_envs.errors import EnvConfigError, unknown_name
+from s2robot_envs.errors import EnvConfigError
+from s2robot_envs.registry import Registry
 
 CONTROL_FREQUENCY = 20  # actions per second, robosuite's and robomimic's convention
 ROBOT = "Panda"
@@ -20,7 +21,7 @@ class TaskSpec:
     """One manipulation task.
 
     Attributes:
-        name: the task's name here, which is also its name in robosuite.
+        name: the task's name here.
         horizon: steps after which an episode is truncated (20 steps are one second).
         cameras: cameras observed by default.
         proprioception: robosuite observable keys observed, in this order.
@@ -28,6 +29,8 @@ class TaskSpec:
         scalable_body: body of the object that may be made smaller (see `variants`).
         clutter: free space for distractors: x range, y range and height of the surface [m].
         robosuite_kwargs: further arguments of `robosuite.make`.
+        environment: what robosuite calls it; None for `name`. `module:Name` imports the module first, whose class
+            `Name` robosuite then knows.
     """
 
     name: str
@@ -38,6 +41,12 @@ class TaskSpec:
     scalable_body: str | None = None
     clutter: Clutter | None = None
     robosuite_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    environment: str | None = None
+
+    @property
+    def robosuite_name(self) -> str:
+        """The name that `robosuite.make` takes."""
+        return (self.environment or self.name).rpartition(":")[2]
 
 
 _ONE_ARM_CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -60,7 +69,7 @@ _PEG_TABLE: Clutter = ((-0.2, 0.1), (-0.3, 0.3), 0.82)  # the pegs stand beyond 
 _BIN: Clutter = ((-0.03, 0.23), (-0.42, -0.08), 0.8)
 
 # Cameras are robomimic's where it has the task.
-TASKS: dict[str, TaskSpec] = {
+ROBOSUITE_TASKS: dict[str, TaskSpec] = {
     spec.name: spec
     for spec in (
         _one_arm("Lift", horizon=150, scalable_body="cube_main", clutter=_TABLE),
@@ -75,12 +84,18 @@ TASKS: dict[str, TaskSpec] = {
 }
 
 
+# An installed package adds its own under the entry-point group `s2robot.tasks`.
+TASKS = Registry("task", "s2robot.tasks", ROBOSUITE_TASKS)
+
+
 def get_task(name: str) -> TaskSpec:
     """Look a task up by name.
 
     Raises:
-        EnvConfigError: no such task; the message lists the choices.
+        EnvConfigError: no such task, and the message lists the choices; or an installed package adds something else
+            under this name.
     """
-    if name not in TASKS:
-        raise EnvConfigError(unknown_name("task", name, TASKS))
-    return TASKS[name]
+    spec = TASKS.find(name)
+    if not isinstance(spec, TaskSpec) or spec.name != name:
+        raise EnvConfigError(f"task {name!r} of {TASKS.provider(name)} is {spec!r}; valid: a TaskSpec of this name")
+    return spec

@@ -26,6 +26,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
     """
     from s2robot.data import RobomimicWriter, open_dataset
     from s2robot_envs import make_env
+    from s2robot_envs.collection import packages
 
     path = Path(config.out)
     kwargs: dict[str, Any] = {
@@ -42,6 +43,9 @@ def collect_demonstrations(config: CollectConfig) -> None:
         recorded_as["expert"] = config.expert
     env_args, fps = {**env.env_args(), "collection": recorded_as}, env.metadata.get("render_fps")
     env.close()
+    added = packages(config.task, config.expert)
+    if added:
+        env_args["packages"] = added
     if path.exists() and not config.overwrite:
         with open_dataset(path) as dataset:
             same = all(dataset.env_args.get(key) == env_args[key] for key in ("s2robot", "collection"))

@@ -1,0 +1,34 @@
+"""Packages as `pip install` leaves them behind: a module, and a dist-info with entry points."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def install(site: Path, package: str, module: str, entries: dict[str, dict[str, str]], version: str = "1.2") -> None:
+    """Put a package of one module into a folder.
+
+    Args:
+        site: the folder, which becomes part of the path.
+        package: name of the distribution and of its module.
+        module: source of the module.
+        entries: entry-point group -> name -> where.
+        version: of the distribution.
+    """
+    (site / f"{package}.py").write_text(module)
+    info = site / f"{package}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    lines = []
+    for group, points in entries.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items()), ""]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+def run_with(site: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run Python with arguments where the packages of a folder are installed."""
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join(map(str, [site, root, root / "envs", *filter(None, [os.environ.get("PYTHONPATH")])]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
