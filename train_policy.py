@@ -16,15 +16,15 @@ from omegaconf import DictConfig
 # Before torch loads OpenMP: threads that spin while they wait cost tenfold as soon as another process is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from s2robot.backbones import BACKBONES
+from s2robot.cli.choices import register_choices
 from s2robot.cli.closing import describe_checkpoint
 from s2robot.cli.faults import explain
 from s2robot.cli.words import prepare_arguments
-from s2robot.config import CONFIG_DIR, register, resolve
+from s2robot.config import CONFIG_DIR, resolve
 from s2robot.interfaces import S2RobotError
 from s2robot.training import train
 
-register(BACKBONES)
+register_choices()
 
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="train_policy", version_base="1.3")

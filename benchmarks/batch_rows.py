@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from s2robot import S2Encoder
-from s2robot.config import BCConfig, DiffusionUNetConfig, PolicyConfig, ReadoutConfig
+from s2robot.config import PolicyConfig, ReadoutConfig
 from s2robot.interfaces import FeatureShape, Observation, PolicySpec
 from s2robot.policies import make_policy
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 
 BATCHES = (1, 2, 4)
 ENVIRONMENTS = 4

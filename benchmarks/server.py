@@ -48,9 +48,10 @@ def untrained_checkpoint(folder: Path) -> Path:
 
     from s2robot import S2Encoder
     from s2robot.checkpoint import Checkpoint, save_checkpoint
-    from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainConfig
+    from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig
     from s2robot.interfaces import PolicySpec
     from s2robot.policies import make_policy
+    from s2robot.policies.bc import BCConfig
 
     torch.manual_seed(0)
     config = TrainConfig(dataset="none", output="none", encoder=EncoderConfig(), policy=BCConfig())

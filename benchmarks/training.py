@@ -32,12 +32,13 @@ import numpy as np
 import torch
 
 from s2robot.cli.words import compose
-from s2robot.config import BCConfig, ReadoutConfig, TrainConfig, TrainingConfig
+from s2robot.config import ReadoutConfig, TrainConfig, TrainingConfig
 from s2robot.data import DemonstrationDataset, open_dataset
 from s2robot.encoder import S2Encoder
 from s2robot.feature_cache import CachedFeatures
 from s2robot.interfaces import Batch, FeatureShape, Observation, PolicySpec
 from s2robot.policies import make_policy
+from s2robot.policies.bc import BCConfig
 from s2robot.training import Plan, TrainingData, TrainingLoop, make_processes, prepare
 from s2robot.training.windows import Demonstrations
 

@@ -18,10 +18,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig, build, policy_from_dict
+from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig, build
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
-from s2robot.policies import Policy, make_policy
+from s2robot.policies import Policy, make_policy, policy_from_dict
 from s2robot.system.files import write_durably
 from s2robot.system.machine import Machine
 

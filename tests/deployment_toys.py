@@ -10,9 +10,10 @@ import torch
 
 from s2robot import S2Encoder
 from s2robot.checkpoint import Checkpoint, save_checkpoint
-from s2robot.config import BCConfig, EncoderConfig, PolicyConfig, ReadoutConfig, TrainConfig
+from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TrainConfig
 from s2robot.interfaces import PolicySpec
 from s2robot.policies import make_policy
+from s2robot.policies.bc import BCConfig
 
 SIZE = 64
 CAMERAS = ("agentview", "wrist")

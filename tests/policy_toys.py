@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from s2robot.config import (
-    BCConfig,
-    BCRNNConfig,
-    BCTransformerConfig,
-    DiffusionTransformerConfig,
-    DiffusionUNetConfig,
-    FlowMatchingConfig,
-    PolicyConfig,
-    ReadoutConfig,
-)
+from s2robot.config import PolicyConfig, ReadoutConfig
 from s2robot.interfaces import Batch, FeatureShape, Observation, PolicySpec
 from s2robot.policies import Policy, make_policy
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.bc_rnn import BCRNNConfig
+from s2robot.policies.bc_transformer import BCTransformerConfig
+from s2robot.policies.diffusion_transformer import DiffusionTransformerConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
+from s2robot.policies.flow_matching import FlowMatchingConfig
 
 SHAPE = FeatureShape(channels=6, height=4, width=4, num_prefix=1)
 SPEC = PolicySpec({"agentview": SHAPE, "wrist": SHAPE}, proprioception_width=5, action_width=3)

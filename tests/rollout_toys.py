@@ -7,20 +7,14 @@ import torch
 
 from s2robot import S2Encoder
 from s2robot.checkpoint import Checkpoint, save_checkpoint
-from s2robot.config import (
-    BCConfig,
-    BCRNNConfig,
-    BCTransformerConfig,
-    DiffusionUNetConfig,
-    EncoderConfig,
-    EvaluateConfig,
-    PolicyConfig,
-    ReadoutConfig,
-    TrainConfig,
-)
+from s2robot.config import EncoderConfig, EvaluateConfig, PolicyConfig, ReadoutConfig, TrainConfig
 from s2robot.evaluation import evaluate
 from s2robot.interfaces import PolicySpec
 from s2robot.policies import make_policy
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.bc_rnn import BCRNNConfig
+from s2robot.policies.bc_transformer import BCTransformerConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.rollout import Actor
 
 SIZE, PROPRIOCEPTION = 64, {"robot0_gripper_qpos": 2, "robot0_eef_pos": 3}  # as trained: not in alphabetical order

@@ -17,18 +17,12 @@ from s2robot.benchmark.films import choose_films
 from s2robot.benchmark.grid import encoder_settings, make_arms, weights_digest
 from s2robot.benchmark.sequential import is_decided, make_races, next_episodes
 from s2robot.benchmark.stages import demonstrations_key, rollouts_key, training_key
-from s2robot.config import (
-    CALIBRATION_SEED,
-    BCConfig,
-    BenchmarkConfig,
-    DiffusionUNetConfig,
-    EncoderConfig,
-    ReadoutConfig,
-    TrainingConfig,
-)
+from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, EncoderConfig, ReadoutConfig, TrainingConfig
 from s2robot.config.benchmark import CONTROLS
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import ConfigError, WeightsError
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.report.contrasts import compare_all
 from s2robot.report.load import load_arms
 from s2robot.report.plan import load_plan

@@ -16,8 +16,10 @@ from s2robot.benchmark.runner import select_cells
 from s2robot.benchmark.sequential import make_races, next_episodes
 from s2robot.benchmark.stages import Stages, outcome_settings, rollouts_key, training_key
 from s2robot.cli.words import compose
-from s2robot.config import BCConfig, DiffusionUNetConfig, ReadoutConfig, SequentialConfig, TrainingConfig
+from s2robot.config import ReadoutConfig, SequentialConfig, TrainingConfig
 from s2robot.interfaces import ConfigError, S2RobotError
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 
 FREE = {"save_every_steps": 7, "checkpoint_every": 3, "keep_checkpoints": 2, "loggers": ["tensorboard"]}
 

@@ -18,9 +18,10 @@ from s2robot.checkpoint import (
 )
 from s2robot.cli import main
 from s2robot.cli.closing import describe_checkpoint
-from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainConfig
+from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig
 from s2robot.interfaces import CheckpointError, PolicySpec
 from s2robot.policies import make_policy
+from s2robot.policies.bc import BCConfig
 from s2robot.system.files import write_durably
 
 CPU = torch.device("cpu")

@@ -10,16 +10,10 @@ import yaml
 import s2robot
 from s2robot.cli import VERBS, main
 from s2robot.cli.words import compose, parse
-from s2robot.config import (
-    CONFIG_DIR,
-    BCConfig,
-    BenchmarkConfig,
-    CollectConfig,
-    DiffusionUNetConfig,
-    EvaluateConfig,
-    TrainConfig,
-)
+from s2robot.config import CONFIG_DIR, BenchmarkConfig, CollectConfig, EvaluateConfig, TrainConfig
 from s2robot.interfaces import ConfigError
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 
 
 @pytest.fixture(autouse=True)

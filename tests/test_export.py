@@ -10,12 +10,12 @@ from snippets import snippet
 
 from s2robot.checkpoint import load_policy
 from s2robot.cli import main
-from s2robot.config import DiffusionUNetConfig
 from s2robot.config.deployment import ExportConfig
 from s2robot.deployment import export as export_module
 from s2robot.deployment.export import export_checkpoint
 from s2robot.deployment.graph import EncoderGraph, ExportError, NoiseTape
 from s2robot.interfaces import CheckpointError, ConfigError, Observation
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 
 CPU = torch.device("cpu")
 # A thousandth of the actions' range [-1, 1]. Features pass through float16, where those that differ in the last bit of

@@ -7,11 +7,12 @@ from helpers import make_episode, write_dataset
 from s2robot import S2Encoder
 from s2robot.checkpoint import Checkpoint
 from s2robot.cli.words import compose
-from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainConfig
+from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig
 from s2robot.data import open_dataset
 from s2robot.feature_cache import cache_features
 from s2robot.interfaces import Observation, PolicySpec
 from s2robot.policies import make_policy
+from s2robot.policies.bc import BCConfig
 from s2robot.rollout import Actor
 
 CPU = torch.device("cpu")

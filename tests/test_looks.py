@@ -8,11 +8,12 @@ from helpers import make_episode
 from rollout_toys import make_checkpoint
 
 from s2robot.checkpoint import save_checkpoint
-from s2robot.config import BCConfig, EvaluateConfig, TrainConfig
+from s2robot.config import EvaluateConfig, TrainConfig
 from s2robot.data import RobomimicWriter, open_dataset
 from s2robot.data.appearance import check_look, evaluation_environment, look_of
 from s2robot.evaluation import evaluate
 from s2robot.interfaces import ConfigError, DatasetError
+from s2robot.policies.bc import BCConfig
 from s2robot.training import prepare
 
 FAST = {"task": "Lift", "render_profile": "fast", "variant": {"distractors": 3}}

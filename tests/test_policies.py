@@ -1,16 +1,35 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from policy_toys import READOUT, SMALL, SPEC, build, generators
-from trained_toys import TOYS, learnt_by_heart
+from trained_toys import BY_HEART, TOYS, learnt_by_heart
 
-from s2robot.config import POLICIES, BCConfig
+from s2robot.config import PolicyConfig
 from s2robot.interfaces import ConfigError, Observation
-from s2robot.policies import make_policy
+from s2robot.policies import POLICIES, make_policy
+from s2robot.policies.bc import BCConfig
 from s2robot.policies.networks import ConditionalUnet1D, SinusoidalEmbedding
 
 
-def test_every_configured_policy_can_be_built():
+def test_every_policy_has_a_small_one_that_all_these_tests_run():
     assert {config.name for config in SMALL.values()} == set(POLICIES)
+    assert {name.partition("-")[0] for name in BY_HEART} == set(POLICIES)
+
+
+def test_every_policy_names_its_settings_and_they_its_name():
+    for name, settings in POLICIES.default_settings().items():
+        assert isinstance(settings, PolicyConfig)
+        assert type(settings)() == settings, name
+
+
+def test_listing_the_policies_imports_neither_torch_nor_any_of_them():
+    program = (
+        "import sys; from s2robot.config import TrainConfig; from s2robot.policies import POLICIES; list(POLICIES);"
+        "print([name for name in ('torch', 'diffusers', 's2robot.policies.bc') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", list(SMALL))

@@ -6,9 +6,11 @@ import pytest
 import torch
 from policy_toys import READOUT, SMALL, SPEC, build, generators, repeated
 
-from s2robot.config import DiffusionTransformerConfig, DiffusionUNetConfig, TrainingConfig
+from s2robot.config import TrainingConfig
 from s2robot.interfaces import ConfigError
 from s2robot.policies import make_policy
+from s2robot.policies.diffusion_transformer import DiffusionTransformerConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.policies.networks import Diffusion
 from s2robot.training.optimization import make_optimizer
 

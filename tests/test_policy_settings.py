@@ -2,16 +2,14 @@ from dataclasses import asdict
 
 import pytest
 
-from s2robot.config import (
-    BCConfig,
-    BCRNNConfig,
-    BCTransformerConfig,
-    DiffusionTransformerConfig,
-    DiffusionUNetConfig,
-    FlowMatchingConfig,
-    policy_from_dict,
-)
 from s2robot.interfaces import ConfigError
+from s2robot.policies import policy_from_dict
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.bc_rnn import BCRNNConfig
+from s2robot.policies.bc_transformer import BCTransformerConfig
+from s2robot.policies.diffusion_transformer import DiffusionTransformerConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
+from s2robot.policies.flow_matching import FlowMatchingConfig
 
 
 @pytest.mark.parametrize(

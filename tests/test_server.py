@@ -26,13 +26,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from s2robot.checkpoint import load_policy
-from s2robot.config import BCTransformerConfig, DiffusionUNetConfig
 from s2robot.config.deployment import ServeConfig
 from s2robot.deployment import client as client_module
 from s2robot.deployment.client import MessageError, RefusedError, RemotePolicy, UnreachableError, pack, unpack
 from s2robot.deployment.episodes import EpisodeRunner
 from s2robot.deployment.server import PolicyServer, is_loopback
 from s2robot.interfaces import ConfigError, Observation
+from s2robot.policies.bc_transformer import BCTransformerConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 
 DIFFUSION = DiffusionUNetConfig(
     action_steps=4, execute_steps=2, down_dims=[16], step_embedding=16, train_timesteps=5, inference_steps=5

@@ -10,10 +10,10 @@ from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_works
 
 from s2robot import S2Encoder
 from s2robot.checkpoint import load_checkpoint, load_policy
-from s2robot.config import BCConfig, EncoderConfig, ReadoutConfig, TrainingConfig
+from s2robot.config import EncoderConfig, ReadoutConfig, TrainingConfig
 from s2robot.data import open_dataset
 from s2robot.interfaces import ConfigError, DatasetError, S2RobotError, TrainingError
-from s2robot.policies.bc import BCPolicy
+from s2robot.policies.bc import BCConfig, BCPolicy
 from s2robot.training import make_plan, train
 from s2robot.training.loop import TrainingLoop
 from s2robot.training.optimization import require_precision

@@ -9,8 +9,8 @@ import torch
 from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace, train_in_processes, visible
 
 from s2robot.checkpoint import load_checkpoint
-from s2robot.config import BCConfig
 from s2robot.interfaces import TrainingError
+from s2robot.policies.bc import BCConfig
 from s2robot.system.files import claimed
 from s2robot.system.machine import processor_name
 from s2robot.training import TrainingLoop, train

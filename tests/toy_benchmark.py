@@ -20,9 +20,10 @@ from helpers import needs_films
 from vectors import InProcess
 
 from s2robot.benchmark import TaskFacts, run_benchmark
-from s2robot.config import BCConfig, BenchmarkConfig, CollectConfig, EncoderConfig, ReadoutConfig, TrainingConfig
+from s2robot.config import BenchmarkConfig, CollectConfig, EncoderConfig, ReadoutConfig, TrainingConfig
 from s2robot.data import RobomimicWriter
 from s2robot.interfaces import Episode
+from s2robot.policies.bc import BCConfig
 
 SIDE, HORIZON, STEP = 64, 12, 0.25
 

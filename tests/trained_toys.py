@@ -18,9 +18,10 @@ from torch import Tensor
 from training_runs import make_config, make_encoder, make_workspace
 
 from s2robot.checkpoint import load_checkpoint
-from s2robot.config import BCConfig, BCTransformerConfig
 from s2robot.interfaces import Batch, Features, FeatureShape, Observation
 from s2robot.policies import Policy, make_policy
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.bc_transformer import BCTransformerConfig
 from s2robot.policies.readouts import make_readout
 from s2robot.training import train as train_policy
 

@@ -15,7 +15,9 @@ from helpers import write_dataset
 from torch.distributed import TCPStore
 
 from s2robot import S2Encoder
-from s2robot.config import BCConfig, DiffusionUNetConfig, EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig
+from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.training import TrainingLoop, train
 
 SMALL_DIFFUSION = DiffusionUNetConfig(down_dims=[16], groups=4, train_timesteps=5, inference_steps=5)

@@ -13,7 +13,6 @@ from typing import Any
 
 from s2robot.backbones.table import find_spec
 from s2robot.config import (
-    POLICIES,
     READOUTS,
     BenchmarkConfig,
     EncoderConfig,
@@ -25,6 +24,7 @@ from s2robot.config import (
     require,
 )
 from s2robot.interfaces import ConfigError, EncoderError, unknown_name
+from s2robot.policies import POLICIES
 from s2robot.report.results import scales_label
 from s2robot.training.state import FREE_TRAINING
 
@@ -212,10 +212,8 @@ def hash_json(document: Any) -> str:
 
 def _policy(config: BenchmarkConfig, entry: Any) -> Policy:
     name, label, changes = _named(entry, "policies")
-    if name not in POLICIES:
-        raise ConfigError(unknown_name("policy", name, POLICIES))
     training = _changed(config.training, changes.pop("training", {}), "training")
-    chosen = config.policy if config.policy.name == name else POLICIES[name]()
+    chosen = config.policy if config.policy.name == name else POLICIES.settings(name)(name=name)
     return Policy(label, _changed(chosen, changes, f"policy {name}"), training)
 
 

@@ -214,7 +214,7 @@ def _settings(name: str, words: list[str]) -> str:
     """YAML of a verb's settings: its words over the defaults, those of the dataclass and of its file in `configs/`."""
     from omegaconf import DictConfig, OmegaConf
 
-    from s2robot.config import CONFIG_DIR, POLICIES
+    from s2robot.config import CONFIG_DIR
 
     settings = OmegaConf.structured(VERBS[name].config)
     if name in GROUPED and words:
@@ -222,10 +222,12 @@ def _settings(name: str, words: list[str]) -> str:
 
         settings = compose_unresolved(GROUPED[name], words)
     elif name in GROUPED:
+        from s2robot.policies import POLICIES
+
         file: Any = OmegaConf.load(CONFIG_DIR / f"{GROUPED[name]}.yaml")
         chosen: Any = OmegaConf.merge(*(entry for entry in file.pop("defaults") if isinstance(entry, DictConfig)))
         file.pop("hydra")
-        settings.policy = POLICIES[chosen.policy]
+        settings.policy = POLICIES.settings(chosen.policy)(name=chosen.policy)
         settings.merge_with(file)
     return OmegaConf.to_yaml(settings).rstrip()
 

@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 
 from s2robot.benchmark import TaskFacts, calibrate, check_runnable, describe, download_weights, run_benchmark
 from s2robot.benchmark.calibration import blocks_text
+from s2robot.cli.choices import register_choices
 from s2robot.cli.demonstrations import collect_demonstrations
 from s2robot.cli.verbs import Output
 from s2robot.cli.words import prepare_arguments
-from s2robot.config import CONFIG_DIR, BenchmarkConfig, CollectConfig, register, resolve
+from s2robot.config import CONFIG_DIR, BenchmarkConfig, CollectConfig, resolve
 from s2robot.interfaces import S2RobotError, WeightsError
 from s2robot_envs import S2RobotEnvError, Variant, default_num_envs, make_env, make_vector_env
 from s2robot_envs.collection import collection_seed
@@ -93,9 +94,7 @@ def main(settings: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    from s2robot.backbones import BACKBONES
-
-    register(BACKBONES)
+    register_choices()
     try:
         prepare_arguments("benchmark")
     except S2RobotError as error:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from s2robot.cli.overrides import SCHEMAS, SCRIPTS, check_words, expand, not_key_value, quote_paths
-from s2robot.config import CONFIG_DIR, register, resolve
+from s2robot.config import CONFIG_DIR, resolve
 from s2robot.config.checks import type_words
 from s2robot.interfaces import ConfigError, unknown_name
 
@@ -69,11 +69,11 @@ def compose_unresolved(config_name: str, overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: an override does not fit; the message names the choices.
     """
-    from s2robot.backbones import BACKBONES
+    from s2robot.cli.choices import register_choices
 
     check_words(config_name, overrides)
     words = quote_paths(overrides)
-    register(BACKBONES)
+    register_choices()
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             try:
@@ -173,7 +173,12 @@ def _unknown_choice(error: Exception) -> ConfigError | None:
     """The error for a file that a group of the configuration does not have (`policy=nope`), with those that it has."""
     found = re.search(r"Could not (?:find|load) '(?P<group>[^']+)/(?P<name>[^']+)'", str(error))
     options = re.search(r"Available options in '[^']+':\n((?:\t\S+\n?)+)", str(error))
-    return ConfigError(unknown_name(found["group"], found["name"], options[1].split())) if found and options else None
+    if not found or not options:
+        return None
+    from s2robot.cli.choices import explain_choice
+
+    explain_choice(found["group"], found["name"])
+    return ConfigError(unknown_name(found["group"], found["name"], options[1].split()))
 
 
 def _unknown_setting(config_name: str, overrides: list[str], error: Exception) -> ConfigError | None:

@@ -6,7 +6,7 @@ a mistyped key or name is an error that lists the valid ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,7 @@ from s2robot.config.demonstrations import CollectConfig, ConvertConfig, RenderCo
 from s2robot.config.deployment import ExportConfig, ServeConfig
 from s2robot.config.encoder import READOUTS, EncoderConfig, ReadoutConfig
 from s2robot.config.evaluation import EVALUATION_SEED, EvaluateConfig
-from s2robot.config.policies import (
-    POLICIES,
-    BCConfig,
-    BCRNNConfig,
-    BCTransformerConfig,
-    DiffusionTransformerConfig,
-    DiffusionUNetConfig,
-    FlowMatchingConfig,
-    PolicyConfig,
-)
+from s2robot.config.policy import PolicyConfig
 from s2robot.config.training import TrainConfig, TrainingConfig
 from s2robot.interfaces import ConfigError, unknown_name
 
@@ -38,20 +29,13 @@ __all__ = [
     "CALIBRATION_SEED",
     "CONFIG_DIR",
     "EVALUATION_SEED",
-    "POLICIES",
     "READOUTS",
-    "BCConfig",
-    "BCRNNConfig",
-    "BCTransformerConfig",
     "BenchmarkConfig",
     "CollectConfig",
     "ConvertConfig",
-    "DiffusionTransformerConfig",
-    "DiffusionUNetConfig",
     "EncoderConfig",
     "EvaluateConfig",
     "ExportConfig",
-    "FlowMatchingConfig",
     "PolicyConfig",
     "ReadoutConfig",
     "RenderConfig",
@@ -61,7 +45,6 @@ __all__ = [
     "TrainConfig",
     "TrainingConfig",
     "build",
-    "policy_from_dict",
     "register",
     "require",
     "resolve",
@@ -72,20 +55,26 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "c
 """Folder of the YAML files: inside the installed package, else in the checkout."""
 
 
-def register(backbones: Iterable[str] = ()) -> None:
+def register(
+    backbones: Iterable[str], readouts: Mapping[str, ReadoutConfig], policies: Mapping[str, PolicyConfig]
+) -> None:
     """Make the dataclasses known to Hydra: the schemas and the groups `encoder`, `readout` and `policy`.
+
+    What there is to choose from is handed down by who knows it, as `s2robot.cli.choices` does.
 
     Args:
         backbones: names offered as `encoder=NAME` (any other timm name goes through `encoder.backbone=NAME`).
+        readouts: name -> settings offered as `readout=NAME`.
+        policies: name -> settings offered as `policy=NAME`.
     """
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="benchmark_schema", node=BenchmarkConfig)
     for name in backbones:
         store.store(group="encoder", name=name, node=EncoderConfig(backbone=name))
-    for name in READOUTS:
-        store.store(group="readout", name=name, node=ReadoutConfig(name=name))
-    for name, policy in POLICIES.items():
+    for name, readout in readouts.items():
+        store.store(group="readout", name=name, node=readout)
+    for name, policy in policies.items():
         store.store(group="policy", name=name, node=policy)
 
 
@@ -113,18 +102,3 @@ def _refuse_unknown(config: Any, prefix: str = "") -> None:
             raise ConfigError(unknown_name("setting", f"{prefix}{name}", [f"{prefix}{other}" for other in known]))
         if is_dataclass(value):
             _refuse_unknown(value, f"{prefix}{name}.")
-
-
-def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:
-    """Rebuild a policy's dataclass from the plain mapping that a checkpoint stores.
-
-    A checkpoint older than `causal` holds a transformer that is.
-
-    Raises:
-        ConfigError: the name is unknown or a field does not belong to the policy.
-    """
-    name = values.get("name")
-    if name not in POLICIES:
-        raise ConfigError(unknown_name("policy", name, POLICIES))
-    older = {"causal": True} if hasattr(POLICIES[name], "causal") else {}
-    return build(POLICIES[name], {**older, **values}, "policy")

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 from s2robot.config.checks import build, require, require_types
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
 from s2robot.config.evaluation import EVALUATION_SEED
-from s2robot.config.policies import PolicyConfig
+from s2robot.config.policy import PolicyConfig
 from s2robot.config.training import TrainingConfig
 from s2robot.interfaces import ConfigError, unknown_name
 

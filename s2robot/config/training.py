@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from s2robot.config.checks import require
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
-from s2robot.config.policies import PolicyConfig
+from s2robot.config.policy import PolicyConfig
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "constant")

@@ -1,37 +1,63 @@
-"""Policies over cached S² features; each file holds one policy's loss and its way to act."""
+"""Policies over cached S² features; each file holds one policy: its settings, its loss and its way to act."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from s2robot.config import PolicyConfig, ReadoutConfig
+from s2robot.config import PolicyConfig, ReadoutConfig, build
 from s2robot.interfaces import ConfigError, PolicySpec, unknown_name
-from s2robot.policies.base import Policy
-from s2robot.policies.bc import BCPolicy
-from s2robot.policies.bc_rnn import BCRNNPolicy
-from s2robot.policies.bc_transformer import BCTransformerPolicy
-from s2robot.policies.diffusion_transformer import DiffusionTransformerPolicy
-from s2robot.policies.diffusion_unet import DiffusionUNetPolicy
-from s2robot.policies.flow_matching import FlowMatchingPolicy
+from s2robot.system.registry import Registry
 
-__all__ = ["Policy", "make_policy"]
+if TYPE_CHECKING:
+    from s2robot.policies.base import Policy
 
-_POLICIES: dict[str, Any] = {
-    "bc": BCPolicy,
-    "bc_rnn": BCRNNPolicy,
-    "bc_transformer": BCTransformerPolicy,
-    "diffusion_transformer": DiffusionTransformerPolicy,
-    "diffusion_unet": DiffusionUNetPolicy,
-    "flow_matching": FlowMatchingPolicy,
-}
+__all__ = ["POLICIES", "Policy", "make_policy", "policy_from_dict"]
+
+POLICIES = Registry(
+    "policy",
+    "s2robot.policies",
+    {
+        "bc": "s2robot.policies.bc:BCPolicy",
+        "bc_rnn": "s2robot.policies.bc_rnn:BCRNNPolicy",
+        "bc_transformer": "s2robot.policies.bc_transformer:BCTransformerPolicy",
+        "diffusion_transformer": "s2robot.policies.diffusion_transformer:DiffusionTransformerPolicy",
+        "diffusion_unet": "s2robot.policies.diffusion_unet:DiffusionUNetPolicy",
+        "flow_matching": "s2robot.policies.flow_matching:FlowMatchingPolicy",
+    },
+)
+"""Name -> the policy's class, whose `settings` are its dataclass; installed packages add theirs."""
 
 
 def make_policy(config: PolicyConfig, readout: ReadoutConfig, spec: PolicySpec) -> Policy:
     """Build an untrained policy.
 
     Raises:
-        ConfigError: the policy's name is unknown.
+        ConfigError: the policy's name is unknown, or the package that provides it cannot be imported.
     """
-    if config.name not in _POLICIES:
-        raise ConfigError(unknown_name("policy", config.name, _POLICIES))
-    return _POLICIES[config.name](config, readout, spec)
+    policy: Policy = POLICIES.find(config.name)(config, readout, spec)
+    return policy
+
+
+def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:
+    """Rebuild a policy's settings from the plain mapping that a checkpoint stores.
+
+    A setting that the mapping is too old to have says what the code did then (`PolicyConfig.former`).
+
+    Raises:
+        ConfigError: the name is unknown or a field does not belong to the policy.
+    """
+    name = values.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(unknown_name("policy", name, POLICIES))
+    settings: type[PolicyConfig] = POLICIES.settings(name)
+    made: PolicyConfig = build(settings, {**settings.former, **values}, "policy")
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Policy`, and with it torch, only when it is asked for: listing the policies must not."""
+    if name == "Policy":
+        from s2robot.policies.base import Policy
+
+        return Policy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s2robot.config import ReadoutConfig
+from s2robot.config import PolicyConfig, ReadoutConfig
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.networks import ObservationNetwork
 from s2robot.policies.normalization import ActionNormalizer
@@ -23,9 +23,12 @@ class Policy(nn.Module):
         spec: measured sizes.
 
     Attributes:
+        settings: the dataclass of its settings, of a subclass; its defaults are the policy's.
         observation: readouts and proprioception, `Observation` -> [B, To, width].
         actions: environment units <-> [-1, 1].
     """
+
+    settings: ClassVar[type[PolicyConfig]] = PolicyConfig
 
     def __init__(self, readout: ReadoutConfig, spec: PolicySpec) -> None:
         super().__init__()

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from s2robot.config import BCRNNConfig, ReadoutConfig
+from s2robot.config import PolicyConfig, ReadoutConfig
+from s2robot.config.policy import require_positive
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
-from s2robot.policies.networks import chunks_from_every_step, make_output
+from s2robot.policies.networks import HeadSettings, chunks_from_every_step, make_output
+
+
+@dataclass
+class BCRNNConfig(HeadSettings, PolicyConfig):
+    """An LSTM over the last To observations: robomimic's BC-RNN-GMM for images (arXiv 2108.03298, App. D).
+
+    2 layers of 1000, sequences of 10 and the mixture are published; chunks are ours, as long as those of `bc`.
+    """
+
+    name: str = "bc_rnn"
+    head: str = "gmm"
+    observation_steps: int = 10
+    layers: int = 2
+    hidden: int = 1000
+
+    def __post_init__(self) -> None:
+        HeadSettings.__post_init__(self)
+        PolicyConfig.__post_init__(self)
+        require_positive(self, "layers", "hidden")
 
 
 class BCRNNPolicy(Policy):
@@ -20,6 +41,8 @@ class BCRNNPolicy(Policy):
     call runs the LSTM from a zero state over the To observations given, so that no state is kept between calls.
     (robomimic carries the state along and sets it back to zero every To = 10 steps.)
     """
+
+    settings = BCRNNConfig
 
     def __init__(self, config: BCRNNConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
         super().__init__(readout, spec)

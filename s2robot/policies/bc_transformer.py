@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from s2robot.config import BCTransformerConfig, ReadoutConfig
+from s2robot.config import PolicyConfig, ReadoutConfig
+from s2robot.config.policy import require_dropout, require_heads, require_positive
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
-from s2robot.policies.networks import block_causal_mask, chunks_from_every_step, make_output
+from s2robot.policies.networks import HeadSettings, block_causal_mask, chunks_from_every_step, make_output
+
+
+@dataclass
+class BCTransformerConfig(HeadSettings, PolicyConfig):
+    """The S² paper's robot policy: a transformer over the last 16 steps that predicts the next 16 actions.
+
+    Its horizons are the paper's (arXiv 2403.13043, §3.2). The paper states no sizes; these are RPT's, whose setting it
+    follows (arXiv 2306.10007: 4 blocks, width 192, 4 heads, MLP ratio 2). How many of the 16 actions are executed
+    is not stated either: half of them, as Diffusion Policy does. `dropout` is robomimic's BC-Transformer's.
+
+    `past_actions` shows the policy the actions executed before each step, as the paper does. Without them it cannot
+    learn to copy its last action instead of looking (arXiv 1905.11979).
+    """
+
+    name: str = "bc_transformer"
+    observation_steps: int = 16
+    action_steps: int = 16
+    execute_steps: int = 8
+    past_actions: bool = True
+    layers: int = 4
+    width: int = 192
+    heads: int = 4
+    mlp_ratio: int = 2
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        HeadSettings.__post_init__(self)
+        PolicyConfig.__post_init__(self)
+        require_positive(self, "layers", "width", "heads", "mlp_ratio")
+        require_heads(self.width, self.heads)
+        require_dropout(self, "dropout")
 
 
 class BCTransformerPolicy(Policy):
@@ -21,6 +54,8 @@ class BCTransformerPolicy(Policy):
     steps; their mean is read out. Training supervises every step of the window with the chunk that began there
     (that step's own action is a token of the next step only), acting reads the last step's.
     """
+
+    settings = BCTransformerConfig
 
     mask: Tensor
 

@@ -3,25 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from s2robot.config import DiffusionTransformerConfig, ReadoutConfig
+from s2robot.config import PolicyConfig, ReadoutConfig, require
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
-from s2robot.policies.networks import Diffusion, make_denoising_transformer
+from s2robot.policies.networks import (
+    DenoisingTransformerSettings,
+    Diffusion,
+    DiffusionSettings,
+    make_denoising_transformer,
+)
+
+
+@dataclass
+class DiffusionTransformerConfig(DenoisingTransformerSettings, DiffusionSettings, PolicyConfig):
+    """Diffusion Policy, transformer form (arXiv 2303.04137); the defaults are the published ones.
+
+    `transformer_weight_decay` takes the place of `training.weight_decay` for the transformer's matrices.
+    """
+
+    name: str = "diffusion_transformer"
+    observation_steps: int = 2
+    action_steps: int = 10
+    execute_steps: int = 8
+    transformer_weight_decay: float = 1e-3
+
+    def __post_init__(self) -> None:
+        PolicyConfig.__post_init__(self)
+        DiffusionSettings.__post_init__(self)
+        self.check_transformer()
+        require(
+            self.transformer_weight_decay >= 0,
+            "policy.transformer_weight_decay",
+            self.transformer_weight_decay,
+            "0 or more",
+        )
 
 
 class DiffusionTransformerPolicy(Policy):
     """Predicts the noise in a chunk; acts by denoising from Gaussian noise."""
 
+    settings = DiffusionTransformerConfig
+
     def __init__(self, config: DiffusionTransformerConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
         super().__init__(readout, spec)
         self._weight_decay = config.transformer_weight_decay
         self._diffusion = Diffusion(config, (config.action_steps, spec.action_width))
-        self.transformer = make_denoising_transformer(config, spec.action_width, self.observation.width)
+        self.transformer = make_denoising_transformer(
+            config,
+            (config.action_steps, spec.action_width),
+            (config.observation_steps, self.observation.width),
+        )
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """The transformer has a weight decay of its own, on its matrices only."""

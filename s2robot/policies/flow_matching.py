@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s2robot.config import FlowMatchingConfig, ReadoutConfig
+from s2robot.config import PolicyConfig, ReadoutConfig, require
+from s2robot.config.policy import require_positive
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
-from s2robot.policies.networks import make_denoising_transformer, make_unet
+from s2robot.policies.networks import DenoisingTransformerSettings, UNetSettings, make_denoising_transformer, make_unet
 
+NETWORKS = ("unet", "transformer")
+TIME_SAMPLINGS = ("beta", "uniform")
 _TIME_SCALE = 100  # the networks' embedding of time was made for the steps 0 … 99 of diffusion
+
+
+@dataclass
+class FlowMatchingConfig(UNetSettings, DenoisingTransformerSettings, PolicyConfig):
+    """Flow matching with the networks of Diffusion Policy; objective and sampling are π0's (arXiv 2410.24164).
+
+    `network` is unet or transformer; the settings of the other one are not used. In the transformer all actions of a
+    chunk see each other, as in π0. `time_sampling` is `beta`, π0's, or `uniform`, that of rectified flow
+    (arXiv 2209.03003).
+    """
+
+    name: str = "flow_matching"
+    observation_steps: int = 2
+    action_steps: int = 16
+    execute_steps: int = 8
+    causal: bool = False
+    network: str = "unet"
+    time_sampling: str = "beta"
+    inference_steps: int = 10
+
+    def __post_init__(self) -> None:
+        PolicyConfig.__post_init__(self)
+        require(self.network in NETWORKS, "policy.network", self.network, ", ".join(NETWORKS))
+        require(
+            self.time_sampling in TIME_SAMPLINGS, "policy.time_sampling", self.time_sampling, ", ".join(TIME_SAMPLINGS)
+        )
+        require_positive(self, "inference_steps")
+        if self.network == "unet":
+            self.check_unet(self.action_steps)
+        self.check_transformer()
+
+    def identity(self) -> dict[str, Any]:
+        """Without `causal` where it does nothing, too."""
+        return {key: value for key, value in super().identity().items() if key != "causal" or self.network != "unet"}
 
 
 class FlowMatchingPolicy(Policy):
@@ -23,6 +62,8 @@ class FlowMatchingPolicy(Policy):
     Acting follows the velocity from noise at τ = 0 by Euler steps. Objective, distribution of τ and 10 steps are π0's
     (arXiv 2410.24164, §IV and App. B).
     """
+
+    settings = FlowMatchingConfig
 
     network: nn.Module
 
@@ -34,7 +75,9 @@ class FlowMatchingPolicy(Policy):
         if config.network == "unet":
             self.network = make_unet(config, spec.action_width, self.observation.width * config.observation_steps)
         else:
-            self.network = make_denoising_transformer(config, spec.action_width, self.observation.width)
+            self.network = make_denoising_transformer(
+                config, self._chunk, (config.observation_steps, self.observation.width)
+            )
 
     def _draw_time(self, count: int, device: torch.device) -> Tensor:
         """[count] in [0, 1]: uniform, or π0's beta distribution, 0.999 · (1 - Beta(1.5, 1)): often near the noise."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from s2robot.interfaces import ConfigError, unknown_name
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Registry(Mapping[str, Any]):
@@ -18,6 +22,9 @@ class Registry(Mapping[str, Any]):
 
         [project.entry-points."s2robot.policies"]
         my_policy = "my_package.my_policy:MyPolicy"
+
+    An entry of the package's own is never replaced: one of the same name from outside is not used, and a warning names
+    the package that brings it.
 
     Args:
         kind: what one entry is called in messages, such as `policy`.
@@ -43,10 +50,10 @@ class Registry(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._own
-        yield from (name for name in sorted(self._added) if name not in self._own)
+        yield from self._added
 
     def __len__(self) -> int:
-        return len({*self._own, *self._added})
+        return len(self._own) + len(self._added)
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._added
@@ -61,24 +68,57 @@ class Registry(Mapping[str, Any]):
             raise ConfigError(unknown_name(self.kind, name, self))
         return self[name]
 
+    def settings(self, name: str) -> type[Any]:
+        """The dataclass of the settings of the class called `name`, which its attribute `settings` is.
+
+        Raises:
+            ConfigError: as for `find`; or it names none.
+        """
+        found: Any = getattr(self.find(name), "settings", None)
+        if not is_dataclass(found):
+            brought = f" of {self.provider(name)}" if self.provider(name) else ""
+            raise ConfigError(f"{self.kind} {name!r}{brought} has no attribute `settings`, a dataclass of its settings")
+        return found  # type: ignore[return-value]
+
+    def default_settings(self) -> dict[str, Any]:
+        """Name -> settings at their defaults, of all that can be loaded.
+
+        A package that is broken, or two of one name, must not stop a run that asks for neither: a warning says what is
+        left out, and asking for it is an error.
+        """
+        defaults = {}
+        for name in self:
+            try:
+                defaults[name] = self.settings(name)(name=name)
+            except ConfigError as error:
+                if name in self._own:
+                    raise
+                _LOGGER.warning("%s; it is left out of the choices", error)
+        return defaults
+
     def provider(self, name: str) -> str | None:
         """The installed package that adds `name`, with its version, such as `my-package 1.2`; None for our own."""
         if name in self._own or name not in self._added:
             return None
-        return _provider(self._added[name][0])
+        return " and ".join(sorted(map(_provider, self._added[name])))
 
     @functools.cached_property
     def _added(self) -> dict[str, list[EntryPoint]]:
+        """Entries from outside, in the order of their names."""
         added: dict[str, list[EntryPoint]] = {}
-        for point in entry_points(group=self.group):
+        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
             same = added.setdefault(point.name, [])
-            if point not in same:  # a package that is found twice on the path is still one
+            if all(_provider(point) != _provider(other) for other in same):  # found twice on the path, it is still one
                 same.append(point)
+        for name in [name for name in added if name in self._own]:
+            for point in added.pop(name):
+                message = "%s %r of %s is not used: s2robot's own has that name; give it another"
+                _LOGGER.warning(message, self.kind, name, _provider(point))
         return added
 
     def _load(self, points: list[EntryPoint]) -> Any:
         if len(points) > 1:
-            providers = " and ".join(sorted(_provider(point) for point in points))
+            providers = " and ".join(sorted(map(_provider, points)))
             raise ConfigError(
                 f"{self.kind} {points[0].name!r} is provided by {providers}; uninstall all but one of them"
             )
@@ -89,6 +129,12 @@ class Registry(Mapping[str, Any]):
                 f"{self.kind} {points[0].name!r} of {_provider(points[0])} cannot be imported from "
                 f"{points[0].value!r}: {type(error).__name__}: {error}"
             ) from error
+
+
+def providers(chosen: Iterable[tuple[Registry, str]]) -> dict[str, str]:
+    """Who provides what was chosen, such as {"policy my_policy": "my-package 1.2"}; our own is left out."""
+    named = {f"{registry.kind} {name}": registry.provider(name) for registry, name in chosen}
+    return {what: provider for what, provider in named.items() if provider is not None}
 
 
 def _provider(point: EntryPoint) -> str:

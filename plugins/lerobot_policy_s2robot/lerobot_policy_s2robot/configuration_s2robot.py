@@ -8,9 +8,10 @@ from typing import Any
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 
-from s2robot.config import POLICIES, EncoderConfig, PolicyConfig, ReadoutConfig
+from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig
 from s2robot.integrations.vision import read_settings
 from s2robot.interfaces import ConfigError, unknown_name
+from s2robot.policies import POLICIES
 
 # The policies give actions in [-1, 1] and nothing beyond. (The other modes leave more than outliers out there.)
 ACTION_MODES = (NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES)
@@ -25,7 +26,7 @@ class S2RobotConfig(PreTrainedConfig):
     and executes the first `n_action_steps` of them before it looks again.
 
     Args:
-        network: name of the policy, one of `s2robot.config.POLICIES`.
+        network: name of the policy, one of `s2robot.policies.POLICIES`.
         network_settings: its further settings, such as {"down_dims": [64, 128]}.
         encoder: settings of the frozen encoder.
         readout: settings of the readout that each camera gets.
@@ -84,7 +85,7 @@ class S2RobotConfig(PreTrainedConfig):
             "action_steps": self.chunk_size,
             "execute_steps": self.n_action_steps,
         }
-        return read_settings(POLICIES[self.network], "network setting", {**settings, **steps})
+        return read_settings(POLICIES.settings(self.network), "network setting", {**settings, **steps})
 
     def validate_features(self) -> None:
         """Refuse datasets without images or actions.

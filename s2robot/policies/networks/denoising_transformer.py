@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from s2robot.config import require
+from s2robot.config.policy import require_dropout, require_heads, require_positive
 from s2robot.policies.networks.basic import SinusoidalEmbedding
 
-if TYPE_CHECKING:
-    from s2robot.config.policies import DiffusionTransformerConfig, FlowMatchingConfig
+
+@dataclass
+class DenoisingTransformerSettings:
+    """Diffusion Policy's transformer for images (arXiv 2303.04137): dropouts and weight decay are its own too.
+
+    `causal` hides the later actions of a chunk from the earlier ones, as published. What is denoised first cannot
+    follow what is denoised beside it then: where demonstrations go two ways, one chunk in ten takes a step of each
+    (docs/policies.md).
+    """
+
+    former: ClassVar[dict[str, Any]] = {"causal": True}
+
+    layers: int = 8
+    heads: int = 4
+    width: int = 256
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.3
+    causal: bool = True
+
+    def check_transformer(self) -> None:
+        """Refuse impossible sizes."""
+        require_positive(self, "layers", "heads")
+        # Sines and cosines of the step, half of the width each.
+        require(self.width >= 4 and self.width % 2 == 0, "policy.width", self.width, "an even number of 4 or more")
+        require_heads(self.width, self.heads)
+        require_dropout(self, "embedding_dropout", "attention_dropout")
 
 
 class DenoisingTransformer(nn.Module):
@@ -80,18 +107,18 @@ class DenoisingTransformer(nn.Module):
 
 
 def make_denoising_transformer(
-    config: DiffusionTransformerConfig | FlowMatchingConfig, action_width: int, condition_width: int
+    settings: DenoisingTransformerSettings, chunk: tuple[int, int], observation: tuple[int, int]
 ) -> DenoisingTransformer:
-    """The transformer that `config` describes, over observations of `condition_width` numbers a step."""
+    """The transformer that `settings` describe, from observations (To, width) to chunks (Ta, A)."""
     return DenoisingTransformer(
-        action_width,
-        condition_width,
-        config.action_steps,
-        config.observation_steps,
-        layers=config.layers,
-        heads=config.heads,
-        width=config.width,
-        embedding_dropout=config.embedding_dropout,
-        attention_dropout=config.attention_dropout,
-        causal=config.causal,
+        chunk[1],
+        observation[1],
+        chunk[0],
+        observation[0],
+        layers=settings.layers,
+        heads=settings.heads,
+        width=settings.width,
+        embedding_dropout=settings.embedding_dropout,
+        attention_dropout=settings.attention_dropout,
+        causal=settings.causal,
     )

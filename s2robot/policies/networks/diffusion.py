@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from s2robot.config.policies import DiffusionSettings
+from s2robot.config import require
+
+SAMPLERS = ("ddpm", "ddim", "dpm_solver")
+
+
+@dataclass
+class DiffusionSettings:
+    """Diffusion over chunks as published (arXiv 2303.04137): 100 steps of DDPM in training and in acting.
+
+    `sampler`: ddpm; ddim or dpm_solver (DPM-Solver++, arXiv 2211.01095) act well in `inference_steps` of 10 or so;
+    those of ddim must divide `train_timesteps`.
+    """
+
+    train_timesteps: int = 100
+    sampler: str = "ddpm"
+    inference_steps: int = 100
+
+    def __post_init__(self) -> None:
+        require(self.sampler in SAMPLERS, "policy.sampler", self.sampler, ", ".join(SAMPLERS))
+        require(
+            1 <= self.inference_steps <= self.train_timesteps,
+            "policy.inference_steps",
+            self.inference_steps,
+            f"1 … train_timesteps={self.train_timesteps}",
+        )
+        total, steps = self.train_timesteps, self.inference_steps
+        # diffusers' DDIM goes N // n back between times that lie N / n apart. The times of the others are
+        # np.arange(N, 0, -N / n): for some n one too many by rounding, which lies before time 0.
+        exact = total % steps == 0 if self.sampler == "ddim" else math.ceil(total / (total / steps)) == steps
+        divisors = [str(n) for n in range(1, total + 1) if total % n == 0]
+        require(
+            exact,
+            "policy.inference_steps",
+            steps,
+            f"a divisor of train_timesteps ({', '.join(divisors)}); with ddpm and dpm_solver most other numbers too",
+        )
 
 
 class Diffusion:

@@ -6,14 +6,34 @@ Neither holds parameters: a policy's network ends in `numbers` values, and these
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from s2robot.config.policies import HeadSettings
+from s2robot.config import require
+
+HEADS = ("deterministic", "gmm")
+
+
+@dataclass
+class HeadSettings:
+    """How a behaviour-cloning policy puts out its chunk: `deterministic` (smooth-L1) or `gmm`.
+
+    The mixture's defaults are robomimic's (arXiv 2108.03298, `algo.gmm`): 5 modes, `min_std` 1e-4 in units of half
+    the range of the actions, and `low_noise` evaluation: a mode is drawn and executed with `min_std` of noise.
+    """
+
+    head: str = "deterministic"
+    modes: int = 5
+    min_std: float = 1e-4
+    low_noise: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.head in HEADS, "policy.head", self.head, ", ".join(HEADS))
+        require(self.modes >= 1, "policy.modes", self.modes, "1 or more")
+        require(self.min_std > 0, "policy.min_std", self.min_std, "a positive number")
 
 
 class DeterministicChunk:
