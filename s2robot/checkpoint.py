@@ -18,10 +18,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from s2robot.config import EncoderConfig, ReadoutConfig, TrainConfig, TrainingConfig, build
+from s2robot.config import EncoderConfig, TrainConfig, TrainingConfig, build
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
 from s2robot.policies import Policy, make_policy, policy_from_dict
+from s2robot.policies.readouts import readout_from_dict
 from s2robot.system.files import write_durably
 from s2robot.system.machine import Machine
 
@@ -160,7 +161,8 @@ def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
     config = dict(document["config"])
     config["policy"] = policy_from_dict(config["policy"])
     config["training"].pop("save_every", None)  # of layout 1
-    for name, cls in (("encoder", EncoderConfig), ("readout", ReadoutConfig), ("training", TrainingConfig)):
+    config["readout"] = readout_from_dict(config["readout"])
+    for name, cls in (("encoder", EncoderConfig), ("training", TrainingConfig)):
         config[name] = build(cls, config[name], name)
     spec = document["spec"]
     shapes = {camera: FeatureShape(**shape) for camera, shape in spec["features"].items()}

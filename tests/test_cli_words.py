@@ -8,7 +8,7 @@ import pytest
 
 from s2robot.cli import main
 from s2robot.cli.words import compose, parse, prepare_arguments, split
-from s2robot.config import CONFIG_DIR, CollectConfig, EvaluateConfig
+from s2robot.config import CONFIG_DIR, CollectConfig, EvaluateConfig, ReadoutConfig
 
 
 def error_of(capsys, *words):
@@ -110,3 +110,8 @@ def test_scripts_quote_paths_and_leave_hydra_its_options_and_sweeps(monkeypatch,
     monkeypatch.setattr(sys, "argv", ["train_policy.py", *words])
     prepare_arguments("train_policy")
     assert sys.argv == ["train_policy.py", *for_hydra]
+
+
+def test_every_setting_of_a_readout_can_be_given():
+    config = compose("train_policy", ["dataset=d", "readout=attention", "readout.heads=8", "readout.queries=2"])
+    assert config.readout == ReadoutConfig("attention", heads=8, queries=2)

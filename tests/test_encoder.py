@@ -17,7 +17,7 @@ from s2robot.benchmark.controls import encoder_cost
 from s2robot.config import EncoderConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import ConfigError, EncoderError, FeatureShape
-from s2robot.policies.resnet import with_reader
+from s2robot.policies.readouts.resnet18 import with_reader
 
 SMALL = {"weights": "none", "scales": (64, 128)}
 # The same numbers by another path: kernels add in another order on another processor. What a wrong order of tiles, a

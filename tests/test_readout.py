@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torchvision.models import resnet18
 from trained_toys import TOYS
 
-from s2robot.interfaces import ConfigError, Features, FeatureShape
-from s2robot.policies.readouts import READOUTS, count_parameters, make_readout
-from s2robot.policies.resnet import crop
+from s2robot.config import ReadoutConfig
+from s2robot.interfaces import ConfigError, Features, FeatureShape, PolicySpec
+from s2robot.policies import make_policy
+from s2robot.policies.bc import BCConfig
+from s2robot.policies.readouts import READOUTS, change_readout, make_readout, readout_from_dict
+from s2robot.policies.readouts.base import Readout
+from s2robot.policies.readouts.resnet18 import crop
 
 SHAPE = FeatureShape(channels=6, height=3, width=5, num_prefix=2)
 PIXELS = FeatureShape(channels=3, height=42, width=42)
-SHAPES = {name: PIXELS if name == "resnet18" else SHAPE for name in READOUTS}
-OVER_FEATURES = [name for name in READOUTS if name != "resnet18"]
+SHAPES = {
+    "attention": SHAPE,
+    "cls": SHAPE,
+    "conv": SHAPE,
+    "mean": SHAPE,
+    "resnet18": PIXELS,
+    "spatial_softmax": SHAPE,
+}
+OVER_FEATURES = [name for name in SHAPES if name != "resnet18"]
 
 
 def random_features(shape: FeatureShape = SHAPE, batch: int = 4) -> Features:
@@ -25,7 +40,21 @@ def random_features(shape: FeatureShape = SHAPE, batch: int = 4) -> Features:
     )
 
 
-@pytest.mark.parametrize("name", READOUTS)
+def count_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_every_readout_has_an_example_that_all_these_tests_run():
+    assert SHAPES.keys() == READOUTS.keys()
+
+
+def test_every_readout_names_its_settings_and_is_built_from_them():
+    for name, settings in READOUTS.default_settings().items():
+        assert settings == ReadoutConfig(name=name)
+        assert isinstance(make_readout(settings, SHAPES[name]), READOUTS[name])
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_every_readout_gives_the_common_width_and_trains_all_its_parameters(name):
     readout = make_readout(name, SHAPES[name], width=8)
     result = readout(random_features(SHAPES[name]))
@@ -36,7 +65,7 @@ def test_every_readout_gives_the_common_width_and_trains_all_its_parameters(name
         assert torch.isfinite(parameter.grad).all(), parameter_name
 
 
-@pytest.mark.parametrize("name", READOUTS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_every_readout_is_deterministic_and_treats_frames_alone(name):
     readout = make_readout(name, SHAPES[name], width=8).eval()
     features = random_features(SHAPES[name])
@@ -87,6 +116,82 @@ def test_one_set_of_options_serves_all_readouts():
     assert sizes["conv"] == (6 * 4 + 4) + 2 * 60 + 60 * 8 + 8
 
 
+@dataclass
+class GridConfig(ReadoutConfig):
+    """Settings of a readout from elsewhere, with a field of its own."""
+
+    name: str = "grid"
+    side: int = 2
+
+
+class GridReadout(Readout):
+    """A readout from elsewhere: the map pooled to `side` by `side`."""
+
+    settings = GridConfig
+
+    def __init__(self, config: GridConfig, shape: FeatureShape) -> None:
+        super().__init__(config, shape)
+        self.side = config.side
+        self.project = torch.nn.Linear(shape.channels * config.side**2, config.width)
+
+    def forward(self, features: Features) -> torch.Tensor:
+        return self.project(torch.nn.functional.adaptive_avg_pool2d(features.map, self.side).flatten(1))
+
+
+@pytest.fixture
+def with_grid(monkeypatch):
+    monkeypatch.setitem(READOUTS._own, "grid", GridReadout)
+
+
+def test_readout_from_elsewhere_gets_every_field_of_its_own_settings(with_grid):
+    settings = readout_from_dict({"name": "grid", "width": 8, "side": 3})
+    assert settings == GridConfig(width=8, side=3)
+    assert make_readout(settings, SHAPE).side == 3
+    assert make_readout("grid", SHAPE, 8, side=3).side == 3
+    policy = make_policy(BCConfig(hidden=[4]), settings, PolicySpec({"a.b": SHAPE}, 2, 3))
+    assert [readout.side for readout in policy.observation.readouts.values()] == [3]
+    assert settings.identity() == {"name": "grid", "width": 8, "channels": 32, "queries": 1, "side": 3}
+
+
+def test_another_readout_takes_the_settings_that_it_has_too(with_grid):
+    grid = GridConfig(width=8, heads=2, side=3)
+    assert change_readout(grid, "attention", queries=5) == ReadoutConfig("attention", width=8, heads=2, queries=5)
+    assert change_readout(ReadoutConfig(width=8), "grid", side=4) == GridConfig(width=8, side=4)
+    with pytest.raises(ConfigError, match="unknown readout setting 'side'"):
+        change_readout(grid, "conv", side=4)
+
+
+def test_heads_reach_the_attention_of_every_camera():
+    settings = ReadoutConfig("attention", width=16, heads=8)
+    policy = make_policy(BCConfig(hidden=[4]), settings, PolicySpec({"one": SHAPE, "two": SHAPE}, 2, 3))
+    assert [readout.attention.num_heads for readout in policy.observation.readouts.values()] == [8, 8]
+    assert make_readout("attention", SHAPE, 16, heads=8).attention.num_heads == 8
+    assert make_readout("attention", SHAPE, 16).attention.num_heads == 4
+
+
+def test_a_setting_that_came_later_leaves_the_identity_of_earlier_runs_alone():
+    assert ReadoutConfig().identity() == {"name": "conv", "width": 256, "channels": 32, "queries": 1}
+    assert ReadoutConfig(heads=8).identity() == {"heads": 8, **ReadoutConfig().identity()}
+
+
+def test_settings_beside_options_are_refused():
+    with pytest.raises(ConfigError, match="'conv' is given as settings; width and options are fields of these"):
+        make_readout(ReadoutConfig(), SHAPE, 8)
+
+
+@pytest.mark.parametrize("name", ["width", "channels", "queries", "heads"])
+def test_impossible_size_names_the_valid_ones(name):
+    with pytest.raises(ConfigError, match=f"readout.{name}=0 is not possible; valid: an integer of 1 or more"):
+        make_readout("conv", SHAPE, **{name: 0})
+
+
+def test_listing_the_readouts_imports_no_torch():
+    program = (
+        "import sys; from s2robot.policies.readouts import READOUTS; list(READOUTS); print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "False"
+
+
 def test_unknown_readout_names_the_choices():
     with pytest.raises(
         ConfigError, match="unknown readout 'con'; did you mean 'conv'.*attention, cls, conv, mean, resnet18"
@@ -100,7 +205,7 @@ def test_unknown_option_names_the_choices():
 
 
 def test_attention_needs_a_width_its_heads_divide():
-    with pytest.raises(ConfigError, match="width=10 is no multiple of heads=4"):
+    with pytest.raises(ConfigError, match="width=10 is not a multiple of heads=4"):
         make_readout("attention", SHAPE, width=10)
 
 

@@ -22,6 +22,7 @@ from s2robot.benchmark.grid import Arm, Policy, Readout, as_json
 from s2robot.config import BenchmarkConfig, EncoderConfig
 from s2robot.encoder.cost import EncoderCost
 from s2robot.interfaces import ConfigError
+from s2robot.policies.readouts import change_readout
 
 PIXELS, FROM_SCRATCH_READOUT = "pixels", "resnet18"
 
@@ -60,7 +61,7 @@ def _cost(encoder_json: str) -> EncoderCost:
     from s2robot.backbones.table import find_spec
     from s2robot.encoder import S2Encoder
     from s2robot.encoder.listing import meta_backbone
-    from s2robot.policies.resnet import with_reader
+    from s2robot.policies.readouts.resnet18 import with_reader
 
     encoder = EncoderConfig(**json.loads(encoder_json))
     if encoder.backbone == PIXELS:  # it has no weights
@@ -125,7 +126,7 @@ def _larger_backbone(config: BenchmarkConfig, encoder: EncoderConfig) -> tuple[E
 
 def _pixel_readout(readout: Readout) -> Readout:
     """ResNet-18 with the sizes of `readout`."""
-    return Readout(FROM_SCRATCH_READOUT, replace(readout.config, name=FROM_SCRATCH_READOUT))
+    return Readout(FROM_SCRATCH_READOUT, change_readout(readout.config, FROM_SCRATCH_READOUT))
 
 
 def _from_scratch(config: BenchmarkConfig, encoder: EncoderConfig) -> tuple[EncoderConfig, str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from s2robot.backbones.table import find_spec
 from s2robot.config import (
-    READOUTS,
     BenchmarkConfig,
     EncoderConfig,
     PolicyConfig,
@@ -25,6 +24,7 @@ from s2robot.config import (
 )
 from s2robot.interfaces import ConfigError, EncoderError, unknown_name
 from s2robot.policies import POLICIES
+from s2robot.policies.readouts import change_readout
 from s2robot.report.results import scales_label
 from s2robot.training.state import FREE_TRAINING
 
@@ -75,7 +75,7 @@ class Arm:
     def key(self) -> str:
         """What the arm computes, whatever it is called."""
         policy = {**asdict(self.policy.computed), "config": self.policy.config.identity()}
-        return as_json([encoder_settings(self.encoder), asdict(self.readout.config), policy])
+        return as_json([encoder_settings(self.encoder), self.readout.config.identity(), policy])
 
     @property
     def encoder_key(self) -> str:
@@ -219,9 +219,7 @@ def _policy(config: BenchmarkConfig, entry: Any) -> Policy:
 
 def _readout(config: BenchmarkConfig, entry: Any) -> Readout:
     name, label, changes = _named(entry, "readouts")
-    if name not in READOUTS:
-        raise ConfigError(unknown_name("readout", name, READOUTS))
-    return Readout(label, _changed(config.readout, {"name": name, **changes}, "readout"))
+    return Readout(label, change_readout(config.readout, name, **changes))
 
 
 def _listed(config: BenchmarkConfig, entry: Any, readout: Readout, policies: list[Policy]) -> list[Arm]:

@@ -208,7 +208,7 @@ def training_settings(cell: Cell) -> dict[str, Any]:
         "version": _VERSION,
         "demonstrations": demonstrations_settings(cell.task),
         "encoder": encoder_settings(arm.encoder),
-        "readout": asdict(arm.readout.config),
+        "readout": arm.readout.config.identity(),
         "policy": arm.policy.config.identity(),
         "training": asdict(arm.policy.computed.training),
         "seed": cell.training_seed,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 
 from s2robot.backbones import BACKBONES
-from s2robot.config import READOUTS, ReadoutConfig, register
+from s2robot.config import register
 from s2robot.policies import POLICIES
+from s2robot.policies.readouts import READOUTS
 
 
 @functools.cache  # Hydra's store is the process's: once is enough, and warns once
 def register_choices() -> None:
     """Make the dataclasses and everything that can be chosen by name known to Hydra."""
-    readouts = {name: ReadoutConfig(name=name) for name in READOUTS}
-    register(BACKBONES, readouts, POLICIES.default_settings())
+    register(BACKBONES, READOUTS.default_settings(), POLICIES.default_settings())
 
 
 def explain_choice(group: str, name: str) -> None:
@@ -22,5 +22,6 @@ def explain_choice(group: str, name: str) -> None:
     Raises:
         ConfigError: names the package.
     """
-    if group == "policy" and name in POLICIES:
-        POLICIES.settings(name)
+    for registry in (POLICIES, READOUTS):
+        if group == registry.kind and name in registry:
+            registry.settings(name)

@@ -19,7 +19,7 @@ from s2robot.config.benchmark import CALIBRATION_SEED, BenchmarkConfig, Sequenti
 from s2robot.config.checks import build, require
 from s2robot.config.demonstrations import CollectConfig, ConvertConfig, RenderConfig
 from s2robot.config.deployment import ExportConfig, ServeConfig
-from s2robot.config.encoder import READOUTS, EncoderConfig, ReadoutConfig
+from s2robot.config.encoder import EncoderConfig, ReadoutConfig
 from s2robot.config.evaluation import EVALUATION_SEED, EvaluateConfig
 from s2robot.config.policy import PolicyConfig
 from s2robot.config.training import TrainConfig, TrainingConfig
@@ -29,7 +29,6 @@ __all__ = [
     "CALIBRATION_SEED",
     "CONFIG_DIR",
     "EVALUATION_SEED",
-    "READOUTS",
     "BenchmarkConfig",
     "CollectConfig",
     "ConvertConfig",

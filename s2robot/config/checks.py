@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from dataclasses import asdict
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -48,6 +49,12 @@ def build(cls: type[Any], values: dict[str, Any], where: str) -> Any:
             raise ConfigError(unknown_name(f"{where} setting", key, fields))
     require_types(values, get_type_hints(cls), where)
     return cls(**values)
+
+
+def without_former(settings: Any) -> dict[str, Any]:
+    """All settings of a dataclass but those that say what `former` does."""
+    former = settings.former
+    return {key: value for key, value in asdict(settings).items() if key not in former or value != former[key]}
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from s2robot.config.checks import require
+from s2robot.config.checks import require, without_former
 
 
 @dataclass
@@ -36,16 +36,28 @@ class EncoderConfig:
 
 @dataclass
 class ReadoutConfig:
-    """The trainable readout of one camera's feature map; every kind ends in `width` numbers."""
+    """The trainable readout of one camera's feature map; every kind ends in `width` numbers.
+
+    A readout reads the settings it knows of, so that one set of them serves a comparison of all.
+
+    Attributes:
+        channels: of `conv`, `spatial_softmax` and `resnet18`: kept per position, or keypoints.
+        queries, heads: of `attention`.
+    """
+
+    former: ClassVar[dict[str, Any]] = {"heads": 4}
+    """Settings that came later -> what the code did before they came: files without them mean that."""
 
     name: str = "conv"
     width: int = 256
     channels: int = 32
     queries: int = 1
+    heads: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("width", "channels", "queries"):
+        for name in ("width", "channels", "queries", "heads"):
             require(getattr(self, name) >= 1, f"readout.{name}", getattr(self, name), "an integer of 1 or more")
 
-
-READOUTS = ("cls", "mean", "spatial_softmax", "attention", "conv", "resnet18")
+    def identity(self) -> dict[str, Any]:
+        """The settings that a result depends on, in the words of the files that were written first."""
+        return without_former(self)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from s2robot.config.checks import require
+from s2robot.config.checks import require, without_former
 
 
 @dataclass
@@ -42,12 +42,6 @@ class PolicyConfig:
         files still belong to the same run.
         """
         return without_former(self)
-
-
-def without_former(settings: Any) -> dict[str, Any]:
-    """All settings of a dataclass but those that say what `former` does."""
-    former = settings.former
-    return {key: value for key, value in asdict(settings).items() if key not in former or value != former[key]}
 
 
 def require_positive(config: object, *names: str) -> None:

@@ -15,7 +15,7 @@ from s2robot.checkpoint import Checkpoint, package_versions
 from s2robot.config import EncoderConfig, EvaluateConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import RolloutError
-from s2robot.policies.resnet import with_reader
+from s2robot.policies.readouts.resnet18 import with_reader
 from s2robot.rollout import EpisodeResult
 from s2robot.statistics import wilson_interval
 from s2robot.system.machine import Machine, count_machines, place_of

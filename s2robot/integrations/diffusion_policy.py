@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from s2robot.config import EncoderConfig, ReadoutConfig
-from s2robot.integrations.vision import FrozenVision, read_settings
+from s2robot.config import EncoderConfig
+from s2robot.integrations.vision import FrozenVision, read_readout, read_settings
 from s2robot.interfaces import ConfigError, unknown_name
 
 
@@ -46,7 +46,7 @@ class S2ObsEncoder(nn.Module):
         if not high > self._low:
             raise ConfigError(f"image_range={tuple(image_range)} is not possible; give (smallest, largest)")
         self._range = high - self._low
-        readout_settings = read_settings(ReadoutConfig, "readout setting", readout)
+        readout_settings = read_readout(readout)
         self.vision = FrozenVision(
             self._images, read_settings(EncoderConfig, "encoder setting", encoder), readout_settings
         )

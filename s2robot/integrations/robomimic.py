@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2robot.config import EncoderConfig, ReadoutConfig
-from s2robot.integrations.vision import FrozenVision, read_settings
+from s2robot.config import EncoderConfig
+from s2robot.integrations.vision import FrozenVision, read_readout, read_settings
 from s2robot.interfaces import ConfigError
 from s2robot.system.extras import MissingLibraryError
 
@@ -59,7 +59,7 @@ class S2Core(EncoderCore):
             raise ConfigError("core_kwargs of S2Core lack 'encoder', such as {'backbone': 'efficientnet_lite0'}")
         if len(input_shape) != 3 or input_shape[0] != 3:
             raise ConfigError(f"S2Core reads RGB images [3, H, W], got observations of shape {list(input_shape)}")
-        settings = read_settings(ReadoutConfig, "readout setting", readout)
+        settings = read_readout(readout)
         self._width = settings.width
         size = (int(input_shape[1]), int(input_shape[2]))
         self.vision = FrozenVision({"image": size}, read_settings(EncoderConfig, "encoder setting", encoder), settings)

@@ -20,7 +20,7 @@ from s2robot.config import EncoderConfig, ReadoutConfig
 from s2robot.encoder import S2Encoder
 from s2robot.integrations.shared import SharedEncoder
 from s2robot.interfaces import CheckpointError, ConfigError, EncoderError, Features, unknown_name
-from s2robot.policies.readouts import make_readout, module_key
+from s2robot.policies.readouts import READOUTS, make_readout, module_key
 
 # Encoders in use, so that equal settings give one encoder per process; it keeps none of them alive.
 _IN_USE: weakref.WeakValueDictionary[str, SharedEncoder] = weakref.WeakValueDictionary()
@@ -106,12 +106,8 @@ class FrozenVision(nn.Module):
     def __init__(self, cameras: Mapping[str, tuple[int, int]], encoder: EncoderConfig, readout: ReadoutConfig) -> None:
         super().__init__()
         self.frozen = FrozenEncoder(cameras, shared_encoder(encoder))
-        options = {"channels": readout.channels, "queries": readout.queries}
         self.readouts = nn.ModuleDict(
-            {
-                module_key(camera): make_readout(readout.name, shape, readout.width, **options)
-                for camera, shape in self.frozen.shapes.items()
-            }
+            {module_key(camera): make_readout(readout, shape) for camera, shape in self.frozen.shapes.items()}
         )
 
     @property
@@ -147,8 +143,8 @@ def read_settings(kind: type, what: str, given: Mapping[str, Any] | None) -> Any
     Raises:
         ConfigError: a name that is no field of it, or an impossible value.
 
-    >>> read_settings(ReadoutConfig, "readout setting", {"width": 64}).width
-    64
+    >>> read_settings(EncoderConfig, "encoder setting", {"scales": [112]}).scales
+    [112]
     """
     plain = _plain(given or {})
     names = [field.name for field in fields(kind)]
@@ -156,6 +152,20 @@ def read_settings(kind: type, what: str, given: Mapping[str, Any] | None) -> Any
         if name not in names:
             raise ConfigError(unknown_name(what, name, names))
     return kind(**plain)
+
+
+def read_readout(given: Mapping[str, Any] | None) -> ReadoutConfig:
+    """The settings of the readout that another stack's configuration names.
+
+    Raises:
+        ConfigError: an unknown readout, a name that is not one of its settings, or an impossible value.
+
+    >>> read_readout({"width": 64}).width
+    64
+    """
+    kind = READOUTS.settings((given or {}).get("name", ReadoutConfig.name))
+    settings: ReadoutConfig = read_settings(kind, "readout setting", given)
+    return settings
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,7 @@ def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: st
     """Everything that determines a run's result but for rounding, and so not the machine."""
     settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
     settings["policy"] = config.policy.identity()
+    settings["readout"] = config.readout.identity()
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in FREE_TRAINING}
     return {**settings, "encoder weights": encoder_fingerprint, "data": data_fingerprint}
 

@@ -29,12 +29,7 @@ class ObservationNetwork(nn.Module):
         super().__init__()
         self._shapes = spec.features
         self.readouts = nn.ModuleDict(
-            {
-                module_key(camera): make_readout(
-                    readout.name, shape, readout.width, channels=readout.channels, queries=readout.queries
-                )
-                for camera, shape in spec.features.items()
-            }
+            {module_key(camera): make_readout(readout, shape) for camera, shape in spec.features.items()}
         )
         self.proprioception = ProprioceptionNormalizer(spec.proprioception_width)
         self.widths = [readout.width] * len(spec.features)

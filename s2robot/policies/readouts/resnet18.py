@@ -10,14 +10,37 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from s2robot.backbones.pixels import PIXELS
+from s2robot.backbones.pixels import PIXELS, STRIDE
+from s2robot.config import ReadoutConfig
 from s2robot.encoder.cost import EncoderCost
+from s2robot.interfaces import Features, FeatureShape
+from s2robot.policies.readouts.base import Readout
+from s2robot.policies.readouts.spatial_softmax import SpatialSoftmaxReadout
 
 WIDTH = 512
 """Channels of ResNet-18's last map."""
 
 CROP = 76 / 84
 """Side of the crop that the network sees, of the image's: robomimic's (arXiv 2108.03298) and Diffusion Policy's."""
+
+
+class ResNet18Readout(Readout):
+    """A ResNet-18 trained from scratch on the image itself, for `backbone=pixels`: the arm without a frozen encoder.
+
+    As in Diffusion Policy (arXiv 2303.04137, §3.2): images in [-1, 1], random crops in training and the centre crop
+    otherwise, GroupNorm, spatial softmax over the last map, to `channels` keypoints.
+    """
+
+    def __init__(self, config: ReadoutConfig, shape: FeatureShape) -> None:
+        super().__init__(config, shape)
+        self.trunk = resnet18_trunk()
+        h, w = (-(-crop_side(side) // STRIDE) for side in (shape.height, shape.width))
+        self.head = SpatialSoftmaxReadout(config, FeatureShape(WIDTH, h, w))
+
+    def forward(self, features: Features) -> Tensor:
+        """Map pixels 0 … 255 of B frames to [B, D]."""
+        images = crop(features.map, random=self.training) / 127.5 - 1
+        return self.head(Features(self.trunk(images), features.prefix))
 
 
 def resnet18_trunk() -> nn.Sequential:

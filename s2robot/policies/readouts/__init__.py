@@ -1,0 +1,114 @@
+"""The small trainable modules between frozen features and a policy, one file each; all end in the same common width.
+
+Arms of a comparison then differ in their features and not in the size of their head: a wider feature is not a freely
+better one (Theia, arXiv 2407.20179, found naive channel concatenation of several models to be worse).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from s2robot.config import ReadoutConfig, build
+from s2robot.interfaces import ConfigError, FeatureShape, unknown_name
+from s2robot.system.registry import Registry
+
+if TYPE_CHECKING:
+    from s2robot.policies.readouts.base import Readout
+
+__all__ = ["READOUTS", "change_readout", "make_readout", "module_key", "readout_from_dict"]
+
+READOUTS = Registry(
+    "readout",
+    "s2robot.readouts",
+    {
+        "cls": "s2robot.policies.readouts.cls:ClsReadout",
+        "mean": "s2robot.policies.readouts.mean:MeanReadout",
+        "spatial_softmax": "s2robot.policies.readouts.spatial_softmax:SpatialSoftmaxReadout",
+        "attention": "s2robot.policies.readouts.attention:AttentionReadout",
+        "conv": "s2robot.policies.readouts.conv:ConvReadout",
+        "resnet18": "s2robot.policies.readouts.resnet18:ResNet18Readout",
+    },
+)
+"""Name -> the readout's class, whose `settings` are its dataclass; installed packages add theirs."""
+
+
+def make_readout(config: ReadoutConfig | str, shape: FeatureShape, width: int | None = None, **options: Any) -> Readout:
+    """Build a readout from `Features` of B frames to [B, width].
+
+    Args:
+        config: its settings; or its name, with the settings that differ from the defaults as `width` and `options`.
+            Those that a readout does not read have no effect, so that one set of options serves a comparison of all.
+        shape: per-frame size of the features, from `S2Encoder.feature_shape`.
+        width: D of the result.
+        options: `channels`, `queries`, `heads`, and what a readout from another package has.
+
+    Raises:
+        ConfigError: unknown name or option, an impossible value, or features that this readout cannot read.
+
+    >>> import torch
+    >>> from s2robot.interfaces import Features
+    >>> readout = make_readout("conv", FeatureShape(640, 7, 7), width=256)
+    >>> readout(Features(torch.zeros(2, 640, 7, 7), torch.zeros(2, 0, 640))).shape
+    torch.Size([2, 256])
+    """
+    if isinstance(config, str):
+        given = options if width is None else {"width": width, **options}
+        known = [item.name for item in fields(READOUTS.settings(config)) if item.name != "name"]
+        for option in given:
+            if option not in known:
+                raise ConfigError(unknown_name("readout option", option, known))
+        config = readout_from_dict({"name": config, **given})
+    elif width is not None or options:
+        raise ConfigError(f"readout {config.name!r} is given as settings; width and options are fields of these")
+    made = READOUTS.find(config.name)
+    _check_pixels(config.name, shape)
+    readout: Readout = made(config, shape)
+    return readout
+
+
+def readout_from_dict(values: dict[str, Any]) -> ReadoutConfig:
+    """The settings of a readout from a plain mapping, as checkpoints and other stacks' configurations hold it.
+
+    A setting that the mapping does not have is at its default; without a `name` it is that of `ReadoutConfig`.
+
+    Raises:
+        ConfigError: the name is unknown, a field does not belong to the readout, or a value is impossible.
+    """
+    settings: type[ReadoutConfig] = READOUTS.settings(values.get("name", ReadoutConfig.name))
+    made: ReadoutConfig = build(settings, values, "readout")
+    return made
+
+
+def change_readout(config: ReadoutConfig, name: str, **changes: Any) -> ReadoutConfig:
+    """Settings of the readout `name`: those of `config` that it has too, and the changes.
+
+    Raises:
+        ConfigError: see `readout_from_dict`.
+    """
+    known = READOUTS.settings(name).__dataclass_fields__
+    shared = {key: value for key, value in vars(config).items() if key in known}
+    return readout_from_dict({**shared, "name": name, **changes})
+
+
+def module_key(camera: str) -> str:
+    """A camera's name without the dots that a module's may not hold; of two cameras never the same.
+
+    >>> module_key("agentview"), module_key("images.front")
+    ('agentview', 'images%2Efront')
+    """
+    return camera.replace("%", "%25").replace(".", "%2E")
+
+
+def _check_pixels(name: str, shape: FeatureShape) -> None:
+    from s2robot.backbones.pixels import STRIDE  # the backbones import torch, which listing the readouts must not
+
+    # No pre-trained model ends in a map of three channels that is as large as an image.
+    pixels = shape.channels == 3 and not shape.num_prefix and min(shape.height, shape.width) >= STRIDE
+    if name == "resnet18" and not pixels:
+        raise ConfigError(
+            f"readout 'resnet18' is trained on images, not on features {shape.channels}x{shape.height}x{shape.width}; "
+            "use encoder.backbone=pixels encoder.scales=[84], or another readout"
+        )
+    if name != "resnet18" and pixels:
+        raise ConfigError(f"readout {name!r} cannot learn from pixels; use readout=resnet18, or another backbone")

@@ -1,0 +1,25 @@
+"""Few channels per position, flattened with their positions; the default."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from s2robot.config import ReadoutConfig
+from s2robot.interfaces import Features, FeatureShape
+from s2robot.policies.readouts.base import Readout, projection
+
+
+class ConvReadout(Readout):
+    """1×1 convolution to few channels, flattened with its positions and projected; the default.
+
+    `channels` are kept per position.
+    """
+
+    def __init__(self, config: ReadoutConfig, shape: FeatureShape) -> None:
+        super().__init__(config, shape)
+        self.compress = nn.Sequential(nn.Conv2d(shape.channels, config.channels, 1), nn.GELU())
+        self.project = projection(config.channels * shape.height * shape.width, config.width)
+
+    def forward(self, features: Features) -> Tensor:
+        """Map features of B frames to [B, D]."""
+        return self.project(self.compress(features.map).flatten(1))
