@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from s2robot.benchmark import make_cells, run_benchmark, runner
-from s2robot.benchmark.results import read_results
+from s2robot.benchmark.output import read_results
 from s2robot.cli.demonstrations import collect_demonstrations
 from s2robot.cli.words import compose
 from s2robot_envs import default_num_envs, make_vector_env

@@ -39,7 +39,7 @@ from s2robot.feature_cache import CachedFeatures
 from s2robot.interfaces import Batch, FeatureShape, Observation, PolicySpec
 from s2robot.policies import make_policy
 from s2robot.policies.bc import BCConfig
-from s2robot.training import Plan, TrainingData, TrainingLoop, make_processes, prepare
+from s2robot.training import TrainingData, TrainingLoop, TrainingPlan, make_processes, prepare
 from s2robot.training.windows import Demonstrations
 
 SHAPE = FeatureShape(channels=640, height=7, width=7)  # EfficientNet-Lite-0 at two scales
@@ -188,7 +188,7 @@ def synthetic_data(folder: Path, demonstrations: int) -> TrainingData:
     starts = [index * EPISODE_STEPS for index in range(demonstrations)]
     everything = Demonstrations(actions, low_dim, starts, [f"demo_{index}" for index in range(demonstrations)])
     spec = PolicySpec(dict.fromkeys(features, SHAPE), 9, 7)
-    plan = Plan(everything, list(range(demonstrations)), [], spec, [], {}, {}, "")
+    plan = TrainingPlan(everything, list(range(demonstrations)), [], spec, [], {}, {}, "", [])
     return TrainingData(plan, features)
 
 

@@ -3,9 +3,11 @@
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,37 @@ def test_documented_import_path_of_before_the_move_still_works(former, name):
     found = getattr(importlib.import_module(f"s2robot.{former}"), name)
     assert found.__module__.startswith("s2robot.")
     assert found is getattr(importlib.import_module(found.__module__), name)
+
+
+def public_classes(source: str) -> set[str]:
+    """Names of the classes and type aliases that a module defines for others."""
+    names = {node.name for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and not (isinstance(node.value, ast.Call)):
+            names |= {name_of(target) for target in node.targets}
+    return {name for name in names if re.fullmatch(r"[A-Z]+[a-z]\w*", name)}
+
+
+def test_a_name_means_one_thing():
+    owners = defaultdict(list)
+    for path in ROOT.glob("s2robot/**/*.py"):
+        for name in public_classes(path.read_text()):
+            owners[name].append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in owners.items() if len(paths) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("class Arm: ...", {"Arm"}),
+        ("class _Arm: ...", set()),
+        ("Look = dict[str, int]", {"Look"}),
+        ("Run = Callable[..., int]", {"Run"}),
+        ("T = TypeVar('T')\nJob = TypeVar('Job')\nARMS = {}", set()),
+    ],
+)
+def test_the_search_for_names_finds_classes_and_aliases(source, names):
+    assert public_classes(source) == names
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

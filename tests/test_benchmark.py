@@ -10,11 +10,12 @@ from report_results import make_results, write_results
 from toy_benchmark import collect_toys, make_toys, run_toys, toy_config, toy_facts
 
 from s2robot.benchmark import calibrate, describe, make_cells, planned_contrasts
+from s2robot.benchmark.arms import make_arms
 from s2robot.benchmark.calibration import blocks_text, calibration_statements
+from s2robot.benchmark.cells import encoder_settings, weights_digest
 from s2robot.benchmark.controls import encoder_cost
 from s2robot.benchmark.dry_run import power_sentence
 from s2robot.benchmark.films import choose_films
-from s2robot.benchmark.grid import encoder_settings, make_arms, weights_digest
 from s2robot.benchmark.sequential import is_decided, make_races, next_episodes
 from s2robot.benchmark.stages import demonstrations_key, rollouts_key, training_key
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, EncoderConfig, ReadoutConfig, TrainingConfig

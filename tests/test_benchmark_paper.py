@@ -13,8 +13,8 @@ from test_backbones import sine_cosine_positions
 from toy_benchmark import run_toys
 
 from s2robot.backbones.table import BACKBONES
+from s2robot.benchmark.arms import make_arms
 from s2robot.benchmark.controls import encoder_cost
-from s2robot.benchmark.grid import make_arms
 from s2robot.cli.words import compose
 
 WORDS = ["+experiment=s2_paper", "device=cpu", "episodes=2", "training_seeds=[0]", "training.epochs=1", "videos=0"]

@@ -7,8 +7,8 @@ from test_benchmark import grid
 from toy_benchmark import toy_facts
 
 from s2robot.benchmark import describe, make_cells, planned_contrasts
+from s2robot.benchmark.arms import make_arms
 from s2robot.benchmark.dry_run import Speeds
-from s2robot.benchmark.grid import make_arms
 from s2robot.benchmark.plan import store_plan
 from s2robot.cli import main
 from s2robot.config import EncoderConfig

@@ -9,7 +9,7 @@ from toy_benchmark import toy_config
 
 from s2robot.benchmark import check_runnable, make_cells
 from s2robot.benchmark.dry_run import Speeds
-from s2robot.benchmark.results import cell_folder
+from s2robot.benchmark.output import cell_folder
 from s2robot.benchmark.stages import demonstrations_path, rollouts_folder
 from s2robot.cli import main
 from s2robot.config import EncoderConfig

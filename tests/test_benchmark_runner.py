@@ -10,8 +10,8 @@ import pytest
 from toy_benchmark import collect_toys, empty_report, make_toys, run_toys, toy_config
 
 from s2robot.benchmark import make_cells, run_benchmark
+from s2robot.benchmark.output import count_episodes, read_results, write_error, write_results
 from s2robot.benchmark.plan import store_plan
-from s2robot.benchmark.results import count_episodes, read_results, write_error, write_results
 from s2robot.benchmark.runner import select_cells
 from s2robot.benchmark.sequential import make_races, next_episodes
 from s2robot.benchmark.stages import Stages, outcome_settings, rollouts_key, training_key

@@ -15,7 +15,7 @@ from s2robot.config import EvaluateConfig
 from s2robot.evaluation import EpisodeLog, evaluate
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
 from s2robot.interfaces import ConfigError
-from s2robot.rollout import EpisodeResult, Recording, Times
+from s2robot.rollout import EpisodeFilm, EpisodeResult, Times
 from s2robot.system.machine import MIXED
 
 VIDEO = {"path": "videos/seed7_success.mp4", "seed": 7, "success": True}
@@ -142,7 +142,7 @@ def test_filmed_episode_that_went_another_way_is_a_warning():
 
 def test_video_is_named_by_its_seed_and_outcome(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    assert write_video(tmp_path, Recording(7, True, frames)) == VIDEO
+    assert write_video(tmp_path, EpisodeFilm(7, True, frames)) == VIDEO
     assert (tmp_path / VIDEO["path"]).stat().st_size > 0
 
 

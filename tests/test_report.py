@@ -18,7 +18,7 @@ from s2robot.report.contrasts import compare_all
 from s2robot.report.figures import curve_figure, difference_figure, loss_series, pareto_front, success_figure
 from s2robot.report.load import load_arms
 from s2robot.report.plan import load_plan
-from s2robot.report.plots import COLORS, make_looks, style, to_svg
+from s2robot.report.plots import COLORS, make_marker_styles, style, to_svg
 from s2robot.report.run import _draw_run
 from s2robot.statistics import bootstrap, paired_bootstrap, wilson_interval
 
@@ -104,7 +104,7 @@ def drawn(lines):
 
 def test_success_figure_draws_each_arms_rate_and_interval_at_its_cost(report):
     arms = load_arms([report.parent])
-    (axes,) = success_figure({"Lift": arms}, "gmacs", make_looks(arm.setting.backbone for arm in arms)).axes
+    (axes,) = success_figure({"Lift": arms}, "gmacs", make_marker_styles(arm.setting.backbone for arm in arms)).axes
     bars = [[(arm.gmacs, end) for end in arm.interval] for arm in arms]
     markers = [[(arm.gmacs, arm.rate)] for arm in arms]
     front = [(arm.gmacs, arm.rate) for arm in pareto_front(arms, "gmacs")]
@@ -126,7 +126,7 @@ def test_difference_figure_draws_each_contrasts_difference_and_interval_in_point
 
 def test_curve_figure_draws_the_validation_loss_of_every_run(report):
     arms = load_arms([report.parent])
-    (axes,) = curve_figure({"Lift": arms}, make_looks(arm.setting.backbone for arm in arms)).axes
+    (axes,) = curve_figure({"Lift": arms}, make_marker_styles(arm.setting.backbone for arm in arms)).axes
     runs = [cell.loss_curve for arm in arms for cell in arm.cells]
     assert len(runs) == 4 * 3
     curves = [[(row["epoch"], row["validation_loss"]) for row in run] for run in runs]
@@ -138,7 +138,7 @@ def test_svg_takes_its_colours_from_the_page_and_escapes_labels(tmp_path):
     write_results(tmp_path, make_results([True, False], backbone="$x_1$ <b>&"))
     arms = load_arms([tmp_path])
     with style():
-        figure = success_figure({"Lift <i>": arms}, "gmacs", make_looks(["$x_1$ <b>&"]))
+        figure = success_figure({"Lift <i>": arms}, "gmacs", make_marker_styles(["$x_1$ <b>&"]))
     svg = to_svg(figure, 'a "quoted" <description>')
     assert svg.startswith('<svg role="img" aria-label="a &quot;quoted&quot; &lt;description>"')
     assert "var(--series-0)" in svg
@@ -148,7 +148,7 @@ def test_svg_takes_its_colours_from_the_page_and_escapes_labels(tmp_path):
 
 
 def test_looks_of_many_backbones_differ():
-    assert len(set(make_looks(map(str, range(40))).values())) == 40
+    assert len(set(make_marker_styles(map(str, range(40))).values())) == 40
 
 
 def test_long_training_logs_are_thinned_and_keep_their_last_point():

@@ -9,9 +9,9 @@ from report_results import make_results, write_results
 
 from s2robot.interfaces import ReportError
 from s2robot.report import plot_run
+from s2robot.report.arm_results import Setting, setting_label
 from s2robot.report.load import load_arms, load_cell
 from s2robot.report.plan import load_plan
-from s2robot.report.results import Setting, setting_label
 from s2robot.statistics import hierarchical_bootstrap, wilson_interval
 
 

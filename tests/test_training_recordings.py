@@ -14,7 +14,7 @@ from s2robot.deployment.episodes import EpisodeRunner, RequestError
 from s2robot.deployment.export import _image_sizes
 from s2robot.deployment.graph import PolicyGraph
 from s2robot.interfaces import DatasetError, RolloutError
-from s2robot.rollout.checks import check_spaces
+from s2robot.rollout.spaces import check_spaces
 from s2robot.training import train
 from s2robot.training.windows import split_episodes
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from s2robot import __version__
-from s2robot.benchmark.grid import Arm, Cell, hash_json, make_arms
+from s2robot.benchmark.arms import make_arms
+from s2robot.benchmark.cells import Arm, Cell, hash_json
 from s2robot.benchmark.stages import Collect, Stages, training_settings
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, TaskConfig, require
 from s2robot.config.checks import require_types

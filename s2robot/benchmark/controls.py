@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 
-from s2robot.benchmark.grid import Arm, Policy, Readout, as_json
+from s2robot.benchmark.cells import Arm, PolicyChoice, ReadoutChoice, as_json
 from s2robot.config import BenchmarkConfig, EncoderConfig
 from s2robot.encoder.cost import EncoderCost
 from s2robot.interfaces import ConfigError
@@ -28,7 +28,10 @@ PIXELS, FROM_SCRATCH_READOUT = "pixels", "resnet18"
 
 
 def make_controls(
-    config: BenchmarkConfig, encoders: Sequence[EncoderConfig], readouts: Sequence[Readout], policies: Sequence[Policy]
+    config: BenchmarkConfig,
+    encoders: Sequence[EncoderConfig],
+    readouts: Sequence[ReadoutChoice],
+    policies: Sequence[PolicyChoice],
 ) -> Iterator[Arm]:
     """The controls of every encoder of several scales; which of them are the same arm the caller finds out.
 
@@ -124,9 +127,9 @@ def _larger_backbone(config: BenchmarkConfig, encoder: EncoderConfig) -> tuple[E
     return _single(encoder, compute_matched(config, encoder)), "compute-matched"
 
 
-def _pixel_readout(readout: Readout) -> Readout:
+def _pixel_readout(readout: ReadoutChoice) -> ReadoutChoice:
     """ResNet-18 with the sizes of `readout`."""
-    return Readout(FROM_SCRATCH_READOUT, change_readout(readout.config, FROM_SCRATCH_READOUT))
+    return ReadoutChoice(FROM_SCRATCH_READOUT, change_readout(readout.config, FROM_SCRATCH_READOUT))
 
 
 def _from_scratch(config: BenchmarkConfig, encoder: EncoderConfig) -> tuple[EncoderConfig, str]:

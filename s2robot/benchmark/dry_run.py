@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from s2robot.benchmark.arms import make_arms
 from s2robot.benchmark.calibration import calibration_statements
+from s2robot.benchmark.cells import Arm, Cell
 from s2robot.benchmark.controls import PIXELS, encoder_cost
 from s2robot.benchmark.films import compared_pairs
-from s2robot.benchmark.grid import Arm, Cell, make_arms, make_cells
+from s2robot.benchmark.grid import make_cells
+from s2robot.benchmark.output import count_episodes
 from s2robot.benchmark.plan import planned_contrasts
-from s2robot.benchmark.results import count_episodes
 from s2robot.config import BenchmarkConfig, EncoderConfig
 from s2robot.encoder.cost import EncoderCost
 from s2robot.interfaces import FeatureShape, resolve_device

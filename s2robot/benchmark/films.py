@@ -6,10 +6,10 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from s2robot.benchmark.grid import Cell
-from s2robot.benchmark.results import read_results
+from s2robot.benchmark.cells import Cell
+from s2robot.benchmark.output import read_results
 from s2robot.config import BenchmarkConfig
-from s2robot.report.results import SELECTORS
+from s2robot.report.arm_results import SELECTORS
 
 
 def choose_films(

@@ -10,22 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from s2robot.benchmark.arms import make_arms, product_encoders
 from s2robot.benchmark.calibration import calibration_statements
+from s2robot.benchmark.cells import Arm, Cell, as_json, weights_digest
 from s2robot.benchmark.controls import PIXELS
 from s2robot.benchmark.films import compared_pairs, selects
-from s2robot.benchmark.grid import (
-    Arm,
-    Cell,
-    as_json,
-    make_arms,
-    make_cells,
-    product_encoders,
-    weights_digest,
-)
+from s2robot.benchmark.grid import make_cells
 from s2robot.benchmark.stages import store_folder
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, require
 from s2robot.interfaces import ConfigError, EncoderError, WeightsError, unknown_name
-from s2robot.report.results import SELECTORS, Setting, setting_label
+from s2robot.report.arm_results import SELECTORS, Setting, setting_label
 from s2robot.system.files import locked, write_durably
 
 PLAN_FILE = "benchmark.json"

@@ -11,8 +11,9 @@ from s2robot.backbones.availability import is_available
 from s2robot.backbones.loading import SOURCES, local_file
 from s2robot.backbones.table import BackboneSpec, find_spec
 from s2robot.benchmark.calibration import calibration_cells
+from s2robot.benchmark.cells import Cell
 from s2robot.benchmark.controls import PIXELS
-from s2robot.benchmark.grid import Cell, make_cells
+from s2robot.benchmark.grid import make_cells
 from s2robot.benchmark.plan import planned_contrasts
 from s2robot.benchmark.runner import lacking_episodes, select_cells
 from s2robot.benchmark.sequential import make_races

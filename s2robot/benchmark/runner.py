@@ -11,11 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from s2robot.benchmark.engines import run_jobs
+from s2robot.benchmark.cells import Cell
+from s2robot.benchmark.executors import run_jobs
 from s2robot.benchmark.films import choose_films
-from s2robot.benchmark.grid import Cell, make_cells
-from s2robot.benchmark.plan import PLAN_FILE, store_plan, write_plan
-from s2robot.benchmark.results import (
+from s2robot.benchmark.grid import make_cells
+from s2robot.benchmark.output import (
     PARQUET_FILE,
     count_episodes,
     drop_error,
@@ -26,6 +26,7 @@ from s2robot.benchmark.results import (
     write_parquet,
     write_results,
 )
+from s2robot.benchmark.plan import PLAN_FILE, store_plan, write_plan
 from s2robot.benchmark.sequential import Race, is_decided, make_races, next_episodes, stopping_rule
 from s2robot.benchmark.stages import Collect, Stages, demonstrations_key
 from s2robot.config import BenchmarkConfig, TaskConfig, require

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from s2robot.benchmark.cells import Cell
 from s2robot.benchmark.films import are_compared, selects
-from s2robot.benchmark.grid import Cell
-from s2robot.benchmark.results import count_episodes, read_results
+from s2robot.benchmark.output import count_episodes, read_results
 from s2robot.config import BenchmarkConfig, require
 from s2robot.statistics import anytime_comparison, paired_bootstrap, resamples_for
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2robot.benchmark.grid import Cell, encoder_settings, hash_json
+from s2robot.benchmark.cells import Cell, encoder_settings, hash_json
 from s2robot.config import BenchmarkConfig, CollectConfig, EncoderConfig, EvaluateConfig, TaskConfig, TrainConfig
 from s2robot.encoder import S2Encoder
 from s2robot.evaluation import MakeVectorEnv, evaluate

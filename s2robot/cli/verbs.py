@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from s2robot.cli.output import NotReadyError, Output
 from s2robot.cli.words import compose, parse, split
 from s2robot.config import (
     EVALUATION_SEED,
@@ -19,15 +19,7 @@ from s2robot.config import (
     RenderConfig,
     TrainConfig,
 )
-from s2robot.interfaces import ConfigError, S2RobotError
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a verb found: `text` for people, `data` (plain JSON values) for programs, asked for with `--json`."""
-
-    text: str
-    data: dict[str, Any]
+from s2robot.interfaces import ConfigError
 
 
 def collect(words: list[str]) -> Output:
@@ -194,14 +186,6 @@ def doctor(words: list[str]) -> Output:
     if problems:
         raise NotReadyError(output, f"not ready: {', '.join(problems)}")
     return output
-
-
-class NotReadyError(S2RobotError):
-    """A verb that has something to show and failed all the same."""
-
-    def __init__(self, output: Output, message: str) -> None:
-        super().__init__(message)
-        self.output = output
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ CALIBRATION_SEED = 1_000_000
 """Calibration seeds start here, for initial states and for training; evaluation seeds end below it."""
 
 CONTROLS = ("single_scale", "channel_duplicated", "upsampled", "whole_image", "larger_backbone", "from_scratch")
-"""What each scale set of several sizes may be held against, see `s2robot.benchmark.grid`."""
+"""What each scale set of several sizes may be held against, see `s2robot.benchmark.controls`."""
 
 ENGINES = ("local", "ray")
 

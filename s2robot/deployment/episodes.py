@@ -37,7 +37,7 @@ class Frame:
     proprioception: np.ndarray
 
 
-class Episode(EpisodeState):
+class ServedEpisode(EpisodeState):
     """One client's episode.
 
     Args:
@@ -63,7 +63,7 @@ class Episode(EpisodeState):
 class Request:
     """The steps that an episode has gone on by, and the actions [n, A] executed meanwhile."""
 
-    episode: Episode
+    episode: ServedEpisode
     frames: list[Frame]
     executed: np.ndarray
 
@@ -104,9 +104,9 @@ class EpisodeRunner:
         images = {camera: np.zeros((*size, 3), np.uint8) for camera, size in sizes.items()}
         frame = Frame(images, np.zeros(self._spec.proprioception_width, np.float32))
         none = np.zeros((self.steps, self._spec.action_width), np.float32)
-        self.act([Request(Episode(0, none), [frame], none[:0])])
+        self.act([Request(ServedEpisode(0, none), [frame], none[:0])])
 
-    def reset(self, message: dict[str, Any]) -> tuple[Episode, list[Frame]]:
+    def reset(self, message: dict[str, Any]) -> tuple[ServedEpisode, list[Frame]]:
         """Begin an episode, or go on with one that another connection began.
 
         Returns:
@@ -124,9 +124,9 @@ class EpisodeRunner:
         frames = [self._frame(entry) for entry in _list(message, "observations", self.steps)]
         # The noise drawn before is not drawn again: it comes from another seed, which follows from the two numbers.
         noise = seed if not decisions else int(np.random.SeedSequence([seed, decisions]).generate_state(1)[0])
-        return Episode(noise, past), frames
+        return ServedEpisode(noise, past), frames
 
-    def request(self, episode: Episode, waiting: list[Frame], message: dict[str, Any]) -> Request:
+    def request(self, episode: ServedEpisode, waiting: list[Frame], message: dict[str, Any]) -> Request:
         """Check a client's steps; `waiting` are steps that came before them, without features so far.
 
         Raises:

@@ -29,7 +29,7 @@ A policy's features are rounded to float16, where differences of float32's round
 _EXAMPLES = 4
 _OPSET = 20
 
-Run = Callable[[list[Tensor]], list[Tensor]]
+RunGraph = Callable[[list[Tensor]], list[Tensor]]
 
 
 def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _trace(graph: EncoderGraph | PolicyGraph) -> torch.export.ExportedProgram:
         raise ExportError(f"{type(graph).__name__} cannot be traced by torch.export: {reason}") from error
 
 
-def _write_torch(program: torch.export.ExportedProgram, graph: EncoderGraph | PolicyGraph, path: Path) -> Run:
+def _write_torch(program: torch.export.ExportedProgram, graph: EncoderGraph | PolicyGraph, path: Path) -> RunGraph:
     with path.open("wb") as writer:
         torch.export.save(program, writer)
     with path.open("rb") as reader:
@@ -119,7 +119,7 @@ def _write_torch(program: torch.export.ExportedProgram, graph: EncoderGraph | Po
     return run
 
 
-def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | PolicyGraph, path: Path) -> Run:
+def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | PolicyGraph, path: Path) -> RunGraph:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  # what torch.onnx translates with
@@ -151,7 +151,7 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | Pol
 
 
 @torch.no_grad()
-def _largest_difference(run: Run, graph: EncoderGraph | PolicyGraph) -> float:
+def _largest_difference(run: RunGraph, graph: EncoderGraph | PolicyGraph) -> float:
     """Over several examples, the largest difference between the file and the policy itself, see `TOLERANCE`."""
     spread = graph.spread()
     worst = 0.0

@@ -19,7 +19,7 @@ from s2robot.evaluation.log import EpisodeLog
 from s2robot.evaluation.results import RESULTS_SCHEMA, hash_json, make_results
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
 from s2robot.interfaces import CheckpointError, RolloutError, resolve_device
-from s2robot.rollout import Actor, EpisodeResult, Recording, rollout
+from s2robot.rollout import Actor, EpisodeFilm, EpisodeResult, rollout
 from s2robot.system.files import locked, write_durably
 from s2robot.system.machine import Machine, machine_facts, mixed_machines
 
@@ -32,7 +32,7 @@ MakeVectorEnv = Callable[..., VectorEnv]
 """`make_vector_env(task=…, num_envs=…, observation_steps=…, action_steps=…, on_failure="replace", timeout=…,
 **environment)`, auto-reset disabled; a failed environment is replaced and named in `info["error"]`."""
 
-Run = Callable[..., Iterator[tuple[EpisodeResult, Recording | None]]]
+RunSeeds = Callable[..., Iterator[tuple[EpisodeResult, EpisodeFilm | None]]]
 
 
 def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: int) -> dict[str, Any]:
@@ -123,10 +123,10 @@ def _make_run(
     environment: dict[str, Any],
     make_vector_env: MakeVectorEnv,
     num_envs: int,
-) -> Run:
+) -> RunSeeds:
     """`run(seeds, film=False)`: make the environments, run the seeds, close the environments."""
 
-    def run(seeds: Sequence[int], film: bool = False) -> Iterator[tuple[EpisodeResult, Recording | None]]:
+    def run(seeds: Sequence[int], film: bool = False) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
         if not seeds:
             return
         envs = make_vector_env(
@@ -145,7 +145,9 @@ def _make_run(
     return run
 
 
-def _run_episodes(log: EpisodeLog, actor: Actor, config: EvaluateConfig, run: Run, start: float) -> list[EpisodeResult]:
+def _run_episodes(
+    log: EpisodeLog, actor: Actor, config: EvaluateConfig, run: RunSeeds, start: float
+) -> list[EpisodeResult]:
     """Run the seeds that are left, log each episode as it ends, and return all that were asked for."""
     seeds = range(config.first_seed, config.first_seed + config.episodes)
     left = log.missing(seeds)
@@ -175,7 +177,7 @@ def _run_episodes(log: EpisodeLog, actor: Actor, config: EvaluateConfig, run: Ru
     return [log.episodes[seed] for seed in seeds]
 
 
-def _film(log: EpisodeLog, output: Path, seeds: Sequence[int], run: Run, start: float) -> None:
+def _film(log: EpisodeLog, output: Path, seeds: Sequence[int], run: RunSeeds, start: float) -> None:
     """Run the seeds once more with a camera, and check that they end as they did."""
     for result, recording in tqdm(
         run(seeds, film=True), total=len(seeds), unit="video", desc="videos", disable=not seeds

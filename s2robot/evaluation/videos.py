@@ -8,7 +8,7 @@ from typing import Any
 
 import imageio.v3 as iio
 
-from s2robot.rollout import EpisodeResult, Recording
+from s2robot.rollout import EpisodeFilm, EpisodeResult
 
 _VIDEO_FPS = 20  # robosuite's control frequency: videos play in real time
 
@@ -26,7 +26,7 @@ def choose_seeds(episodes: Sequence[EpisodeResult], count: int) -> list[int]:
     return sorted(chosen + failures[: count - len(chosen)])
 
 
-def write_video(output: Path, recording: Recording) -> dict[str, Any]:
+def write_video(output: Path, recording: EpisodeFilm) -> dict[str, Any]:
     """Write `videos/seed<n>_<outcome>.mp4` below `output`; returns its entry of `results.json`."""
     folder = output / "videos"
     folder.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from s2robot.integrations.images import ImageFeatures, ImageLayout, as_tensor
 from s2robot.integrations.shared import SharedEncoder
 from s2robot.interfaces import ConfigError, unknown_name
 
-Encoder = SharedEncoder | S2Encoder | Mapping[str, Any]
+EncoderLike = SharedEncoder | S2Encoder | Mapping[str, Any]
 
 
 class EncodeObservation(gymnasium.ObservationWrapper):
@@ -37,7 +37,7 @@ class EncodeObservation(gymnasium.ObservationWrapper):
     def __init__(
         self,
         env: gymnasium.Env[Any, Any],
-        encoder: Encoder,
+        encoder: EncoderLike,
         output: str = "mean",
         keys: Sequence[str] | None = None,
     ) -> None:
@@ -60,7 +60,11 @@ class VectorEncodeObservation(VectorObservationWrapper):
     """
 
     def __init__(
-        self, env: VectorEnv[Any, Any, Any], encoder: Encoder, output: str = "mean", keys: Sequence[str] | None = None
+        self,
+        env: VectorEnv[Any, Any, Any],
+        encoder: EncoderLike,
+        output: str = "mean",
+        keys: Sequence[str] | None = None,
     ) -> None:
         super().__init__(env)
         self._encode, self.single_observation_space = _prepare(env.single_observation_space, encoder, output, keys)
@@ -72,7 +76,7 @@ class VectorEncodeObservation(VectorObservationWrapper):
 
 
 def _prepare(
-    space: spaces.Space[Any], encoder: Encoder, output: str, keys: Sequence[str] | None
+    space: spaces.Space[Any], encoder: EncoderLike, output: str, keys: Sequence[str] | None
 ) -> tuple[Callable[[Any], Any], spaces.Space[Any]]:
     """A function from observations (of one environment or of several) to encoded ones, and their space."""
     single = not isinstance(space, spaces.Dict)

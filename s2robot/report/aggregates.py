@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from s2robot.report.results import SELECTORS, Arm, Setting, setting_label
+from s2robot.report.arm_results import SELECTORS, ArmResult, Setting, setting_label
 from s2robot.statistics import Interval, interquartile_mean
 
 MIN_RUNS = 4  # of fewer runs the interquartile mean is the mean
@@ -35,11 +35,11 @@ class Aggregate:
     interval: Interval
 
 
-def aggregate(arms: Sequence[Arm]) -> list[Aggregate]:
+def aggregate(arms: Sequence[ArmResult]) -> list[Aggregate]:
     """Every setting that was run on all tasks of the report, at least `MIN_RUNS` times in all; the highest first."""
     tasks = {arm.setting.task for arm in arms}
     one_number_each = len({(arm.setting.task, arm.setting.demonstrations) for arm in arms}) == len(tasks)
-    groups: dict[Setting, list[Arm]] = {}
+    groups: dict[Setting, list[ArmResult]] = {}
     for arm in arms:
         setting = replace(arm.setting, task="", encoder="")
         groups.setdefault(replace(setting, demonstrations=0) if one_number_each else setting, []).append(arm)
@@ -64,7 +64,7 @@ def _redrawn(rates: NDArray[np.float64], resamples: int, rng: np.random.Generato
     return widened[rng.integers(runs, size=(resamples, runs))]
 
 
-def _summary(setting: Setting, arms: Sequence[Arm], resamples: int = 2000) -> Aggregate:
+def _summary(setting: Setting, arms: Sequence[ArmResult], resamples: int = 2000) -> Aggregate:
     runs = [np.array([cell.rate for cell in arm.cells]) for arm in arms]
     rng = np.random.default_rng(0)
     draws = np.concatenate([_redrawn(rates, resamples, rng) for rates in runs], axis=1)

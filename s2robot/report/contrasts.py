@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from s2robot.report.arm_results import ArmResult
 from s2robot.report.machines import machine_caveats
 from s2robot.report.pairs import Pair, neighbours, planned_pairs
 from s2robot.report.plan import Plan
-from s2robot.report.results import Arm
 from s2robot.statistics import (
     RESAMPLES,
     Difference,
@@ -57,8 +57,8 @@ class Contrast:
     """
 
     name: str
-    baseline: Arm
-    treatment: Arm
+    baseline: ArmResult
+    treatment: ArmResult
     states: int
     left_out: int
     rates: tuple[float, float]
@@ -112,7 +112,7 @@ class Comparisons:
     missing: tuple[str, ...]
 
 
-def compare_all(arms: Sequence[Arm], plan: Plan) -> Comparisons:
+def compare_all(arms: Sequence[ArmResult], plan: Plan) -> Comparisons:
     """Evaluate the planned contrasts; without a plan, all pairs of arms that differ in exactly one setting.
 
     Those that decided when rollouts ended were stopped at alpha over their number (`s2robot.benchmark.sequential`), and
@@ -145,7 +145,9 @@ def _compared(pair: Pair, resamples: int) -> Contrast:
     return replace(found, awaited=pair.awaited, adjusted=min(1.0, found.pvalue * rule.comparisons), alpha=rule.alpha)
 
 
-def compare(name: str, baseline: Arm, treatment: Arm, stopping: Stopping = "", resamples: int = RESAMPLES) -> Contrast:
+def compare(
+    name: str, baseline: ArmResult, treatment: ArmResult, stopping: Stopping = "", resamples: int = RESAMPLES
+) -> Contrast:
     """Compare two arms on the initial states that all their training seeds share; unpaired where there is none.
 
     Args:
@@ -195,7 +197,12 @@ def compare(name: str, baseline: Arm, treatment: Arm, stopping: Stopping = "", r
 
 
 def _caveats(
-    baseline: Arm, treatment: Arm, rates: tuple[float, float], states: int, left_out: int, stopping: Stopping
+    baseline: ArmResult,
+    treatment: ArmResult,
+    rates: tuple[float, float],
+    states: int,
+    left_out: int,
+    stopping: Stopping,
 ) -> Iterable[str]:
     if stopping:
         which = "this comparison" if stopping == "decides" else "another comparison of one of its arms"
@@ -220,7 +227,7 @@ def _caveats(
         yield f"Episodes that ended in an error of the simulator are left out: {errors}."
 
 
-def _differences(baseline: Arm, treatment: Arm) -> Iterable[str]:
+def _differences(baseline: ArmResult, treatment: ArmResult) -> Iterable[str]:
     """What differs between the arms, or between the training seeds of one, and should not."""
     arms = {"baseline": baseline, "treatment": treatment}
     consequences = {

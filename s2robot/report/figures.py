@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from s2robot.report.arm_results import ArmResult, Setting, scales_label, setting_label, varying
 from s2robot.report.contrasts import Contrast
 from s2robot.report.plots import (
     COLORS,
@@ -22,7 +23,7 @@ from s2robot.report.plots import (
     PANEL_SIZE,
     PAPER,
     Label,
-    Look,
+    MarkerStyle,
     freeze_layout,
     log_axis,
     make_panels,
@@ -30,7 +31,6 @@ from s2robot.report.plots import (
     shorten,
     style,
 )
-from s2robot.report.results import Arm, Setting, scales_label, setting_label, varying
 from s2robot.report.wording import adjusted_pvalue, points, points_interval
 
 Cost = Literal["gmacs", "latency_ms"]
@@ -40,15 +40,15 @@ DASHES = ("-", "--", ":", "-.")
 _VERDICT_COLORS = {"higher": COLORS[0], "lower": COLORS[1], "no difference shown": MUTED, "awaiting results": MUTED}
 
 
-def facets(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+def facets(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
     """Arms that belong in one panel: those of one task and policy."""
-    panels: dict[str, list[Arm]] = {}
+    panels: dict[str, list[ArmResult]] = {}
     for arm in arms:
         panels.setdefault(setting_label(arm.setting, ("task", "policy")), []).append(arm)
     return panels
 
 
-def success_figure(panels: dict[str, list[Arm]], cost: Cost, looks: dict[str, Look]) -> Figure | None:
+def success_figure(panels: dict[str, list[ArmResult]], cost: Cost, styles: dict[str, MarkerStyle]) -> Figure | None:
     """Success with intervals against cost (log), a panel per entry; None where no arm has that cost."""
     known = {title: [arm for arm in arms if (getattr(arm, cost) or 0) > 0] for title, arms in panels.items()}
     known = {title: arms for title, arms in known.items() if arms}
@@ -57,7 +57,7 @@ def success_figure(panels: dict[str, list[Arm]], cost: Cost, looks: dict[str, Lo
     with style():
         figure, axes = make_panels(len(known), size=_panel_size(known))
         drawn = [
-            _draw_success(ax, title, arms, cost, looks) for ax, (title, arms) in zip(axes, known.items(), strict=True)
+            _draw_success(ax, title, arms, cost, styles) for ax, (title, arms) in zip(axes, known.items(), strict=True)
         ]
         freeze_layout(figure)
         for ax, labels in zip(axes, drawn, strict=True):
@@ -65,16 +65,18 @@ def success_figure(panels: dict[str, list[Arm]], cost: Cost, looks: dict[str, Lo
     return figure
 
 
-def pareto_front(arms: Sequence[Arm], cost: Cost) -> list[Arm]:
+def pareto_front(arms: Sequence[ArmResult], cost: Cost) -> list[ArmResult]:
     """Arms that no other arm beats in both success and cost, by ascending cost."""
-    front: list[Arm] = []
+    front: list[ArmResult] = []
     for arm in sorted(arms, key=lambda arm: (getattr(arm, cost), -arm.rate)):
         if not front or arm.rate > front[-1].rate:
             front.append(arm)
     return front
 
 
-def _draw_success(ax: Axes, title: str, arms: list[Arm], cost: Cost, looks: dict[str, Look]) -> list[Label]:
+def _draw_success(
+    ax: Axes, title: str, arms: list[ArmResult], cost: Cost, styles: dict[str, MarkerStyle]
+) -> list[Label]:
     """Draw one panel and return the labels to place once the layout is final."""
     xs = _dodge([float(getattr(arm, cost)) for arm in arms])
     front = pareto_front(arms, cost)
@@ -85,11 +87,11 @@ def _draw_success(ax: Axes, title: str, arms: list[Arm], cost: Cost, looks: dict
     )
     for chain in _scale_chains(arms):
         path = [(position[id(arm)], arm.rate) for arm in chain]
-        ax.plot(*zip(*path, strict=True), color=looks[chain[0].setting.backbone].color, lw=1, alpha=0.35)
+        ax.plot(*zip(*path, strict=True), color=styles[chain[0].setting.backbone].color, lw=1, alpha=0.35)
     for arm, x in zip(arms, xs, strict=True):
-        look = looks[arm.setting.backbone]
-        ax.plot([x, x], arm.interval, color=look.color, lw=1.4, alpha=0.75, solid_capstyle="butt")
-        ax.plot(x, arm.rate, look.marker, color=look.color, ms=7, mec=PAPER, mew=0.8, zorder=3)
+        marker = styles[arm.setting.backbone]
+        ax.plot([x, x], arm.interval, color=marker.color, lw=1.4, alpha=0.75, solid_capstyle="butt")
+        ax.plot(x, arm.rate, marker.marker, color=marker.color, ms=7, mec=PAPER, mew=0.8, zorder=3)
     margin = max(1.6, (max(xs) / min(xs)) ** 0.15)  # room for labels beside the outermost points
     ax.set_xlim(min(xs) / margin, max(xs) * margin)
     ax.set_ylim(-0.03, 1.12)
@@ -99,21 +101,21 @@ def _draw_success(ax: Axes, title: str, arms: list[Arm], cost: Cost, looks: dict
     _legend(
         ax,
         [arm.setting.backbone for arm in arms],
-        looks,
+        styles,
         extra=[Line2D([], [], color=MUTED, ls=":", label="Pareto front")],
     )
     names = ["scales", *varying([arm.setting for arm in arms], ("readout", "demonstrations", "variant"))]
     texts = [shorten(setting_label(arm.setting, names)) for arm in arms]
-    colors = [looks[arm.setting.backbone].color for arm in arms]
+    colors = [styles[arm.setting.backbone].color for arm in arms]
     return [
         Label(x, arm.rate, *arm.interval, text, color, any(arm is other for other in front))
         for arm, x, text, color in zip(arms, xs, texts, colors, strict=True)
     ]
 
 
-def _scale_chains(arms: Sequence[Arm]) -> list[list[Arm]]:
+def _scale_chains(arms: Sequence[ArmResult]) -> list[list[ArmResult]]:
     """Arms that differ in their scale set only, by ascending cost: what more scales do to one backbone."""
-    chains: dict[Setting, list[Arm]] = {}
+    chains: dict[Setting, list[ArmResult]] = {}
     for arm in sorted(arms, key=lambda arm: arm.gmacs):
         chains.setdefault(replace(arm.setting, scales=(), encoder=""), []).append(arm)
     return list(chains.values())
@@ -130,16 +132,16 @@ def _dodge(xs: list[float]) -> list[float]:
     return dodged
 
 
-def _panel_size(panels: dict[str, list[Arm]]) -> tuple[float, float]:
+def _panel_size(panels: dict[str, list[ArmResult]]) -> tuple[float, float]:
     """Width and height [inches] that leave the axes their height, however many rows the legend has."""
     entries = max(len({arm.setting.backbone for arm in arms}) for arms in panels.values())
     width, height = PANEL_SIZE
     return width, height + 0.09 * max(0, entries - 3)
 
 
-def _legend(ax: Axes, backbones: Sequence[str], looks: dict[str, Look], extra: Sequence[Line2D] = ()) -> None:
+def _legend(ax: Axes, backbones: Sequence[str], styles: dict[str, MarkerStyle], extra: Sequence[Line2D] = ()) -> None:
     handles = [
-        Line2D([], [], color=looks[name].color, marker=looks[name].marker, ls="", mec=PAPER, label=shorten(name, 24))
+        Line2D([], [], color=styles[name].color, marker=styles[name].marker, ls="", mec=PAPER, label=shorten(name, 24))
         for name in dict.fromkeys(backbones)
     ]
     below = ax.transAxes + ScaledTranslation(0, -0.42, ax.figure.dpi_scale_trans)  # inches: ticks and axis label
@@ -202,7 +204,7 @@ def loss_unit(rows: Sequence[dict[str, Any]]) -> str:
     return "epoch" if any(row.get("epoch") is not None for row in rows) else "step"
 
 
-def curve_figure(panels: dict[str, list[Arm]], looks: dict[str, Look]) -> Figure | None:
+def curve_figure(panels: dict[str, list[ArmResult]], styles: dict[str, MarkerStyle]) -> Figure | None:
     """Loss of every training run, a panel per entry; None where no run has a log."""
     known = {
         title: [arm for arm in arms if any(cell.loss_curve for cell in arm.cells)] for title, arms in panels.items()
@@ -213,12 +215,12 @@ def curve_figure(panels: dict[str, list[Arm]], looks: dict[str, Look]) -> Figure
     with style():
         figure, axes = make_panels(len(known), size=_panel_size(known))
         for ax, (title, arms) in zip(axes, known.items(), strict=True):
-            _draw_curves(ax, title, arms, looks)
+            _draw_curves(ax, title, arms, styles)
         freeze_layout(figure)
     return figure
 
 
-def _draw_curves(ax: Axes, title: str, arms: list[Arm], looks: dict[str, Look]) -> None:
+def _draw_curves(ax: Axes, title: str, arms: list[ArmResult], styles: dict[str, MarkerStyle]) -> None:
     settings = sorted((arm.setting for arm in arms), key=lambda setting: setting.sides)
     scale_sets = dict.fromkeys(setting.scales for setting in settings)
     dashes = {scales: DASHES[index % len(DASHES)] for index, scales in enumerate(scale_sets)}
@@ -229,7 +231,7 @@ def _draw_curves(ax: Axes, title: str, arms: list[Arm], looks: dict[str, Look]) 
     for arm, rows in curves:
         xs, ys = loss_series(rows, key)
         lowest = min([lowest, *ys])
-        ax.plot(xs, ys, ls=dashes[arm.setting.scales], color=looks[arm.setting.backbone].color, lw=1, alpha=0.8)
+        ax.plot(xs, ys, ls=dashes[arm.setting.scales], color=styles[arm.setting.backbone].color, lw=1, alpha=0.8)
     if 0 < lowest < math.inf:
         ax.set_yscale("log")
         log_axis(ax.yaxis)
@@ -237,4 +239,4 @@ def _draw_curves(ax: Axes, title: str, arms: list[Arm], looks: dict[str, Look]) 
         title=shorten(title), xlabel=loss_unit(curves[0][1]), ylabel="validation loss" if validated else "training loss"
     )
     lines = [Line2D([], [], color=INK, ls=dash, lw=1, label=scales_label(scales)) for scales, dash in dashes.items()]
-    _legend(ax, [arm.setting.backbone for arm in arms], looks, extra=lines)
+    _legend(ax, [arm.setting.backbone for arm in arms], styles, extra=lines)

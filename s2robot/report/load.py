@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2robot.interfaces import ReportError
+from s2robot.report.arm_results import ArmResult, CellResult, Failure, Setting, Video
 from s2robot.report.plan import former_cells
 from s2robot.report.reading import Reader, find_files, read_json
-from s2robot.report.results import Arm, Cell, Failure, Setting, Video
 from s2robot.system.machine import Machine, count_machines, machine_label
 
 RESULTS_SCHEMA = 1
 _STAGE = re.compile(r"/rollouts/[0-9a-f]{16}/(\d+-\d+|film\d+)/results\.json$")  # see s2robot.benchmark.stages
 
 
-def load_arms(folders: Sequence[Path]) -> list[Arm]:
+def load_arms(folders: Sequence[Path]) -> list[ArmResult]:
     """Read every `results.json` in and below the folders and group the cells into arms.
 
     Left out are the rollouts in a benchmark's store, of which its `cells/` are made, and cells that its plan does not
@@ -45,18 +45,18 @@ def load_arms(folders: Sequence[Path]) -> list[Arm]:
     trained: dict[Setting, set[str]] = {}
     for cell in cells:
         trained.setdefault(cell.setting, set()).update({cell.fingerprints.get("settings", "")} - {""})
-    groups: dict[Setting, dict[int, Cell]] = {}
+    groups: dict[Setting, dict[int, CellResult]] = {}
     for cell in cells:
         setting = cell.setting
         if len(trained[setting]) > 1:  # unknown ones, of results from before they were recorded, are no difference
             setting = replace(setting, mark=f"settings {cell.fingerprints.get('settings', 'unknown')[:8]}")
         group = groups.setdefault(setting, {})
         group[cell.training_seed] = _longer(group.get(cell.training_seed, cell), cell)
-    arms = [Arm(setting, tuple(group[seed] for seed in sorted(group))) for setting, group in groups.items()]
+    arms = [ArmResult(setting, tuple(group[seed] for seed in sorted(group))) for setting, group in groups.items()]
     return sorted(_mark_encoders(arms), key=_order)
 
 
-def load_cell(path: Path) -> Cell:
+def load_cell(path: Path) -> CellResult:
     """Read and validate one `results.json`.
 
     Raises:
@@ -82,7 +82,7 @@ def load_cell(path: Path) -> Cell:
     seeds, successes, steps, failures = _episodes(reader)
     latency_ms, versions = _measured(reader)
     parts = reader.objects("ranges") or [reader]
-    return Cell(
+    return CellResult(
         path=path,
         setting=setting,
         training_seed=reader.get("training_seed", int),
@@ -159,7 +159,7 @@ def _policies(reader: Reader) -> tuple[str, ...]:
     return tuple(sorted({str(policy) for policy in found if policy is not None}))
 
 
-def _elsewhere(first: Cell, second: Cell) -> str:
+def _elsewhere(first: CellResult, second: CellResult) -> str:
     """What may be behind different outcomes of one cell, as far as the results say."""
     machines = [" and ".join(map(machine_label, cell.machines)) for cell in (first, second)]
     named = f" ({machines[0]}; {machines[1]})" if all(machines) and machines[0] != machines[1] else ""
@@ -168,7 +168,7 @@ def _elsewhere(first: Cell, second: Cell) -> str:
     return f"{trained}run on different machines{named}"
 
 
-def _longer(first: Cell, second: Cell) -> Cell:
+def _longer(first: CellResult, second: CellResult) -> CellResult:
     """Of two results of one cell the one with more episodes, whose outcomes those of the other must be."""
     shorter, longer = sorted((second, first), key=lambda cell: cell.episode_count)
     shared, here, there = np.intersect1d(shorter.seeds, longer.seeds, assume_unique=True, return_indices=True)
@@ -203,7 +203,7 @@ def _videos(reader: Reader) -> list[Video]:
     return videos
 
 
-def _mark_encoders(arms: list[Arm]) -> list[Arm]:
+def _mark_encoders(arms: list[ArmResult]) -> list[ArmResult]:
     """Mark arms that differ in the encoder's fingerprint alone by that fingerprint."""
     encoders: dict[Setting, set[str]] = {}
     for arm in arms:
@@ -216,7 +216,7 @@ def _mark_encoders(arms: list[Arm]) -> list[Arm]:
     ]
 
 
-def _order(arm: Arm) -> tuple[Any, ...]:
+def _order(arm: ArmResult) -> tuple[Any, ...]:
     setting = arm.setting
     model = (arm.parameters, setting.backbone, setting.sides)
     return (setting.task, setting.policy, setting.demonstrations, setting.readout, *model, setting.shown_variant)

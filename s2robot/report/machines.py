@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from s2robot.report.results import Arm
+from s2robot.report.arm_results import ArmResult
 from s2robot.system.machine import Machine, count_machines, machine_label
 
 _SOFTWARE = re.compile("llvmpipe|softpipe|swrast|osmesa", re.IGNORECASE)
@@ -20,23 +20,23 @@ def drawn_by(machine: Mapping[str, Any]) -> str | None:
     return f"{renderer} on {machine.get('processor', 'an unknown processor')}"
 
 
-def renderers(arms: Iterable[Arm]) -> list[str]:
+def renderers(arms: Iterable[ArmResult]) -> list[str]:
     """All that is known to have drawn the episodes of these arms."""
     drawn = (drawn_by(machine) for arm in arms for cell in arm.cells for machine in cell.machines)
     return sorted({name for name in drawn if name is not None})
 
 
-def machines_of(arms: Iterable[Arm]) -> list[Machine]:
+def machines_of(arms: Iterable[ArmResult]) -> list[Machine]:
     """Every kind of machine that took part, with its number of episodes."""
     return count_machines(machine for arm in arms for cell in arm.cells for machine in cell.machines)
 
 
-def machine_lines(arms: Iterable[Arm]) -> list[str]:
+def machine_lines(arms: Iterable[ArmResult]) -> list[str]:
     """One line for each kind of machine."""
     return [f"{machine_label(machine)}: {machine['episodes']} episodes" for machine in machines_of(arms)]
 
 
-def versions_of(arms: Iterable[Arm]) -> dict[str, set[str]]:
+def versions_of(arms: Iterable[ArmResult]) -> dict[str, set[str]]:
     """Package -> all versions that took part."""
     versions: dict[str, set[str]] = {}
     for arm in arms:
@@ -46,7 +46,7 @@ def versions_of(arms: Iterable[Arm]) -> dict[str, set[str]]:
     return dict(sorted(versions.items()))
 
 
-def machine_caveats(baseline: Arm, treatment: Arm) -> Iterable[str]:
+def machine_caveats(baseline: ArmResult, treatment: ArmResult) -> Iterable[str]:
     """Why a difference between two arms may be one of their renderers, libraries or repeated trainings."""
     arms = {"baseline": baseline, "treatment": treatment}
     drawn = {side: renderers([arm]) for side, arm in arms.items()}
@@ -67,7 +67,7 @@ def machine_caveats(baseline: Arm, treatment: Arm) -> Iterable[str]:
             )
 
 
-def _version_caveats(arms: Mapping[str, Arm]) -> Iterable[str]:
+def _version_caveats(arms: Mapping[str, ArmResult]) -> Iterable[str]:
     first, second = (versions_of([arm]) for arm in arms.values())
     apart, mixed = [], []
     for name in sorted(first.keys() & second.keys()):

@@ -14,12 +14,12 @@ from markupsafe import Markup
 from s2robot import __version__
 from s2robot.report import wording
 from s2robot.report.aggregates import aggregate, aggregate_label
+from s2robot.report.arm_results import ArmResult, scales_label, setting_label, varying
 from s2robot.report.contrasts import Comparisons
 from s2robot.report.figures import COST_LABELS, curve_figure, difference_figure, facets, success_figure
 from s2robot.report.machines import machine_lines, versions_of
 from s2robot.report.plan import Plan
-from s2robot.report.plots import Look, to_svg
-from s2robot.report.results import Arm, scales_label, setting_label, varying
+from s2robot.report.plots import MarkerStyle, to_svg
 from s2robot.report.tables import ARM_COLUMNS, arm_row
 from s2robot.report.videos import choose_videos
 
@@ -32,7 +32,9 @@ class Figure:
     caption: str
 
 
-def write_page(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, looks: dict[str, Look], path: Path) -> None:
+def write_page(
+    arms: Sequence[ArmResult], comparisons: Comparisons, plan: Plan, styles: dict[str, MarkerStyle], path: Path
+) -> None:
     """Render the report of these arms to `path`."""
     loader = jinja2.PackageLoader("s2robot.report", "templates")
     environment = jinja2.Environment(
@@ -50,9 +52,9 @@ def write_page(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, looks:
         comparisons=comparisons,
         plan=plan,
         limits=wording.limits(comparisons, arms),
-        success_figures=_success_figures(arms, looks),
+        success_figures=_success_figures(arms, styles),
         difference=_difference(comparisons),
-        curves=_curves(arms, looks),
+        curves=_curves(arms, styles),
         tables=list(_task_tables(arms)),
         aggregates=aggregate(arms),
         failed_episodes=wording.failed_episodes(arms),
@@ -65,11 +67,11 @@ def write_page(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, looks:
     stream.dump(str(path), encoding="utf-8")
 
 
-def _success_figures(arms: Sequence[Arm], looks: dict[str, Look]) -> list[Figure]:
+def _success_figures(arms: Sequence[ArmResult], styles: dict[str, MarkerStyle]) -> list[Figure]:
     figures = []
     for title, panel in facets(arms).items():
         for cost, label in COST_LABELS.items():
-            if figure := success_figure({title: panel}, cost, looks):
+            if figure := success_figure({title: panel}, cost, styles):
                 caption = f"{title}: success against {label}, with 95% intervals and the Pareto front"
                 figures.append(Figure(Markup(to_svg(figure, caption)), caption))
     return figures
@@ -82,16 +84,16 @@ def _difference(comparisons: Comparisons) -> Figure | None:
     return Figure(Markup(to_svg(difference_figure(comparisons.contrasts), caption)), caption)
 
 
-def _curves(arms: Sequence[Arm], looks: dict[str, Look]) -> list[Figure]:
+def _curves(arms: Sequence[ArmResult], styles: dict[str, MarkerStyle]) -> list[Figure]:
     figures = []
     for title, panel in facets(arms).items():
-        if figure := curve_figure({title: panel}, looks):
+        if figure := curve_figure({title: panel}, styles):
             caption = f"{title}: loss of every training run"
             figures.append(Figure(Markup(to_svg(figure, caption)), caption))
     return figures
 
 
-def _task_tables(arms: Sequence[Arm]) -> Iterable[dict[str, Any]]:
+def _task_tables(arms: Sequence[ArmResult]) -> Iterable[dict[str, Any]]:
     """Per task: what all its arms share, the columns in which they differ or that are measured, and their texts."""
     measured = ARM_COLUMNS.index("success")
     for task in dict.fromkeys(arm.setting.task for arm in arms):

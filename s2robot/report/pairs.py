@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from s2robot.report.arm_results import SELECTORS, ArmResult, Setting, setting_label, varying
 from s2robot.report.plan import Plan, PlannedContrast, StoppingRule
-from s2robot.report.results import SELECTORS, Arm, Setting, setting_label, varying
 
 
 class Pair(NamedTuple):
@@ -23,14 +23,14 @@ class Pair(NamedTuple):
     """
 
     name: str
-    baseline: Arm
-    treatment: Arm
+    baseline: ArmResult
+    treatment: ArmResult
     rule: StoppingRule | None = None
     follows: bool = False
     awaited: str = ""
 
 
-def planned_pairs(arms: Sequence[Arm], plan: Plan) -> tuple[list[Pair], list[str], int]:
+def planned_pairs(arms: Sequence[ArmResult], plan: Plan) -> tuple[list[Pair], list[str], int]:
     """The pairs of arms to compare, a sentence for each that lacks an arm, and how many of those decide nothing."""
     found: list[Pair] = []
     missing: list[str] = []
@@ -61,7 +61,7 @@ def planned_pairs(arms: Sequence[Arm], plan: Plan) -> tuple[list[Pair], list[str
     return found, missing, awaited
 
 
-def neighbours(arms: Sequence[Arm]) -> list[Pair]:
+def neighbours(arms: Sequence[ArmResult]) -> list[Pair]:
     """Pairs of arms of one task that differ in exactly one setting, the cheaper one first."""
     pairs = []
     for both in itertools.combinations(arms, 2):
@@ -71,13 +71,13 @@ def neighbours(arms: Sequence[Arm]) -> list[Pair]:
     return pairs
 
 
-def _same_benchmark(baseline: Arm, treatment: Arm) -> bool:
+def _same_benchmark(baseline: ArmResult, treatment: ArmResult) -> bool:
     """Of arms that several benchmarks have, with other weights or settings, those of one benchmark are compared."""
     marked = baseline.setting.mark or treatment.setting.mark
     return not marked or bool(baseline.folders & treatment.folders)
 
 
-def _awaited(plan: Plan, baseline: Arm, treatment: Arm) -> str:
+def _awaited(plan: Plan, baseline: ArmResult, treatment: ArmResult) -> str:
     """What the arms have of their planned training seeds; empty where they have all."""
     lacking = []
     for side, arm in (("baseline", baseline), ("treatment", treatment)):
@@ -110,11 +110,11 @@ def _telling(settings: Sequence[Setting], free: Sequence[str], shown: Sequence[s
     return list(dict.fromkeys([*varying(settings, free), *(["variant"] if marked else [])]))
 
 
-def _differing(first: Arm, second: Arm) -> list[str]:
+def _differing(first: ArmResult, second: ArmResult) -> list[str]:
     return varying([first.setting, second.setting], SELECTORS)
 
 
-def _pair_name(baseline: Arm, treatment: Arm) -> str:
+def _pair_name(baseline: ArmResult, treatment: ArmResult) -> str:
     differing = _differing(baseline, treatment)
     common = setting_label(baseline.setting, [key for key in SELECTORS if key not in differing])
     return (

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from s2robot.interfaces import ReportError, unknown_name
+from s2robot.report.arm_results import SELECTORS, ArmResult, Setting
 from s2robot.report.reading import Reader, find_files, read_json
-from s2robot.report.results import SELECTORS, Arm, Setting
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ class Plan:
         """The settings of all arms, each once."""
         return list(dict.fromkeys(arm.setting for arm in self.arms))
 
-    def training_seeds(self, arm: Arm) -> frozenset[int]:
+    def training_seeds(self, arm: ArmResult) -> frozenset[int]:
         """The training seeds an arm is to have; a marked one by the plan of its own benchmark."""
         planned = [entry for entry in self.arms if entry.setting == arm.setting.plain and _is_of(arm, entry.folder)]
         return frozenset().union(*(entry.training_seeds for entry in planned))
 
-    def stopping_rule(self, planned: PlannedContrast, baseline: Arm, treatment: Arm) -> StoppingRule | None:
+    def stopping_rule(self, planned: PlannedContrast, baseline: ArmResult, treatment: ArmResult) -> StoppingRule | None:
         """The rule by which this comparison decided; of several the strictest."""
         rules = [
             rule
@@ -159,7 +159,7 @@ def former_cells(path: Path) -> list[Path]:
     return [folder for folder in folders if listed and folder.name not in listed]
 
 
-def _is_of(arm: Arm, folder: Path) -> bool:
+def _is_of(arm: ArmResult, folder: Path) -> bool:
     """Whether what that benchmark planned is about this arm: of marked ones, several benchmarks have one each."""
     return not arm.setting.mark or folder in arm.folders
 

@@ -61,17 +61,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-class Look(NamedTuple):
+class MarkerStyle(NamedTuple):
     """Colour and marker of one backbone, the same in every plot of a report."""
 
     color: str
     marker: str
 
 
-def make_looks(names: Iterable[str]) -> dict[str, Look]:
+def make_marker_styles(names: Iterable[str]) -> dict[str, MarkerStyle]:
     """Give each name its look, in order; colours repeat after 7, markers after 8, pairs after 56."""
     return {
-        name: Look(COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)])
+        name: MarkerStyle(COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)])
         for index, name in enumerate(dict.fromkeys(names))
     }
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from s2robot.interfaces import ReportError
+from s2robot.report.arm_results import scales_label
 from s2robot.report.figures import loss_series, loss_unit
 from s2robot.report.plots import COLORS, MUTED, PAPER, log_axis, make_panels, shorten, style
-from s2robot.report.results import scales_label
 from s2robot.report.wording import percent, percent_interval
 from s2robot.statistics import Interval, wilson_interval
 

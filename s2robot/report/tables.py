@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2robot.report.aggregates import Aggregate, aggregate, aggregate_label
+from s2robot.report.arm_results import ArmResult, scales_label, setting_label
 from s2robot.report.contrasts import Comparisons, Contrast
 from s2robot.report.plan import Plan
-from s2robot.report.results import Arm, scales_label, setting_label
 from s2robot.report.wording import (
     METHOD,
     count,
@@ -41,7 +41,7 @@ ARM_COLUMNS = (
 )
 
 
-def arm_row(arm: Arm) -> list[str]:
+def arm_row(arm: ArmResult) -> list[str]:
     """One arm's entries, in the order of `ARM_COLUMNS`."""
     setting = arm.setting
     return [
@@ -80,7 +80,7 @@ def write_contrasts_csv(contrasts: Sequence[Contrast], path: Path) -> None:
             )
 
 
-def write_csv(arms: Sequence[Arm], path: Path) -> None:
+def write_csv(arms: Sequence[ArmResult], path: Path) -> None:
     """One row per arm, numbers in full: rates in [0, 1], latency in ms."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -95,7 +95,7 @@ def write_csv(arms: Sequence[Arm], path: Path) -> None:
             writer.writerow([*labels, *outcome, arm.gmacs, arm.parameters, latency])
 
 
-def write_markdown(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, path: Path) -> None:
+def write_markdown(arms: Sequence[ArmResult], comparisons: Comparisons, plan: Plan, path: Path) -> None:
     """The answer, the table of arms, what failed and how it was computed."""
     lines = ["# Report", "", headline(comparisons, arms), ""]
     for contrast in comparisons.contrasts:
@@ -122,7 +122,7 @@ def write_markdown(arms: Sequence[Arm], comparisons: Comparisons, plan: Plan, pa
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _table(arms: Sequence[Arm]) -> list[str]:
+def _table(arms: Sequence[ArmResult]) -> list[str]:
     """Markdown table of the arms without the columns that are empty throughout."""
     rows = [arm_row(arm) for arm in arms]
     kept = [index for index in range(len(ARM_COLUMNS)) if any(row[index] not in ("", "–") for row in rows)]

@@ -7,8 +7,8 @@ import mimetypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from s2robot.report.arm_results import ArmResult, CellResult, Video, setting_label
 from s2robot.report.contrasts import Comparisons, Contrast
-from s2robot.report.results import Arm, Cell, Video, setting_label
 
 MAX_VIDEO_BYTES = 20_000_000  # per page, before base64
 MAX_VIDEO_SEEDS = 4  # per task, where nothing is compared
@@ -24,7 +24,7 @@ class VideoRow:
     videos: list[tuple[str, str, bool]]
 
 
-def choose_videos(arms: Sequence[Arm], comparisons: Comparisons) -> tuple[list[VideoRow], int]:
+def choose_videos(arms: Sequence[ArmResult], comparisons: Comparisons) -> tuple[list[VideoRow], int]:
     """Rows of videos from one initial state each, with a failure among them, and how many failures found no place.
 
     First the two arms of every contrast, then, of tasks that no contrast shows, the states that divide the arms most.
@@ -46,7 +46,7 @@ def choose_videos(arms: Sequence[Arm], comparisons: Comparisons) -> tuple[list[V
 
 
 def _candidates(
-    arms: Sequence[Arm], comparisons: Comparisons, shown_tasks: set[str]
+    arms: Sequence[ArmResult], comparisons: Comparisons, shown_tasks: set[str]
 ) -> Iterator[tuple[str, str, list[tuple[str, Video]]]]:
     """(task, title, labelled videos) of every possible row; those of tasks in `shown_tasks` are not repeated."""
     for contrast in comparisons.contrasts:
@@ -75,7 +75,7 @@ def _of_contrast(contrast: Contrast) -> Iterator[tuple[str, str, list[tuple[str,
         yield contrast.treatment.setting.task, f"{contrast.name}, evaluation seed {seed}", entries
 
 
-def _telling_seeds(cells: Sequence[Cell]) -> list[int]:
+def _telling_seeds(cells: Sequence[CellResult]) -> list[int]:
     """Seeds with a filmed failure; first those on which the cells are most divided."""
     outcomes: dict[int, list[bool]] = {}
     for cell in cells:
@@ -85,7 +85,7 @@ def _telling_seeds(cells: Sequence[Cell]) -> list[int]:
     return sorted(failed, key=lambda seed: (-min(outcomes[seed].count(True), outcomes[seed].count(False)), seed))
 
 
-def _label(arm: Arm) -> str:
+def _label(arm: ArmResult) -> str:
     return setting_label(arm.setting, ("policy", "backbone", "scales", "readout", "variant"))
 
 

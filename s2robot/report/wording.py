@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from s2robot.report.arm_results import ArmResult, setting_label
 from s2robot.report.contrasts import SIGNIFICANCE, Comparisons, Contrast
 from s2robot.report.machines import renderers
 from s2robot.report.plan import FailedCell
-from s2robot.report.results import Arm, setting_label
 from s2robot.statistics import Interval
 
 
@@ -105,7 +105,7 @@ def evidence(contrast: Contrast) -> str:
     )
 
 
-def headline(comparisons: Comparisons, arms: Sequence[Arm]) -> str:
+def headline(comparisons: Comparisons, arms: Sequence[ArmResult]) -> str:
     """The whole report in one or two sentences."""
     contrasts = [contrast for contrast in comparisons.contrasts if not contrast.awaited]
     if not comparisons.contrasts:
@@ -137,7 +137,7 @@ def headline(comparisons: Comparisons, arms: Sequence[Arm]) -> str:
     )
 
 
-def failed_episodes(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+def failed_episodes(arms: Sequence[ArmResult]) -> list[tuple[str, str]]:
     """Where an episode ended in an error (cell and seed), and the error."""
     return [
         (
@@ -166,7 +166,7 @@ def failed_cells(failed: Sequence[FailedCell]) -> str:
     return ", ".join(parts)
 
 
-def limits(comparisons: Comparisons, arms: Sequence[Arm]) -> list[str]:
+def limits(comparisons: Comparisons, arms: Sequence[ArmResult]) -> list[str]:
     """What the report as a whole cannot conclude."""
     notes = []
     seeds = {len(arm.cells) for arm in arms}

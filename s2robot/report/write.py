@@ -10,7 +10,7 @@ from s2robot.report.figures import Cost, curve_figure, difference_figure, facets
 from s2robot.report.load import load_arms
 from s2robot.report.page import write_page
 from s2robot.report.plan import load_plan
-from s2robot.report.plots import make_looks, save_publication
+from s2robot.report.plots import make_marker_styles, save_publication
 from s2robot.report.tables import write_contrasts_csv, write_csv, write_markdown
 
 
@@ -32,7 +32,7 @@ def write_report(folders: Sequence[Path | str], out: Path | str) -> Path:
     arms = load_arms(sources)
     plan = load_plan(sources)
     comparisons = compare_all(arms, plan)
-    looks = make_looks(arm.setting.backbone for arm in sorted(arms, key=lambda arm: arm.parameters))
+    styles = make_marker_styles(arm.setting.backbone for arm in sorted(arms, key=lambda arm: arm.parameters))
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -42,12 +42,12 @@ def write_report(folders: Sequence[Path | str], out: Path | str) -> Path:
     panels = facets(arms)
     costs: tuple[Cost, ...] = ("gmacs", "latency_ms")
     names = ("success_vs_gmacs", "success_vs_latency")
-    plots = {name: success_figure(panels, cost, looks) for name, cost in zip(names, costs, strict=True)}
-    plots["learning_curves"] = curve_figure(panels, looks)
+    plots = {name: success_figure(panels, cost, styles) for name, cost in zip(names, costs, strict=True)}
+    plots["learning_curves"] = curve_figure(panels, styles)
     plots["differences"] = difference_figure(comparisons.contrasts) if comparisons.contrasts else None
     for name, figure in plots.items():
         if figure is not None:
             save_publication(figure, out / name)
     page = out / "report.html"
-    write_page(arms, comparisons, plan, looks, page)
+    write_page(arms, comparisons, plan, styles, page)
     return page

@@ -15,10 +15,10 @@ from s2robot.checkpoint import Checkpoint
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import RolloutError
 from s2robot.policies import Policy
-from s2robot.rollout.checks import check_spaces
 from s2robot.rollout.ensemble import ChunkEnsemble
 from s2robot.rollout.inference import Inference
 from s2robot.rollout.running import RunningEpisode
+from s2robot.rollout.spaces import check_spaces
 from s2robot.rollout.timing import Times
 
 

@@ -43,7 +43,7 @@ class EpisodeResult:
 
 
 @dataclass
-class Recording:
+class EpisodeFilm:
     """Frames uint8 [n, H, W, 3] of one filmed episode."""
 
     seed: int
@@ -53,7 +53,7 @@ class Recording:
 
 def rollout(
     actor: Actor, envs: VectorEnv, seeds: Sequence[int], film: Sequence[int] = ()
-) -> Iterator[tuple[EpisodeResult, Recording | None]]:
+) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
     """Run one episode per seed and yield each as it ends, with its recording if its seed is in `film`.
 
     On one machine an episode's outcome depends on its seed alone: the environment it runs in does not matter, nor, on a
@@ -82,7 +82,7 @@ class _Rollouts:
         self._slots: list[RunningEpisode | None] = [None] * envs.num_envs
         self._observation: dict[str, np.ndarray] = {}
 
-    def run(self) -> Iterator[tuple[EpisodeResult, Recording | None]]:
+    def run(self) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
         """Until no episode waits and none runs."""
         while True:
             yield from self._begin()
@@ -90,7 +90,7 @@ class _Rollouts:
                 return
             yield from self._advance()
 
-    def _begin(self) -> Iterator[tuple[EpisodeResult, Recording | None]]:
+    def _begin(self) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
         """Give every free slot the next seed and reset just those environments."""
         while True:
             free = [index for index, slot in enumerate(self._slots) if slot is None]
@@ -102,7 +102,7 @@ class _Rollouts:
                 if chosen:
                     yield from self._reset(chosen, record)
 
-    def _reset(self, seeds: dict[int, int], record: bool) -> Iterator[tuple[EpisodeResult, Recording | None]]:
+    def _reset(self, seeds: dict[int, int], record: bool) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
         mask = np.array([index in seeds for index in range(len(self._slots))])
         start = time.perf_counter()
         self._observation, info = self._envs.reset(
@@ -121,7 +121,7 @@ class _Rollouts:
             else:
                 self._slots[index] = episode
 
-    def _advance(self) -> Iterator[tuple[EpisodeResult, Recording | None]]:
+    def _advance(self) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
         """One chunk of actions in every environment that runs an episode."""
         running = {index: slot for index, slot in enumerate(self._slots) if slot is not None}
         rows = list(running)
@@ -161,9 +161,9 @@ def _error(info: dict[str, Any], index: int) -> str | None:
     return info["error"][index] if "error" in info else None
 
 
-def _finished(episode: RunningEpisode, success: bool) -> tuple[EpisodeResult, Recording | None]:
+def _finished(episode: RunningEpisode, success: bool) -> tuple[EpisodeResult, EpisodeFilm | None]:
     latency_ms = median_ms(episode.latencies)
     result = EpisodeResult(episode.seed, success, episode.steps, latency_ms=latency_ms, renderer=episode.renderer)
     if episode.frames is None:
         return result, None
-    return result, Recording(episode.seed, success, np.concatenate(episode.frames))
+    return result, EpisodeFilm(episode.seed, success, np.concatenate(episode.frames))

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from scipy import optimize
 from scipy.special import logsumexp
 
+from s2robot.statistics.arguments import FloatArray, check_open_unit, paired_outcomes
 from s2robot.statistics.bootstrap import Difference
-from s2robot.statistics.checks import FloatArray, check_open_unit, paired_outcomes
 from s2robot.statistics.intervals import Interval
 
 _STAKES = 256  # Gauss–Legendre nodes: the average over λ is exact up to 511 states, and to rounding beyond

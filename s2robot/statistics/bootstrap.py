@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s2robot.interfaces import StatisticsError
-from s2robot.statistics.checks import FloatArray, check_open_unit, check_outcomes, paired_outcomes
+from s2robot.statistics.arguments import FloatArray, check_open_unit, check_outcomes, paired_outcomes
 from s2robot.statistics.intervals import Interval
 
 Float32Array = NDArray[np.float32]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from s2robot.statistics.checks import check_counts, check_open_unit, two_sided_z
+from s2robot.statistics.arguments import check_counts, check_open_unit, two_sided_z
 
 
 class Interval(NamedTuple):

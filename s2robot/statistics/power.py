@@ -8,7 +8,7 @@ from collections.abc import Callable
 from scipy import optimize, stats
 
 from s2robot.interfaces import StatisticsError
-from s2robot.statistics.checks import check_open_unit, two_sided_z
+from s2robot.statistics.arguments import check_open_unit, two_sided_z
 
 
 def comparison_power(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from s2robot.statistics.checks import check_scores
+from s2robot.statistics.arguments import check_scores
 
 
 def interquartile_mean(scores: ArrayLike) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from s2robot.interfaces import StatisticsError
-from s2robot.statistics.checks import check_counts, paired_outcomes
+from s2robot.statistics.arguments import check_counts, paired_outcomes
 
 
 class McNemar(NamedTuple):

@@ -19,14 +19,23 @@ from s2robot.interfaces import CheckpointError, TrainingError
 from s2robot.policies import make_policy
 from s2robot.system.files import claimed
 from s2robot.system.machine import Machine
-from s2robot.training.data import Plan, TrainingData, cache_all, make_plan, prepare
+from s2robot.training.data import TrainingData, TrainingPlan, cache_all, make_plan, prepare
 from s2robot.training.loggers import require_loggers
 from s2robot.training.loop import TrainingLoop
 from s2robot.training.optimization import require_precision
 from s2robot.training.processes import Processes, make_processes
 from s2robot.training.state import STATE_FILE, identity, require_same_run
 
-__all__ = ["Plan", "TrainingData", "TrainingLoop", "cache_all", "make_plan", "make_processes", "prepare", "train"]
+__all__ = [
+    "TrainingData",
+    "TrainingLoop",
+    "TrainingPlan",
+    "cache_all",
+    "make_plan",
+    "make_processes",
+    "prepare",
+    "train",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -110,7 +119,7 @@ class _Result:
     """What is stored beside the weights, the same for the final checkpoint and those before it."""
 
     config: TrainConfig
-    plan: Plan
+    plan: TrainingPlan
     encoder: S2Encoder
     tensors_before: str
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Everything known about a run before a frame is read.
 
     Attributes:
@@ -58,7 +58,7 @@ class Plan:
 class TrainingData:
     """A plan with the features of its cameras."""
 
-    plan: Plan
+    plan: TrainingPlan
     features: dict[str, CachedFeatures]
 
     @property
@@ -84,7 +84,7 @@ def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
         return TrainingData(plan, cache_all(dataset, plan, config, encoder))
 
 
-def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encoder) -> Plan:
+def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encoder) -> TrainingPlan:
     """Choose cameras, keys and episodes, and divide the episodes; reads no image.
 
     Raises:
@@ -107,11 +107,11 @@ def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encod
     sizes = {camera: size_entry(*dataset.image_size(camera)) for camera in cameras}
     environment = {**dataset.env_args.get("s2robot", {}), "cameras": cameras, "image_size": sizes}
     described = environment, dataset.env_args, dataset.fingerprint()
-    return Plan(demonstrations, training, validation, spec, keys, *described, renderers)
+    return TrainingPlan(demonstrations, training, validation, spec, keys, *described, renderers)
 
 
 def cache_all(
-    dataset: DemonstrationDataset, plan: Plan, config: TrainConfig, encoder: Encoder
+    dataset: DemonstrationDataset, plan: TrainingPlan, config: TrainConfig, encoder: Encoder
 ) -> dict[str, CachedFeatures]:
     """Encode what is not cached yet, for every camera of the plan."""
     return {

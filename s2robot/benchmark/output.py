@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from s2robot.benchmark.grid import Cell
+from s2robot.benchmark.cells import Cell
 from s2robot.benchmark.stages import outcome_settings
 from s2robot.statistics import wilson_interval
 from s2robot.system.files import locked, write_durably

@@ -90,7 +90,7 @@ class Video(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellResult:
     """One `results.json`: one policy, evaluated from E initial states.
 
     Attributes:
@@ -156,11 +156,11 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmResult:
     """The cells of one setting, one per training seed, ascending."""
 
     setting: Setting
-    cells: tuple[Cell, ...]
+    cells: tuple[CellResult, ...]
 
     def prints(self, kind: str) -> list[str]:
         """The different fingerprints of its cells; "" for an unknown one."""

@@ -1,0 +1,144 @@
+"""What a benchmark compares and runs, and what identifies it: arms; cells of an arm, a task and a training seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from s2robot.backbones.table import find_spec
+from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TaskConfig, TrainingConfig
+from s2robot.interfaces import EncoderError
+from s2robot.report.arm_results import scales_label
+from s2robot.training.state import FREE_TRAINING
+
+
+@dataclass(frozen=True)
+class ReadoutChoice:
+    """A readout and what reports call it."""
+
+    label: str
+    config: ReadoutConfig
+
+
+@dataclass(frozen=True)
+class PolicyChoice:
+    """A policy, what reports call it, and how it is trained: the same for all arms that share it."""
+
+    label: str
+    config: PolicyConfig
+    training: TrainingConfig
+
+    @property
+    def computed(self) -> PolicyChoice:
+        """The same computation under the policy's own name, with defaults for the settings that do not change it."""
+        defaults = TrainingConfig()
+        training = replace(self.training, **{name: getattr(defaults, name) for name in FREE_TRAINING})
+        return PolicyChoice(self.config.name, self.config, training)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Everything of a cell but its task and its training seed.
+
+    Attributes:
+        encoder: of the images.
+        readout: over the features.
+        policy: with its training.
+        variant: name of a control or of an arm of the list; empty for the product grid.
+        control_of: for controls, the `encoder_key`s they are to be held against; not part of the identity.
+    """
+
+    encoder: EncoderConfig
+    readout: ReadoutChoice
+    policy: PolicyChoice
+    variant: str = ""
+    control_of: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def key(self) -> str:
+        """What the arm computes, whatever it is called."""
+        policy = {**asdict(self.policy.computed), "config": self.policy.config.identity()}
+        return as_json([encoder_settings(self.encoder), self.readout.config.identity(), policy])
+
+    @property
+    def encoder_key(self) -> str:
+        """What its encoder computes."""
+        return as_json(asdict(self.encoder))
+
+    @property
+    def selector(self) -> dict[str, Any]:
+        """The settings by which a contrast finds this arm among the results."""
+        return {
+            "policy": self.policy.label,
+            "backbone": self.encoder.backbone,
+            "scales": list(self.encoder.scales),
+            "readout": self.readout.label,
+            "variant": self.variant,
+        }
+
+    @property
+    def label(self) -> str:
+        """Backbone, scales and variant, such as "efficientnet_lite0 {224, 448} upsampled"."""
+        return f"{self.encoder.backbone} {scales_label(self.encoder.scales)} {self.variant}".strip()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the grid: a task, an arm, a training seed."""
+
+    task: TaskConfig
+    arm: Arm
+    training_seed: int
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """By what a contrast finds the cell among the results; its training seed is not part of that."""
+        return {"task": self.task.label, "demonstrations": self.task.demonstrations, **self.arm.selector}
+
+    @property
+    def name(self) -> str:
+        """Readable, and ending in a hash of every setting that can change an episode's outcome."""
+        task = {key: value for key, value in asdict(self.task).items() if key not in ("name", "calibration")}
+        digest = hash_json([task, self.arm.key, self.training_seed])[:8]
+        scales = "_".join(str(scale).replace(" ", "") for scale in self.arm.encoder.scales)
+        words = [self.task.label, self.arm.encoder.backbone, scales, self.arm.variant]
+        words += [self.arm.readout.label, self.arm.policy.label, f"seed{self.training_seed}"]
+        kept = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words if word)
+        return f"{kept}-{digest}"
+
+
+def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
+    """All that the features depend on: the settings, and the content of weights that are a file of the user's."""
+    with suppress(EncoderError):  # the plan, or the cell itself, says so
+        if digest := weights_digest(encoder.backbone, encoder.weights):
+            return {**asdict(encoder), "weights_sha256": digest}
+    return asdict(encoder)
+
+
+@lru_cache(maxsize=64)  # read once: a run goes on with the weights that it began with
+def weights_digest(backbone: str, weights: str) -> str | None:
+    """Sha256 of the user's file of weights; None where they come from elsewhere.
+
+    Raises:
+        EncoderError: there is no such backbone; as WeightsError, no such file.
+    """
+    from s2robot.backbones.loading import SOURCES, local_file
+
+    if weights in SOURCES:
+        return None
+    with local_file(find_spec(backbone), weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_json(document: Any) -> str:
+    """The one text of a document."""
+    return json.dumps(document, sort_keys=True)
+
+
+def hash_json(document: Any) -> str:
+    """Sha256 of a document."""
+    return hashlib.sha256(as_json(document).encode()).hexdigest()
