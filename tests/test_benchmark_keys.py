@@ -21,8 +21,9 @@ from s2robot.benchmark.stages import (
     training_key,
 )
 from s2robot.cli.words import compose
-from s2robot.config import BCConfig, BenchmarkConfig, SequentialConfig, TrainingConfig
+from s2robot.config import BenchmarkConfig, SequentialConfig, TrainingConfig
 from s2robot.config.benchmark import CONTROLS
+from s2robot.policies.bc import BCConfig
 
 STORED = json.loads((Path(__file__).parent / "data" / "benchmark_keys.json").read_text())
 COUNTS = {"successes": 3, "episodes": 10}
