@@ -1,9 +1,7 @@
 """Foreign formats, read from files that each format's own library wrote (tests/data/make.py says how)."""
 
-import itertools
 import json
 import pickle
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from moving_square import LENGTHS, SIZE, frames, numbers
 from PIL import Image
 
-from s2robot.data import RobomimicWriter, open_dataset
+from s2robot.data import open_dataset
 from s2robot.interfaces import DatasetError
 
 DATA = Path(__file__).parent / "data"
@@ -43,17 +41,6 @@ def psnr(images, expected):
     """Peak signal-to-noise ratio of uint8 images, in decibels."""
     error = np.square(images.astype(float) - expected).mean()
     return 10 * np.log10(255**2 / error)
-
-
-def test_frames_read_a_few_at_a_time_are_those_of_the_episodes(name):
-    with open_dataset(DATA / name) as dataset:
-        camera = dataset.cameras[0]
-        for index in (1, 0):
-            expected = dataset.episode(index, cameras=[camera]).images[camera]
-            for first, last in ((0, 2), (2, len(expected)), (1, 3)):
-                out = np.zeros_like(expected[first:last])
-                dataset.read_images(index, camera, first, out)
-                np.testing.assert_array_equal(out, expected[first:last])
 
 
 def test_actions_and_observations_are_bit_equal(name):
@@ -181,66 +168,6 @@ def test_minari_main_file_alone_is_read():
         assert dataset.fingerprint() == folder.fingerprint()
 
 
-def test_each_converts_to_robomimic_without_change(name, tmp_path):
-    with open_dataset(DATA / name) as source:
-        with RobomimicWriter(tmp_path / "demos.hdf5", source.env_args) as writer:
-            for index in range(len(source)):
-                writer.add(source.episode(index))
-        with open_dataset(tmp_path / "demos.hdf5") as copied:
-            assert (copied.cameras, copied.proprioception) == (source.cameras, source.proprioception)
-            for index in range(len(source)):
-                before, after = source.episode(index), copied.episode(index)
-                np.testing.assert_array_equal(after.actions, before.actions)
-                assert after.success == before.success
-                for camera in source.cameras:
-                    np.testing.assert_array_equal(after.images[camera], before.images[camera])
-
-
-def test_fingerprint_follows_the_content_not_the_place(name, tmp_path):
-    moved = copy(name, tmp_path)
-    with open_dataset(DATA / name) as original, open_dataset(moved) as same:
-        before = same.fingerprint()
-        assert before == original.fingerprint()
-    for file in [file for file in [moved, *moved.rglob("*")] if file.is_file()]:
-        content = file.read_bytes()
-        with open_dataset(moved) as dataset:
-            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size
-            assert dataset.fingerprint() != before, file
-        file.write_bytes(content)
-    with open_dataset(moved) as dataset:
-        assert dataset.fingerprint() == before
-
-
-def test_every_data_file_cut_in_half_is_one_clear_error(name, tmp_path):
-    cut = 0
-    for file in sorted(file for file in [DATA / name, *(DATA / name).rglob("*")] if file.is_file()):
-        if file.name in ("stats.json", "tasks.parquet", "metadata.json"):  # not read, or not needed
-            continue
-        folder = tmp_path / str(cut)
-        folder.mkdir()
-        damaged = copy(name, folder)
-        target = damaged / file.relative_to(DATA / name) if damaged.is_dir() else damaged
-        target.write_bytes(target.read_bytes()[: file.stat().st_size // 2])
-        with pytest.raises(DatasetError, match=re.escape(str(damaged))), open_dataset(damaged) as dataset:
-            for index in range(len(dataset)):
-                dataset.episode(index)
-        cut += 1
-    assert cut >= 1
-
-
-@pytest.mark.parametrize("name", ["lerobot", "minari"])
-def test_file_linked_from_outside_is_refused(name, tmp_path):
-    if name == "lerobot":
-        needs("pyarrow")
-    folder = copy(name, tmp_path)
-    file = next(file for file in sorted(folder.rglob("*")) if file.suffix in (".parquet", ".hdf5"))
-    elsewhere = tmp_path / "elsewhere"
-    file.rename(elsewhere)
-    file.symlink_to(elsewhere)
-    with pytest.raises(DatasetError, match=re.escape(f"'{file.name}' leads to '{elsewhere}', outside of its folder")):
-        open_dataset(folder)
-
-
 def change_info(folder, change):
     path = folder / "meta" / "info.json"
     info = json.loads(path.read_text())
@@ -362,6 +289,19 @@ def test_pickled_objects_are_never_loaded(description, as_zip, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.parametrize("chunk", ["data/action/0.0", "data/state/2.0", "data/camera_0/0.0.0.0"])
+@pytest.mark.parametrize("left", [0, 10, 60])
+def test_a_chunk_of_a_replay_buffer_that_was_cut_is_named(chunk, left, tmp_path):
+    # Blosc does not notice: it copies what lies in memory behind the end.
+    needs("zarr")
+    with zipfile.ZipFile(DATA / REPLAY_BUFFER) as archive:
+        archive.extractall(tmp_path / "replay.zarr")
+    file = tmp_path / "replay.zarr" / chunk
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(DatasetError, match=f"{chunk} is damaged: {left} bytes; its header says"):
+        open_dataset(tmp_path / "replay.zarr")
+
+
 def test_arrays_behind_a_link_to_another_folder_are_refused(tmp_path):
     needs("zarr")
     with zipfile.ZipFile(DATA / REPLAY_BUFFER) as archive:
@@ -376,48 +316,6 @@ def test_arrays_behind_a_link_to_another_folder_are_refused(tmp_path):
 def test_unknown_folder_names_the_known_formats(tmp_path):
     with pytest.raises(DatasetError, match=r"unknown format \(folder\); known: .*LeRobot v3.*Minari.*Diffusion Policy"):
         open_dataset(tmp_path)
-
-
-FLIPPED = {
-    "lerobot": ("data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"),
-    "minari": ("data/main_data.hdf5",),
-    REPLAY_BUFFER: (".",),
-}
-
-
-def test_flipped_bytes_are_harmless_or_one_clear_error(name, tmp_path):
-    refused = 0
-    for number, seed in itertools.product(range(len(FLIPPED[name])), range(40)):
-        rng = np.random.default_rng(seed)
-        damaged = copy(name, tmp_path)
-        file = damaged / FLIPPED[name][number]
-        content = np.fromfile(file, np.uint8)
-        content[rng.integers(0, min(len(content), 4096), 4)] = rng.integers(0, 256, 4)
-        content.tofile(file)
-        try:
-            with open_dataset(damaged) as dataset:
-                dataset.episode(0)
-        except DatasetError:
-            refused += 1
-        shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
-    assert refused >= 1  # how many is for the checks of each format's library to say
-
-
-@pytest.mark.parametrize(
-    "error", [TypeError, AttributeError, IndexError, OverflowError, MemoryError, NotImplementedError, ZeroDivisionError]
-)
-def test_whatever_a_library_raises_for_damage_is_one_clear_error(error, name, tmp_path, monkeypatch):
-    def broken(*_):
-        raise error("damaged")
-
-    with open_dataset(DATA / name) as dataset:
-        kind = type(dataset)
-        with monkeypatch.context() as patch, pytest.raises(DatasetError, match="episode_1: cannot be read .*damaged"):
-            patch.setattr(kind, "_read", broken)
-            dataset.episode(1)
-    monkeypatch.setattr(kind, "_read_index", broken)
-    with pytest.raises(DatasetError, match="cannot be read .*damaged"):
-        open_dataset(DATA / name)
 
 
 @pytest.mark.parametrize("error", [Image.DecompressionBombError, SyntaxError, ValueError])

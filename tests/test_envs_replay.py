@@ -9,7 +9,7 @@ from robosuite_twin import assert_same_picture, robosuite_twin
 
 from s2robot_envs import S2RobotEnvError, collect, make_env
 from s2robot_envs.errors import EnvConfigError
-from s2robot_envs.replay import Recording, as_robosuite_1_5, replay, replay_episode
+from s2robot_envs.replay import RecordedEpisode, as_robosuite_1_5, replay, replay_episode
 
 pytestmark = pytest.mark.sim
 
@@ -32,7 +32,7 @@ def door_env():
 
 
 def recording(episode, **scene):
-    return Recording("demo_0", episode["states"][:10], **scene)
+    return RecordedEpisode("demo_0", episode["states"][:10], **scene)
 
 
 def test_replay_of_a_seed_gives_the_recorded_observations_bit_for_bit(door, door_env):
@@ -51,7 +51,7 @@ def test_replay_of_a_model_gives_the_recorded_observations(door, door_env):
 
 
 def test_results_come_in_order_from_several_processes(door):
-    recordings = [Recording(str(i), door["states"][i : i + 2], seed=door["seed"]) for i in range(5)]
+    recordings = [RecordedEpisode(str(i), door["states"][i : i + 2], seed=door["seed"]) for i in range(5)]
     results = list(replay({"task": "Door", **CAMERAS}, iter(recordings), workers=2))
     assert len(results) == 5
     for i, replayed in enumerate(results):
@@ -76,7 +76,7 @@ def test_recording_of_robomimic_is_replayed_as_robomimic_does_it():
         demo = file["data/demo_1"]
         recorded = {key: demo["obs"][key][:] for key in ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")}
         images = demo["obs/agentview_image"][:]
-        theirs = Recording("demo_1", demo["states"][:], model_file=demo.attrs["model_file"])
+        theirs = RecordedEpisode("demo_1", demo["states"][:], model_file=demo.attrs["model_file"])
     env = make_env("Lift", cameras=("agentview",), image_size=images.shape[1], render_profile="full")
     env.reset(seed=0)
     expected = robomimics_pictures(env, theirs)
@@ -98,7 +98,7 @@ def test_recording_of_robomimic_is_replayed_as_robomimic_does_it():
 def test_recording_of_robosuite_1_4_is_replayed():
     with h5py.File(OLD) as file:
         demo = file["data/demo_0"]
-        old = Recording("demo_0", demo["states"][:], model_file=demo.attrs["model_file"])
+        old = RecordedEpisode("demo_0", demo["states"][:], model_file=demo.attrs["model_file"])
         recorded = {key: demo["obs"][key][:] for key in ("robot0_eef_pos", "robot0_gripper_qpos")}
     (replayed,) = replay({"task": "Lift", **CAMERAS}, [old], workers=1)
     for key, values in recorded.items():
@@ -122,7 +122,7 @@ def test_scene_of_robosuite_1_5_keeps_its_names(door):
 )
 def test_what_cannot_be_replayed_names_the_recording(states, scene, message):
     with pytest.raises(EnvConfigError, match=message):
-        list(replay({"task": "Lift", **CAMERAS}, [Recording("demo_7", states, **scene)], workers=1))
+        list(replay({"task": "Lift", **CAMERAS}, [RecordedEpisode("demo_7", states, **scene)], workers=1))
 
 
 def test_impossible_workers_are_refused():

@@ -29,7 +29,7 @@ from s2robot.checkpoint import load_policy
 from s2robot.config.deployment import ServeConfig
 from s2robot.deployment import client as client_module
 from s2robot.deployment.client import MessageError, RefusedError, RemotePolicy, UnreachableError, pack, unpack
-from s2robot.deployment.episodes import EpisodeRunner
+from s2robot.deployment.episode_runner import EpisodeRunner
 from s2robot.deployment.server import PolicyServer, is_loopback
 from s2robot.interfaces import ConfigError, Observation
 from s2robot.policies.bc_transformer import BCTransformerConfig

@@ -14,7 +14,7 @@ from s2robot.config import EncoderConfig, ReadoutConfig, TrainingConfig
 from s2robot.data import open_dataset
 from s2robot.interfaces import ConfigError, DatasetError, S2RobotError, TrainingError
 from s2robot.policies.bc import BCConfig, BCPolicy
-from s2robot.training import make_plan, train
+from s2robot.training import plan_training, train
 from s2robot.training.loop import TrainingLoop
 from s2robot.training.optimization import require_precision
 
@@ -328,7 +328,7 @@ def test_training_seed_does_not_touch_numpy_or_the_order_of_the_dataset(workspac
 
 def test_every_training_seed_holds_out_the_same_demonstrations(workspace, encoder, tmp_path):
     with open_dataset(workspace / "demos.hdf5") as dataset:
-        plans = [make_plan(dataset, make_config(workspace, tmp_path, seed=seed), encoder) for seed in range(5)]
+        plans = [plan_training(dataset, make_config(workspace, tmp_path, seed=seed), encoder) for seed in range(5)]
     assert len(plans[0].validation_episodes) == 1
     assert all(plan.validation_episodes == plans[0].validation_episodes for plan in plans)
     assert all(plan.training_episodes == plans[0].training_episodes for plan in plans)

@@ -9,7 +9,7 @@ from training_runs import make_config, make_encoder, make_workspace
 from s2robot.checkpoint import load_checkpoint
 from s2robot.interfaces import ConfigError, TrainingError
 from s2robot.training import train
-from s2robot.training.loggers import write_csv
+from s2robot.training.loggers import write_log_csv
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_log_has_a_column_for_everything_and_empty_cells_where_nothing_was_measu
 
 
 def test_a_log_of_no_rows_is_a_file(tmp_path):
-    write_csv(tmp_path / "log.csv", [])
+    write_log_csv(tmp_path / "log.csv", [])
     assert (tmp_path / "log.csv").exists()
 
 

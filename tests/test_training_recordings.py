@@ -10,7 +10,7 @@ from training_runs import make_config, make_encoder
 from s2robot.checkpoint import load_checkpoint, load_policy
 from s2robot.config.deployment import ExportConfig
 from s2robot.data import RobomimicWriter
-from s2robot.deployment.episodes import EpisodeRunner, RequestError
+from s2robot.deployment.episode_runner import EpisodeRunner, RequestError
 from s2robot.deployment.export import _image_sizes
 from s2robot.deployment.graph import PolicyGraph
 from s2robot.interfaces import DatasetError, RolloutError

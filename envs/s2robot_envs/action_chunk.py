@@ -10,11 +10,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from s2robot_envs.base import ImageEnv, Observation
+from s2robot_envs.base import ImageEnv, ObservationDict
 from s2robot_envs.errors import ActionError, EnvConfigError, unknown_name
 
 
-class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.ndarray]):
+class ActionChunk(gymnasium.Wrapper[ObservationDict, np.ndarray, ObservationDict, np.ndarray]):
     """Wrap an `ImageEnv` for policies that see To observations and predict Ta actions.
 
     The action space is Box [Ta, A]; one `step` executes up to Ta actions in order. Every observation entry gets
@@ -48,7 +48,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
             if not isinstance(value, int) or value < 1:
                 raise EnvConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
         self.action_steps = action_steps
-        self._history: deque[Observation] = deque(maxlen=observation_steps)
+        self._history: deque[ObservationDict] = deque(maxlen=observation_steps)
         self._record_camera: str | None = None
         self._truncated = False
         self.action_space = batch_space(env.action_space, action_steps)
@@ -60,7 +60,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[ObservationDict, dict[str, Any]]:
         """Start an episode; see the class for the `record` option and `ImageEnv.reset` for the rest."""
         options = dict(options or {})
         self._record_camera = self._camera_to_record(options.pop("record", False))
@@ -70,7 +70,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
         frames = [] if self._record_camera is None else [self._frame(observation)]
         return self._stacked(), {**self._chunk_info(info["is_success"], 0, frames), "renderer": self.env.renderer_name}
 
-    def step(self, actions: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[ObservationDict, float, bool, bool, dict[str, Any]]:
         """Execute the chunk of actions [Ta, A].
 
         Raises:
@@ -117,7 +117,7 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
             raise EnvConfigError(unknown_name("camera to record", record, available))
         return record
 
-    def _frame(self, observation: Observation | None) -> np.ndarray:
+    def _frame(self, observation: ObservationDict | None) -> np.ndarray:
         """The recorded camera's frame of now, taken from the observation where that holds it already."""
         assert self._record_camera is not None
         key = f"{self._record_camera}_image"
@@ -125,11 +125,11 @@ class ActionChunk(gymnasium.Wrapper[Observation, np.ndarray, Observation, np.nda
             return observation[key]
         return self.env.render_camera(self._record_camera)
 
-    def _fill_history(self, observation: Observation) -> None:
+    def _fill_history(self, observation: ObservationDict) -> None:
         assert self._history.maxlen is not None
         self._history.extend([observation] * self._history.maxlen)
 
-    def _stacked(self) -> Observation:
+    def _stacked(self) -> ObservationDict:
         return {key: np.stack([observation[key] for observation in self._history]) for key in self._history[-1]}
 
     def _chunk_info(self, success: bool, steps: int, frames: list[np.ndarray]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from s2robot_envs.errors import ActionError, EnvConfigError, EpisodeOverError, u
 from s2robot_envs.rendering import get_render_profile
 
 DEFAULT_IMAGE_SIZE = 448
-Observation = dict[str, np.ndarray]
+ObservationDict = dict[str, np.ndarray]
 ImageSize = int | Mapping[str, int | Sequence[int]]
 
 
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     terminated: bool = False
 
 
-class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
+class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
     """A manipulation task with image observations; simulating and observing are separate, because rendering is dear.
 
     Observations are a flat dictionary: `<camera>_image`, uint8 [H, W, 3], upright, and proprioception, float32 [d].
@@ -98,7 +98,7 @@ class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
         """Simulate one step; the action is float64 [A], finite and in [-1, 1]."""
 
     @abc.abstractmethod
-    def _proprioception(self) -> Observation:
+    def _proprioception(self) -> ObservationDict:
         """Current proprioception, float32 [d] each."""
 
     @abc.abstractmethod
@@ -142,7 +142,7 @@ class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[ObservationDict, dict[str, Any]]:
         """Start an episode; on the same machine the same seed gives it again bit for bit, whatever ran before it.
 
         On another one, pixels may differ with the renderer, and trajectories by rounding (docs/architecture.md).
@@ -156,7 +156,7 @@ class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
         self.reset_simulation(seed)
         return self.observe(), self.info()
 
-    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[ObservationDict, float, bool, bool, dict[str, Any]]:
         """Advance one step and observe.
 
         Raises:
@@ -195,7 +195,7 @@ class ImageEnv(gymnasium.Env[Observation, np.ndarray], abc.ABC):
         """Steps until truncation; 0 when a reset is due."""
         return 0 if self._elapsed is None or self._terminated else self.horizon - self._elapsed
 
-    def observe(self) -> Observation:
+    def observe(self) -> ObservationDict:
         """Render and read the current observation."""
         images = {}
         for camera, (_, *smaller) in self._sizes.items():

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, Observation, Outcome
+from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, ObservationDict, Outcome
 from s2robot_envs.errors import EnvConfigError, unknown_name
 from s2robot_envs.families import refuse_variant
 from s2robot_envs.foreign import (
@@ -31,7 +31,7 @@ TERMINATED = "terminated"
 _SUCCESS_KEYS = ("is_success", "success")
 _GYM = 2  # robomimic's EnvType.GYM_TYPE
 
-Frame = Callable[[gymnasium.Env], np.ndarray]
+DrawFrame = Callable[[gymnasium.Env], np.ndarray]
 
 
 class GymnasiumEnv(ImageEnv):
@@ -79,7 +79,7 @@ class GymnasiumEnv(ImageEnv):
         image_size: ImageSize = DEFAULT_IMAGE_SIZE,
         render_profile: str = "fast",
         options: GymOptions | Mapping[str, Any] | None = None,
-        frames: Mapping[str, Frame] | None = None,
+        frames: Mapping[str, DrawFrame] | None = None,
         render_mode: str | None = "rgb_array",
     ) -> None:
         self.env = env
@@ -165,7 +165,7 @@ class GymnasiumEnv(ImageEnv):
         """`ImageEnv.info`, and `terminated`: whether the wrapped environment reported a final state."""
         return {**super().info(), "terminated": self._own_end}
 
-    def _proprioception(self) -> Observation:
+    def _proprioception(self) -> ObservationDict:
         return {name: self._vector(key)[part] for name, (key, part) in self._parts.items()}
 
     def _vector(self, key: str) -> np.ndarray:

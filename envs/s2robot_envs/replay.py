@@ -26,7 +26,7 @@ Replayed = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordedEpisode:
     """One episode to replay.
 
     Attributes:
@@ -42,7 +42,7 @@ class Recording:
     model_file: str | None = None
 
 
-def replay_episode(env: RobosuiteEnv, recording: Recording) -> Replayed:
+def replay_episode(env: RobosuiteEnv, recording: RecordedEpisode) -> Replayed:
     """Observe every recorded state.
 
     Returns:
@@ -103,7 +103,7 @@ def as_robosuite_1_5(model_file: str) -> str:
 
 
 def replay(
-    env_kwargs: Mapping[str, Any], recordings: Iterable[Recording], *, workers: int | None = None
+    env_kwargs: Mapping[str, Any], recordings: Iterable[RecordedEpisode], *, workers: int | None = None
 ) -> Iterator[Replayed]:
     """Replay recordings in parallel processes; the results come in the recordings' order.
 
@@ -134,7 +134,7 @@ def _make(settings: str) -> RobosuiteEnv:
     return cast("RobosuiteEnv", make_env(**json.loads(settings)))
 
 
-def _replay_here(settings: str, recordings: Iterable[Recording]) -> Generator[Replayed]:
+def _replay_here(settings: str, recordings: Iterable[RecordedEpisode]) -> Generator[Replayed]:
     with contextlib.closing(_make(settings)) as env:
         for recording in recordings:
             with _naming(recording.name):
@@ -142,7 +142,7 @@ def _replay_here(settings: str, recordings: Iterable[Recording]) -> Generator[Re
             yield result
 
 
-def _replay_in_processes(settings: str, recordings: Iterable[Recording], workers: int) -> Generator[Replayed]:
+def _replay_in_processes(settings: str, recordings: Iterable[RecordedEpisode], workers: int) -> Generator[Replayed]:
     with contextlib.closing(run_in_order(_replay_in_worker, settings, recordings, workers)) as results:
         for recording, future in results:
             with _naming(recording.name):
@@ -167,5 +167,5 @@ def _worker_env(settings: str) -> RobosuiteEnv:
     return _make(settings)  # a worker serves one replay: one environment for all its recordings
 
 
-def _replay_in_worker(settings: str, recording: Recording) -> Replayed:
+def _replay_in_worker(settings: str, recording: RecordedEpisode) -> Replayed:
     return replay_episode(_worker_env(settings), recording)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from s2robot_envs import simulator
-from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, Observation, Outcome
+from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, ObservationDict, Outcome
 from s2robot_envs.errors import EnvConfigError
 from s2robot_envs.rendering import OffscreenRenderer
 from s2robot_envs.settings import EnvSettings
@@ -66,7 +66,7 @@ class RobosuiteEnv(ImageEnv):
         )
         self.variant = Variant.parse(variant)
         self.variant.check(self.task)
-        self.simulator = simulator.build(self.task, self.horizon, self.variant)
+        self.simulator = simulator.build_robosuite(self.task, self.horizon, self.variant)
         self._scene = Scene(self.simulator, self.task, self.variant)
         self._renderer: OffscreenRenderer | None = None
         self.available_cameras = tuple(self.simulator.sim.model.camera_names)
@@ -168,7 +168,7 @@ class RobosuiteEnv(ImageEnv):
 
     # ----------------------------------------------------------------------------------------------------------
 
-    def _proprioception(self) -> Observation:
+    def _proprioception(self) -> ObservationDict:
         return {key: simulator.read_observable(self.simulator, key) for key in self.task.proprioception}
 
     def _is_success(self) -> bool:

@@ -60,7 +60,7 @@ def robosuite_kwargs(spec: TaskSpec, horizon: int) -> dict[str, Any]:
     }
 
 
-def build(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
+def build_robosuite(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
     """Construct the robosuite environment without cameras, renderer or running observables.
 
     `Scene` adds what a variant changes from episode to episode.

@@ -86,7 +86,7 @@ def render_demonstrations(config: RenderConfig) -> None:
     from s2robot.data import open_dataset
     from s2robot.data.rerender import render_dataset
     from s2robot_envs import make_env
-    from s2robot_envs.replay import Recording, replay
+    from s2robot_envs.replay import RecordedEpisode, replay
 
     if Path(config.out).exists() and not config.overwrite:
         raise DatasetError(f"{config.out!r} exists; give overwrite=true or another out")
@@ -111,7 +111,7 @@ def render_demonstrations(config: RenderConfig) -> None:
         ) -> Iterator[dict[str, Any]]:
             recordings = (
                 # A seed sets up only scenes of our own environments; others need their model.
-                Recording(name, states, episode.attributes.get("seed") if recorded else None, episode.model_file)
+                RecordedEpisode(name, states, episode.attributes.get("seed") if recorded else None, episode.model_file)
                 for name, states, episode in episodes
             )
             return replay(kwargs, recordings, workers=config.workers)

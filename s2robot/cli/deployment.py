@@ -42,7 +42,7 @@ def serve(words: list[str]) -> Output:
     config: ServeConfig = parse(ServeConfig, words)
     token = read_token(config)
     from s2robot.checkpoint import load_policy
-    from s2robot.deployment.episodes import EpisodeRunner
+    from s2robot.deployment.episode_runner import EpisodeRunner
     from s2robot.deployment.server import PolicyServer
     from s2robot.interfaces import resolve_device
 

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from s2robot.config.checks import require
 
-FORMATS = ("onnx", "torch_export")
+EXPORT_FORMATS = ("onnx", "torch_export")
 PARTS = ("policy", "encoder")
 
 
@@ -24,7 +24,7 @@ class ExportConfig:
     image_size: list[int] | None = None  # height, width in pixels; null = the size recorded with the demonstrations
 
     def __post_init__(self) -> None:
-        require(self.format in FORMATS, "format", self.format, ", ".join(FORMATS))
+        require(self.format in EXPORT_FORMATS, "format", self.format, ", ".join(EXPORT_FORMATS))
         require(self.part in PARTS, "part", self.part, ", ".join(PARTS))
         require(self.batch >= 1, "batch", self.batch, "1 or more")
         size = self.image_size

@@ -10,7 +10,8 @@ from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.minari import MinariDataset
 from s2robot.data.replay_buffer import ReplayBufferDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
-from s2robot.interfaces import DatasetError
+from s2robot.interfaces import ConfigError, DatasetError
+from s2robot.system.registry import Registry
 
 __all__ = [
     "FORMATS",
@@ -21,15 +22,20 @@ __all__ = [
     "ReplayBufferDataset",
     "RobomimicDataset",
     "RobomimicWriter",
+    "format_of",
     "open_dataset",
 ]
 
-# The first that recognises a path reads it.
-FORMATS: tuple[type[DemonstrationDataset], ...] = (
-    LeRobotDataset,
-    MinariDataset,
-    ReplayBufferDataset,
-    RobomimicDataset,
+# The first that recognises a path reads it; those of installed packages are asked after ours.
+FORMATS = Registry(
+    "dataset format",
+    "s2robot.formats",
+    {
+        "lerobot": "s2robot.data.lerobot:LeRobotDataset",
+        "minari": "s2robot.data.minari:MinariDataset",
+        "replay_buffer": "s2robot.data.replay_buffer:ReplayBufferDataset",
+        "robomimic": "s2robot.data.robomimic:RobomimicDataset",
+    },
 )
 
 
@@ -40,12 +46,41 @@ def open_dataset(path: str | Path) -> DemonstrationDataset:
         DatasetError: the path does not exist, is of an unknown format, or damaged.
     """
     path = Path(path)
+    reader: type[DemonstrationDataset] = FORMATS[format_of(path)]
+    return reader(path)
+
+
+def format_of(path: str | Path) -> str:
+    """The key of `FORMATS` whose reader recognises a file or folder by its name, without reading it.
+
+    Raises:
+        DatasetError: the path does not exist, or no reader recognises it; lists the known formats, and installed
+            packages that should read one and cannot.
+    """
+    path = Path(path)
     if not path.exists():
         raise DatasetError(f"dataset {str(path)!r} does not exist; record one with `s2robot collect out={path}`")
-    for reader in FORMATS:
+    known, broken = [], []
+    for name in FORMATS:
+        try:
+            reader = _reader(name)
+        except ConfigError as error:  # of a package that has nothing to do with this path, perhaps
+            broken.append(f". Not asked: {error}")
+            continue
         if reader.recognises(path):
-            return reader(path)
+            return name
+        known.append(reader.layout)
     kind = "folder" if path.is_dir() else f"file ending {path.suffix!r}"
     raise DatasetError(
-        f"dataset {str(path)!r} has an unknown format ({kind}); known: {'; '.join(f.layout for f in FORMATS)}"
+        f"dataset {str(path)!r} has an unknown format ({kind}); known: {'; '.join(known)}{''.join(broken)}"
     )
+
+
+def _reader(name: str) -> type[DemonstrationDataset]:
+    reader = FORMATS[name]
+    if not (isinstance(reader, type) and issubclass(reader, DemonstrationDataset)):
+        raise ConfigError(
+            f"dataset format {name!r} of {FORMATS.provider(name)} is {reader!r}; valid: a subclass of "
+            "s2robot.data.DemonstrationDataset"
+        )
+    return reader

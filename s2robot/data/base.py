@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -156,6 +157,19 @@ class DemonstrationDataset(ABC):
         """An error that names the dataset, and the demonstration if there is one."""
         where = f"dataset {str(self.path)!r}" + (f", {demo}" if demo else "")
         return DatasetError(f"{where}: {message}")
+
+    @contextlib.contextmanager
+    def reading(self, file: Path, demo: str | None = None) -> Iterator[None]:
+        """Name the file, one of several of the dataset, whose reading fails inside this block.
+
+        Raises:
+            DatasetError: something of `read_errors` was raised.
+        """
+        try:
+            yield
+        except self.read_errors as error:
+            name = file.relative_to(self.path).as_posix() if file.is_relative_to(self.path) else file.name
+            raise self.error(f"{name} cannot be read (truncated or foreign): {_described(error)}", demo) from error
 
     def refuse_escape(self, file: Path) -> None:
         """Refuse a file that is, through links or `..`, outside of the dataset's folder.

@@ -100,10 +100,10 @@ def read_rows(source: h5py.Dataset, first: int, out: np.ndarray) -> None:
 
 def plain_attributes(member: h5py.Group | h5py.File) -> dict[str, Any]:
     """Attributes as plain Python values: numbers, strings and lists of them."""
-    return {key: plain(value) for key, value in member.attrs.items()}
+    return {key: plain_value(value) for key, value in member.attrs.items()}
 
 
-def plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """An attribute's value as a plain Python value."""
     if isinstance(value, np.generic):
         return value.item()

@@ -45,7 +45,9 @@ class LeRobotDataset(DemonstrationDataset):
 
     def _open(self) -> None:
         self._parquet = import_extra("pyarrow.parquet", EXTRA)
-        self._info: dict[str, Any] = json.loads((self.path / "meta" / "info.json").read_text(encoding="utf-8"))
+        info = self.path / "meta" / "info.json"
+        with self.reading(info):
+            self._info: dict[str, Any] = json.loads(info.read_text(encoding="utf-8"))
 
     def close(self) -> None:
         """Nothing stays open between episodes."""
@@ -89,9 +91,15 @@ class LeRobotDataset(DemonstrationDataset):
     def _read_episodes(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for file in sorted((self.path / "meta" / "episodes").rglob("*.parquet")):
-            names = self._parquet.read_schema(file).names
-            wanted = [name for name in names if not name.startswith("stats/")]  # stats are most of the file
-            rows += self._parquet.read_table(file, columns=wanted).to_pylist()
+            with self.reading(file):
+                names = self._parquet.read_schema(file).names
+                wanted = [name for name in names if not name.startswith("stats/")]  # stats are most of the file
+                rows += self._parquet.read_table(file, columns=wanted).to_pylist()
+        counted = self._info.get("total_episodes", len(rows))
+        if counted != len(rows):
+            raise self.error(
+                f"meta/info.json counts {counted} episodes, but the files in meta/episodes hold {len(rows)}"
+            )
         return sorted(rows, key=lambda row: int(row["episode_index"]))
 
     def _file_of(self, template: str, **where: Any) -> Path:
@@ -107,12 +115,13 @@ class LeRobotDataset(DemonstrationDataset):
         pictures = [self._cameras[name] for name in cameras if features[self._cameras[name]]["dtype"] == "image"]
         vectors = dict.fromkeys(self._keys[name][0] for name in proprioception)
         columns = [ACTION, *optional, *pictures, *vectors]
-        missing = set(columns) - set(self._parquet.read_schema(path).names)
-        if missing:
-            raise self.error(f"field {min(missing)!r} is missing in {path.name}", demo)
-        table = self._parquet.read_table(
-            path, columns=["frame_index", *columns], filters=[("episode_index", "==", row["episode_index"])]
-        ).sort_by("frame_index")
+        with self.reading(path, demo):
+            missing = set(columns) - set(self._parquet.read_schema(path).names)
+            if missing:
+                raise self.error(f"field {min(missing)!r} is missing in {path.name}", demo)
+            table = self._parquet.read_table(
+                path, columns=["frame_index", *columns], filters=[("episode_index", "==", row["episode_index"])]
+            ).sort_by("frame_index")
 
         def values(key: str, dtype: type = np.float32) -> np.ndarray:
             return self.numbers(demo, key, table[key].to_pylist(), dtype)

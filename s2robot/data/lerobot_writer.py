@@ -111,7 +111,7 @@ class LeRobotWriter:
         columns = {name: _column(self._arrow, values) for name, values in vectors.items()}
         for key, values in images.items():
             if self._video:
-                write_video(self._file(_VIDEOS.format(video_key=key, **where)), values, self._fps)
+                encode_video(self._file(_VIDEOS.format(video_key=key, **where)), values, self._fps)
             else:
                 columns[key] = self._arrow.array([{"bytes": _png(image), "path": None} for image in values])
         indices = (frames, np.full(length, number), frames + self._total, np.full(length, task_index))
@@ -275,7 +275,7 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_video(path: Path, images: np.ndarray, fps: int) -> None:
+def encode_video(path: Path, images: np.ndarray, fps: int) -> None:
     """Encode uint8 [T, H, W, 3] as H.264.
 
     Raises:

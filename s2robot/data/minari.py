@@ -59,8 +59,12 @@ class MinariDataset(DemonstrationDataset):
 
     def _open(self) -> None:
         main, *metadata = self._files()
-        self._file = h5py.File(main, "r")
-        self._metadata: dict[str, Any] = json.loads(metadata[0].read_text(encoding="utf-8")) if metadata else {}
+        self._metadata: dict[str, Any] = {}
+        for file in metadata:
+            with self.reading(file):
+                self._metadata = json.loads(file.read_text(encoding="utf-8"))
+        with self.reading(main):
+            self._file = h5py.File(main, "r")
 
     def close(self) -> None:
         """Close the file."""

@@ -22,7 +22,7 @@ from s2robot.interfaces import DatasetError, Episode
 # Metres and quaternion entries. robosuite's own observations lag their state by one physics step (2 ms), which at full
 # speed is 3 mm and 0.003; recordings of `RobosuiteEnv` do not lag, and replay exactly on the same machine. Images are
 # not compared: another renderer draws others, by up to 2 of 255.
-TOLERANCE = 5e-3
+REPLAY_TOLERANCE = 5e-3
 
 # Takes (name, states, episode), gives for each `images` and `proprioception` of every recorded state, in order, and
 # what drew them as `renderer`, where the simulator says.
@@ -54,7 +54,7 @@ def render_dataset(
     out: str | Path,
     env_args: dict[str, Any],
     replay: Replay,
-    tolerance: float = TOLERANCE,
+    tolerance: float = REPLAY_TOLERANCE,
     attributes: Mapping[str, Any] | None = None,
 ) -> list[Drift]:
     """Replay the states of every demonstration and write what the cameras see to a new robomimic file.

@@ -33,8 +33,8 @@ from s2robot.data.hdf5 import (
     child,
     names,
     numbered,
-    plain,
     plain_attributes,
+    plain_value,
     read_rows,
     require_array,
     require_flat,
@@ -91,7 +91,7 @@ class RobomimicDataset(DemonstrationDataset):
                 if key not in images and getattr(child(self, observations, key, demos[0]), "ndim", 3) <= 2
             ],
             env_args=self._read_env_args(data),
-            fps=plain(data.attrs.get("fps")),
+            fps=plain_value(data.attrs.get("fps")),
         )
 
     def _read_env_args(self, data: h5py.Group) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from s2robot.interfaces import CheckpointError
 from s2robot.system.extras import missing
 from s2robot.system.files import sync_and_rename, write_durably
 
-TOLERANCE = {"encoder": 1e-4, "policy": 1e-3}
+EXPORT_TOLERANCE = {"encoder": 1e-4, "policy": 1e-3}
 """Largest difference to eager PyTorch: in units of the largest feature, or of each action's range.
 
 A policy's features are rounded to float16, where differences of float32's rounding now and then become steps of 2⁻¹¹.
@@ -55,10 +55,10 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
     try:
         run = (_write_onnx if config.format == "onnx" else _write_torch)(_trace(graph), graph, partial)
         error = _largest_difference(run, graph)
-        if not error <= TOLERANCE[config.part]:  # written so that NaN fails too
+        if not error <= EXPORT_TOLERANCE[config.part]:  # written so that NaN fails too
             raise ExportError(
                 f"{config.format} computes something else than the {config.part}: a difference of {error:.2e} "
-                f"(tolerance {TOLERANCE[config.part]:.0e}); {config.out!r} was not written"
+                f"(tolerance {EXPORT_TOLERANCE[config.part]:.0e}); {config.out!r} was not written"
             )
         document = {
             "format": config.format,
@@ -67,7 +67,7 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
             "outputs": [dataclasses.asdict(port) for port in graph.outputs],
             "execute_steps": checkpoint.config.policy.execute_steps,
             "largest_difference": error,
-            "tolerance": TOLERANCE[config.part],
+            "tolerance": EXPORT_TOLERANCE[config.part],
             "normalisation": "inside the graph: images, proprioception and actions are in their own units",
             "fingerprints": checkpoint.fingerprints,
             "environment": checkpoint.environment,
@@ -152,7 +152,7 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | Pol
 
 @torch.no_grad()
 def _largest_difference(run: RunGraph, graph: EncoderGraph | PolicyGraph) -> float:
-    """Over several examples, the largest difference between the file and the policy itself, see `TOLERANCE`."""
+    """Over several examples, the largest difference between the file and the policy itself, see `EXPORT_TOLERANCE`."""
     spread = graph.spread()
     worst = 0.0
     for seed in range(1, _EXAMPLES + 1):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from s2robot.config.deployment import ServeConfig
-from s2robot.deployment.episodes import EpisodeRunner, Request, RequestError
+from s2robot.deployment.episode_runner import EpisodeRunner, Request, RequestError
 from s2robot.interfaces import ConfigError
 from s2robot.system.extras import missing
 

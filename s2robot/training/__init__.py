@@ -19,7 +19,7 @@ from s2robot.interfaces import CheckpointError, TrainingError
 from s2robot.policies import make_policy
 from s2robot.system.files import claimed
 from s2robot.system.machine import Machine
-from s2robot.training.data import TrainingData, TrainingPlan, cache_all, make_plan, prepare
+from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training, prepare
 from s2robot.training.loggers import require_loggers
 from s2robot.training.loop import TrainingLoop
 from s2robot.training.optimization import require_precision
@@ -31,8 +31,8 @@ __all__ = [
     "TrainingLoop",
     "TrainingPlan",
     "cache_all",
-    "make_plan",
     "make_processes",
+    "plan_training",
     "prepare",
     "train",
 ]
@@ -79,7 +79,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
     tensors_before = encoder.tensors_hash()
 
     with open_dataset(config.dataset) as dataset:
-        plan = make_plan(dataset, config, encoder)
+        plan = plan_training(dataset, config, encoder)
         for camera in plan.spec.features:
             size = dataset.image_size(camera)
             if config.encoder.needed_side > max(size):

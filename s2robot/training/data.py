@@ -80,11 +80,11 @@ class TrainingData:
 def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
     """Plan a run and encode what is not cached yet."""
     with open_dataset(config.dataset) as dataset:
-        plan = make_plan(dataset, config, encoder)
+        plan = plan_training(dataset, config, encoder)
         return TrainingData(plan, cache_all(dataset, plan, config, encoder))
 
 
-def make_plan(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encoder) -> TrainingPlan:
+def plan_training(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encoder) -> TrainingPlan:
     """Choose cameras, keys and episodes, and divide the episodes; reads no image.
 
     Raises:

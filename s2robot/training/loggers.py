@@ -39,7 +39,7 @@ def require_loggers(names: list[str]) -> None:
             raise ConfigError(f"training.loggers={names!r} needs {_LIBRARIES[name]!r}: pip install 's2robot[{name}]'")
 
 
-def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+def write_log_csv(path: Path, rows: list[dict[str, float]]) -> None:
     """Replace the log by all rows so far; a column is empty where a row lacks it."""
     text = io.StringIO()
     columns = list(dict.fromkeys(column for row in rows for column in row))

@@ -23,7 +23,7 @@ from s2robot.interfaces import Batch, TrainingError
 from s2robot.policies import Policy
 from s2robot.system.machine import Machine, differing_facts, machine_facts, with_machine
 from s2robot.training.data import Batches, TrainingData
-from s2robot.training.loggers import Logger, make_loggers, write_csv
+from s2robot.training.loggers import Logger, make_loggers, write_log_csv
 from s2robot.training.optimization import autocast, make_average, make_optimizer, make_schedule, seed_noise
 from s2robot.training.processes import Processes
 from s2robot.training.state import STATE_FILE, intermediate, keep_last, load_state, save_state, set_aside
@@ -196,7 +196,7 @@ class TrainingLoop:
             with self._averaged():
                 row |= self._validation(self.policy, self.processes.device)
         self.rows.append(row)
-        write_csv(self._output / "log.csv", self.rows)
+        write_log_csv(self._output / "log.csv", self.rows)
         for logger in loggers:
             logger.log(row)
         if self.settings.keep_checkpoints and not last and epoch % self.settings.checkpoint_every == 0:

@@ -30,7 +30,7 @@ class RequestError(S2RobotError):
 
 
 @dataclass
-class Frame:
+class ObservedStep:
     """One step: camera -> uint8 [H, W, 3], and proprioception float32 [d]."""
 
     images: dict[str, np.ndarray]
@@ -64,7 +64,7 @@ class Request:
     """The steps that an episode has gone on by, and the actions [n, A] executed meanwhile."""
 
     episode: ServedEpisode
-    frames: list[Frame]
+    frames: list[ObservedStep]
     executed: np.ndarray
 
 
@@ -102,11 +102,11 @@ class EpisodeRunner:
         if any(self._encoder.feature_shape(*size) != self._spec.features[camera] for camera, size in sizes.items()):
             return  # the checkpoint records no size, and its encoder keeps the aspect ratio of pictures that fit
         images = {camera: np.zeros((*size, 3), np.uint8) for camera, size in sizes.items()}
-        frame = Frame(images, np.zeros(self._spec.proprioception_width, np.float32))
+        frame = ObservedStep(images, np.zeros(self._spec.proprioception_width, np.float32))
         none = np.zeros((self.steps, self._spec.action_width), np.float32)
         self.act([Request(ServedEpisode(0, none), [frame], none[:0])])
 
-    def reset(self, message: dict[str, Any]) -> tuple[ServedEpisode, list[Frame]]:
+    def reset(self, message: dict[str, Any]) -> tuple[ServedEpisode, list[ObservedStep]]:
         """Begin an episode, or go on with one that another connection began.
 
         Returns:
@@ -126,7 +126,7 @@ class EpisodeRunner:
         noise = seed if not decisions else int(np.random.SeedSequence([seed, decisions]).generate_state(1)[0])
         return ServedEpisode(noise, past), frames
 
-    def request(self, episode: ServedEpisode, waiting: list[Frame], message: dict[str, Any]) -> Request:
+    def request(self, episode: ServedEpisode, waiting: list[ObservedStep], message: dict[str, Any]) -> Request:
         """Check a client's steps; `waiting` are steps that came before them, without features so far.
 
         Raises:
@@ -158,7 +158,7 @@ class EpisodeRunner:
         chunks = self._inference.predict(episodes, np.stack([np.stack(episode.proprioception) for episode in episodes]))
         return list(chunks[:, : self.execute_steps])
 
-    def _frame(self, entry: Any) -> Frame:
+    def _frame(self, entry: Any) -> ObservedStep:
         cameras = {camera: f"{camera}_image" for camera in self._spec.features}
         expected = {*cameras.values(), *self._keys}
         if not isinstance(entry, dict) or set(entry) != expected:
@@ -172,7 +172,7 @@ class EpisodeRunner:
                 f"the proprioception ({', '.join(self._keys)}) has {len(proprioception)} numbers; "
                 f"expected {self._spec.proprioception_width}"
             )
-        return Frame(images, proprioception)
+        return ObservedStep(images, proprioception)
 
     def _image(self, camera: str, image: Any) -> np.ndarray:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -1,0 +1,99 @@
+"""One small dataset of every format, written by that format's own library (tests/data/make.py), and what is in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from moving_square import LENGTHS, numbers
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A dataset.
+
+    Attributes:
+        file: its name in `tests/data`.
+        actions: gives what its maker stored: actions [T, A] of each episode.
+        proprioception: a key, and likewise its values.
+        camera: one of its cameras.
+        needs: libraries that reading it takes.
+        optional: files without which it reads the same.
+        headers: files of which single bytes are flipped.
+    """
+
+    file: str
+    actions: Callable[[], list[np.ndarray]]
+    proprioception: tuple[str, Callable[[], list[np.ndarray]]]
+    camera: str
+    needs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    headers: tuple[str, ...] = (".",)
+
+    @property
+    def path(self) -> Path:
+        """Where it lies; nothing may write there."""
+        for module in self.needs:
+            pytest.importorskip(module, reason=f"{module} is not installed (pip install -e '.[dev]')")
+        return DATA / self.file
+
+    def copy(self, folder: Path) -> Path:
+        """A copy of it, to change."""
+        target = folder / self.file
+        shutil.copytree(self.path, target) if self.path.is_dir() else shutil.copy(self.path, target)
+        return target
+
+
+def files_of(path: Path) -> list[Path]:
+    """Every file of a dataset, in a fixed order."""
+    return sorted(file for file in [path, *path.rglob("*")] if file.is_file())
+
+
+def _square_actions() -> list[np.ndarray]:
+    return [numbers(length, 2, 10 + seed) for seed, length in enumerate(LENGTHS)]
+
+
+def _square_positions(extra: int = 0) -> list[np.ndarray]:
+    return [numbers(length + extra, 3, seed)[:length] for seed, length in enumerate(LENGTHS)]
+
+
+def _recorded(key: str) -> list[np.ndarray]:
+    with h5py.File(DATA / "robomimic_lift.hdf5") as file:
+        return [file[f"data/{demo}/{key}"][:].astype(np.float32) for demo in sorted(file["data"])]
+
+
+EXAMPLES = {
+    "lerobot": Example(
+        "lerobot",
+        _square_actions,
+        ("state", _square_positions),
+        "wrist",
+        needs=("pyarrow", "av"),
+        optional=("meta/stats.json", "meta/tasks.parquet"),
+        headers=("data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"),
+    ),
+    "minari": Example(
+        "minari",
+        _square_actions,
+        ("position", lambda: _square_positions(1)),  # one more observation, after the last action
+        "front",
+        optional=("data/metadata.json",),
+        headers=("data/main_data.hdf5",),
+    ),
+    "replay_buffer": Example(
+        "replay.zarr.zip", _square_actions, ("state", _square_positions), "camera_0", needs=("zarr",)
+    ),
+    "robomimic": Example(
+        "robomimic_lift.hdf5",
+        lambda: _recorded("actions"),
+        ("robot0_eef_pos", lambda: _recorded("obs/robot0_eef_pos")),
+        "agentview",
+    ),
+}
