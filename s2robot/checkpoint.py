@@ -141,11 +141,11 @@ def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     layout = document.get("layout") if isinstance(document, dict) else None
     if layout not in (_LAYOUT, _UNSEALED):
         raise CheckpointError(
-            f"checkpoint {str(folder)!r} was not written by this version: layout {layout!r}; "
+            f"checkpoint {str(folder)!r} has layout {layout!r}, which this version cannot read; "
             f"valid: {_UNSEALED}, {_LAYOUT}"
         )
     if layout == _LAYOUT and document.get("document_sha256") != _seal(document):
-        raise CheckpointError(f"checkpoint {str(folder / _CONFIG)!r} does not match its own sha256: altered")
+        raise CheckpointError(f"checkpoint {str(folder / _CONFIG)!r} does not match its own sha256: it was altered")
     weights = (folder / _WEIGHTS).read_bytes()
     if hashlib.sha256(weights).hexdigest() != document.get("sha256"):
         raise CheckpointError(f"checkpoint {str(folder / _WEIGHTS)!r} does not match its sha256: truncated or altered")
@@ -192,8 +192,8 @@ def _require_cameras(checkpoint: Checkpoint) -> None:
     missing = [camera for camera in checkpoint.spec.features if offered is not None and camera not in offered]
     if missing:
         raise CheckpointError(
-            f"the checkpoint's policy sees through {', '.join(checkpoint.spec.features)}; its environment has "
-            f"{', '.join(offered or []) or 'no cameras'}, without {', '.join(missing)}"
+            f"the checkpoint's policy uses the cameras {', '.join(checkpoint.spec.features)}, but its environment has "
+            f"{', '.join(offered or []) or 'no cameras'}; missing: {', '.join(missing)}"
         )
 
 
@@ -220,7 +220,7 @@ def load_policy(
     if trained_on != here:
         raise CheckpointError(
             f"checkpoint {str(folder)!r} was trained on features of encoder {trained_on[:12]}, but "
-            f"{checkpoint.config.encoder} gives {here[:12]} here: other backbone weights, settings or code version"
+            f"{checkpoint.config.encoder} gives encoder {here[:12]} here: backbone weights, settings or code differ"
         )
     policy = make_policy(checkpoint.config.policy, checkpoint.config.readout, checkpoint.spec)
     try:

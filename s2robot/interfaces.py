@@ -283,5 +283,5 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(unknown_name("device", name, ["auto", "cpu", "cuda", "mps"])) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} was asked for, but this machine has no usable CUDA device; use device=cpu")
+        raise ConfigError(f"device {name!r} was requested, but this machine has no usable CUDA device; use device=cpu")
     return device

@@ -136,10 +136,10 @@ def test_listed_arms_and_stated_contrasts():
     [
         ({"controls": ["upsamled"]}, "unknown control 'upsamled'; did you mean 'upsampled'"),
         ({"tasks": [{"task": "Lift", "sise": 3}]}, "unknown task setting 'sise'; did you mean 'size'"),
-        ({"tasks": ["Lift", {"task": "Lift", "demonstrations": 9}]}, "give equal ones a name each"),
+        ({"tasks": ["Lift", {"task": "Lift", "demonstrations": 9}]}, "give tasks with equal labels a name"),
         ({"first_seed": 7}, "first_seed=7 is not possible; valid: 100000"),
         ({"first_seed": CALIBRATION_SEED}, "calibration above"),
-        ({"training_seeds": [CALIBRATION_SEED]}, "larger ones are for calibration"),
+        ({"training_seeds": [CALIBRATION_SEED]}, "higher seeds are for calibration"),
         ({"engine": "dask"}, "unknown engine of the benchmark 'dask'. Choices: local, ray"),
     ],
 )

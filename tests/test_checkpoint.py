@@ -121,17 +121,20 @@ def flip(path):
         (lambda f: flip(f / "policy.safetensors"), "does not match its sha256: truncated or altered"),
         (lambda f: truncate(f / "config.json"), "is not valid JSON"),
         (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "is not valid JSON"),
-        (lambda f: edit(f, lambda d: d.update(layout=99)), "not written by this version: layout 99; valid: 1, 2"),
-        (lambda f: (f / "config.json").write_text("[]"), "not written by this version"),
+        (
+            lambda f: edit(f, lambda d: d.update(layout=99)),
+            "has layout 99, which this version cannot read; valid: 1, 2",
+        ),
+        (lambda f: (f / "config.json").write_text("[]"), "has layout None, which this version cannot read"),
         (
             lambda f: tamper(f, lambda d: d.update(proprioception=["speed"])),
             "config.json' does not match its own sha256",
         ),
         (
             lambda f: tamper(f, lambda d: d["environment"].update(task="Stack")),
-            "does not match its own sha256: altered",
+            "does not match its own sha256: it was altered",
         ),
-        (lambda f: tamper(f, lambda d: d.pop("document_sha256")), "does not match its own sha256: altered"),
+        (lambda f: tamper(f, lambda d: d.pop("document_sha256")), "does not match its own sha256: it was altered"),
         (lambda f: edit(f, lambda d: d.pop("spec")), "is damaged: KeyError\\('spec'\\)"),
         (lambda f: edit(f, lambda d: d["config"]["policy"].update(name="gpt")), "unknown policy 'gpt'"),
         (lambda f: edit(f, lambda d: d["config"]["readout"].update(height=3)), "unknown readout setting 'height'"),
@@ -201,7 +204,7 @@ def test_a_checkpoint_of_the_layout_before_this_one_is_still_read(folder):
 
 def test_a_policy_that_reads_cameras_its_environment_lacks_is_refused(folder):
     edit(folder, lambda d: d["environment"].update(cameras=["wrist", "front"]))
-    with pytest.raises(CheckpointError, match="through agentview; its environment has wrist, front, without agentview"):
+    with pytest.raises(CheckpointError, match="agentview, but its environment has wrist, front; missing: agentview"):
         load_policy(folder, CPU)
 
 

@@ -29,7 +29,9 @@ def test_an_output_below_a_file_names_the_file(dataset, tmp_path, capsys, name):
     told = fails(capsys, "convert", f"dataset={dataset}", f"out={tmp_path}/file/{name}")
     assert told.startswith(f"error: '{tmp_path}/file")
     reason = os.strerror(errno.ENOTDIR)
-    assert told.endswith(("is a file; give a folder", f"cannot be read or written: {reason}"))
+    assert told.endswith(
+        ("is a file, but a folder is needed; give another path", f"cannot be read or written: {reason}")
+    )
 
 
 def test_an_output_where_nothing_can_be_written_names_it(dataset, tmp_path, capsys, monkeypatch):
@@ -54,7 +56,7 @@ def test_a_folder_in_place_of_a_file_is_named(dataset, tmp_path, capsys):
         (OSError(errno.ENOSPC, "file write failed\n, filename = 'x'"), "cannot be written: No space left on device"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "cannot be written: Disk quota exceeded"),
         (PermissionError(errno.EACCES, "denied", "/root/x"), "'/root/x' cannot be read or written: Permission denied"),
-        (MemoryError(), "not enough memory: MemoryError; a smaller training.batch_size, .*max_tiles .* scales"),
+        (MemoryError(), "not enough memory: MemoryError; reduce training.batch_size, .*max_tiles .* encoder.scales"),
         (
             RuntimeError("[x] DefaultCPUAllocator: can't allocate memory: you tried"),
             "not enough memory: can't allocate memory: you tried",
@@ -86,4 +88,4 @@ def test_other_errors_from_outside_stay_bugs(capsys, monkeypatch, error):
 def test_demonstrations_are_not_recorded_into_a_file_that_nothing_opens(capsys, tmp_path, verb, name):
     words = ["dataset=nowhere.hdf5"] if verb == "render" else ["task=nowhere"]
     told = fails(capsys, verb, *words, f"out={tmp_path}/{name}")
-    assert told == f"error: out='{tmp_path}/{name}' is not possible; valid: a file *.hdf5 or *.h5"
+    assert told == f"error: out='{tmp_path}/{name}' is not possible; valid: a file name that ends in .hdf5 or .h5"

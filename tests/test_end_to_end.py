@@ -38,7 +38,7 @@ def test_collecting_again_keeps_the_file_and_other_settings_are_refused(dataset,
     assert main(["collect", "task=Lift", "num=3", "size=64", "workers=2", f"out={dataset}"]) == 0
     assert dataset.stat().st_mtime_ns == before
     assert main(["collect", "task=Lift", "num=4", "size=64", "workers=2", f"out={dataset}"]) == 2
-    assert "demonstrations of other settings" in capsys.readouterr().err
+    assert "demonstrations recorded with other settings" in capsys.readouterr().err
 
 
 def test_evaluation_leaves_results_a_plot_and_a_playable_video(checkpoint, tmp_path, capsys):

@@ -92,7 +92,7 @@ def test_a_log_says_which_machine_ran_each_episode_and_not_which_reads_it(tmp_pa
     log.add(EpisodeResult(2, False, 0, error="died"), Times(), 1.0)
     again = EpisodeLog(log.path, "a", THERE)
     assert again.machines == {1: {"renderer": "llvmpipe", **HERE}}
-    assert again.moved([1]) == "processor B, before A"
+    assert again.moved([1]) == "processor B, was A"
     assert again.moved([2, 3]) == ""
     assert EpisodeLog(log.path, "a", HERE).moved([1]) == ""
 
@@ -262,7 +262,7 @@ def test_an_evaluation_that_goes_on_elsewhere_says_so_and_names_both_machines(tm
     run_on(monkeypatch, checkpoint, HERE, 1)
     assert "kind of machine" not in capsys.readouterr().err
     results = run_on(monkeypatch, checkpoint, THERE, 3)
-    assert capsys.readouterr().err.count("some of them on another kind of machine (processor B, before A)") == 1
+    assert capsys.readouterr().err.count("some of them on another kind of machine (processor B, was A)") == 1
     assert [(machine["processor"], machine["episodes"]) for machine in results["machines"]] == [("A", 1), ("B", 2)]
     assert [row["machine"] for row in results["episode_results"]] == [0, 1, 1]
     (warning,) = results["warnings"]

@@ -124,7 +124,7 @@ def test_features_that_overflow_float16_are_refused(dataset, tmp_path):
             features = super().__call__(images)
             return Features(features.map * 1e6, features.prefix)
 
-    with pytest.raises(CacheError, match="outside float16 for frames 0 … 31, agentview of"):
+    with pytest.raises(CacheError, match="outside the range of float16 for frames 0 … 31, agentview of"):
         cache_features(dataset, Huge(), "agentview", tmp_path / "cache")
 
 
@@ -249,7 +249,7 @@ def test_blocks_added_on_another_kind_of_machine_are_told_apart_and_said(dataset
     cached = cache_features(dataset, PooledPixels(), "agentview", root)
     assert sorted(root.iterdir()) == before  # the same entry
     np.testing.assert_allclose(cached.rows, direct(dataset), atol=1e-3)
-    assert capsys.readouterr().err.count("by another machine, engine or library (processor B, before A)") == 1
+    assert capsys.readouterr().err.count("by another machine, engine or library (processor B, was A)") == 1
     assert [record["by"]["processor"] for record in records(root)] == ["A", "A", "B"]
     assert "threads" not in records(root)[0]["by"]
     (info,) = list_entries(root)

@@ -135,7 +135,7 @@ def test_prune_missing_takes_what_no_run_can_use(root, path, capsys):
     (foreign.folder / "manifest.json").write_text(json.dumps({**manifest, "layout": 1}))
     (damaged.folder / "manifest.json").write_text("{")
     out = run(capsys, "ls", f"root={root}")[1]
-    assert "written by another version (layout 1, this one has 2)" in out
+    assert "written by another version (layout 1; this version reads 2)" in out
     assert "manifest cannot be read (JSONDecodeError)" in out
     assert run(capsys, "verify", f"root={root}")[0] == 0  # no block of theirs is known to be damaged
     assert len(select_entries(list_entries(root), missing=True)) == 2
@@ -173,7 +173,7 @@ def test_what_is_not_a_cache_is_left_alone(root, capsys):
         (["list"], "unknown action of s2robot cache 'list'"),
         (["ls", "root=nowhere"], "there is no feature cache at 'nowhere'"),
         (["ls", "days=3"], "unknown setting 'days'"),
-        (["prune"], "needs to know what can go: days=30, gigabytes=50 or missing=true"),
+        (["prune"], "needs at least one rule: days=30, gigabytes=50 or missing=true"),
         (["prune", "days=-1"], "days=-1.0 is not possible"),
     ],
 )

@@ -169,7 +169,7 @@ def test_too_little_room_is_said_before_anything_is_encoded(path, tmp_path, monk
     encoder = PooledPixels()
     with (
         open_dataset(path) as dataset,
-        pytest.raises(CacheError, match=r"needs 3e-05 GB more, the disk has 8.19e-06 GB"),
+        pytest.raises(CacheError, match=r"needs 3e-05 GB more, but the disk has 8.19e-06 GB"),
     ):
         cache_features(dataset, encoder, "agentview", tmp_path)
     assert encoder.frames == 0

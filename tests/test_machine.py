@@ -73,8 +73,8 @@ def test_facts_are_plain_and_the_same_at_every_call():
 
 def test_only_facts_that_both_know_are_said_to_differ():
     assert differing_facts(A, A) == ""
-    assert differing_facts({**A, "renderer": None}, {**B, "renderer": "x"}) == "processor B, before A"
-    assert differing_facts(A, {"threads": 4}) == "threads 4, before 2"
+    assert differing_facts({**A, "renderer": None}, {**B, "renderer": "x"}) == "processor B, was A"
+    assert differing_facts(A, {"threads": 4}) == "threads 4, was 2"
 
 
 def test_a_label_shows_what_is_known():

@@ -177,7 +177,7 @@ def test_actor_executes_the_ensemble_of_its_own_predictions():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"execute_steps": 5}, "execute_steps is 5; the policy predicts 4 actions"),
+        ({"execute_steps": 5}, "execute_steps=5 is not possible: the policy predicts 4 actions"),
         ({"execute_steps": 4, "temporal_ensemble": 0.01}, "temporal_ensemble=0.01 has nothing to average"),
     ],
 )
@@ -209,8 +209,8 @@ def test_fitting_environments_are_accepted_and_leave_no_trace():
         ({"cameras": ("agentview", "frontview")}, "unknown camera 'robot0_eye_in_hand'.*Choices: agentview, frontview"),
         ({"low_dim": {"robot0_eef_pos": 3}}, "unknown proprioception 'robot0_gripper_qpos'"),
         ({"low_dim": PROPRIOCEPTION | {"robot0_eef_pos": 4}}, "has 6 numbers in the environment.*trained on 5"),
-        ({"size": 84}, "gives images of 84 x 84 pixels, the policy was trained on 64 x 64.*image_size=64"),
-        ({"steps": 1}, r"gives images \(1, 64, 64, 3\); the policy needs \(3, height, width, 3\)"),
+        ({"size": 84}, "gives images of 84 x 84 pixels, but the policy was trained on 64 x 64.*image_size=64"),
+        ({"steps": 1}, r"gives images of shape \(1, 64, 64, 3\); the policy needs \(3, height, width, 3\)"),
     ],
 )
 def test_environments_that_do_not_fit_the_policy_are_one_clear_error(changes, message):

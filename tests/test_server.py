@@ -282,7 +282,7 @@ def test_a_thousand_malformed_messages_are_answered_and_disturb_nobody(runners):
             connection.send("text")
             assert receive(connection) == {
                 "type": "error",
-                "message": "text where bytes were expected",
+                "message": "expected bytes, got text",
             }
         assert errors > 900  # some damage leaves a message that is one
         np.testing.assert_array_equal(walk(policy, 1), before)
@@ -297,7 +297,7 @@ def test_errors_say_what_was_expected(runners):
     act = {"type": "act", "observations": [observation], "executed": np.zeros((0, 4)), "steps": 0}
     with running(runners["bc"]) as server, raw(server) as connection:
         receive(connection)
-        assert ask(connection, act) == "act before reset"
+        assert ask(connection, act) == "act came before reset; send reset first"
         assert "unknown message type 'stop'; choices: reset, act" in ask(connection, {"type": "stop"})
         connection.send(pack({"type": "reset", "seed": 0}))
         assert receive(connection) == {"type": "ready"}

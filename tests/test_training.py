@@ -233,7 +233,7 @@ def poisoned(monkeypatch, poison):
 
 def test_nan_loss_names_the_epoch_the_batch_and_the_demonstration(workspace, encoder, tmp_path, monkeypatch):
     poisoned(monkeypatch, lambda hit, parameter: torch.where(hit.any(), torch.nan, 0.0))
-    message = r"loss is nan at epoch 1, batch \d \(step \d\); 1 of its 16 windows have such a loss by themselves: "
+    message = r"loss is nan at epoch 1, batch \d \(step \d\); 1 of its 16 windows cause this on their own: "
     with pytest.raises(TrainingError, match=message + r"demo_1 step 17\. Lower training.learning_rate"):
         train(make_config(workspace, tmp_path, training={"validation_fraction": 0.0}), encoder)
 
@@ -250,7 +250,9 @@ def test_gradients_that_are_not_finite_stop_training_before_they_reach_the_weigh
         refuse(self, *arguments)
 
     monkeypatch.setattr(TrainingLoop, "_refuse_step", watch)
-    message = r"gradients are not finite at epoch 1, batch \d .*no window by itself, all 16 together: demo_"
+    message = (
+        r"gradients are not finite at epoch 1, batch \d .*no window causes this on its own, only all 16 together: demo"
+    )
     with pytest.raises(TrainingError, match=message):
         train(make_config(workspace, tmp_path, training={"validation_fraction": 0.0}), encoder)
     assert all(torch.isfinite(tensor).all() for tensor in seen.values())

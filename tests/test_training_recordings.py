@@ -73,7 +73,7 @@ def test_proprioception_of_another_width_names_demonstration_and_key(tmp_path, e
             }
 
     record(tmp_path, widen)
-    with pytest.raises(DatasetError, match=r"demo_3: observation 'extra' is 3 wide, that of demo_0 2"):
+    with pytest.raises(DatasetError, match=r"demo_3: observation 'extra' is 3 wide, but in demo_0 it is 2 wide"):
         run(tmp_path, encoder)
 
 
@@ -107,7 +107,7 @@ def test_images_of_another_size_than_the_recorded_one_are_refused(oblong):
         "front_image": spaces.Box(0, 255, (1, 32, 32, 3), np.uint8),
     }
     actions = spaces.Box(-1, 1, (4, 4))
-    with pytest.raises(RolloutError, match="32 x 32 pixels, the policy was trained on 32 x 48: .* differ$"):
+    with pytest.raises(RolloutError, match="32 x 32 pixels, but the policy was trained on 32 x 48: .* differ$"):
         check_spaces(checkpoint, encoder, 4, seen, actions)
     check_spaces(checkpoint, encoder, 4, {**seen, "front_image": spaces.Box(0, 255, (1, 32, 48, 3), np.uint8)}, actions)
     runner = EpisodeRunner(policy, encoder, checkpoint, CPU)

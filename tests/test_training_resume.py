@@ -99,7 +99,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_and_names_both_machines(
     monkeypatch.setattr("s2robot.training.loop.machine_facts", lambda device: {"processor": "B"})
     checkpoint, _ = load_checkpoint(train(config, encoder))
     assert [machine["processor"] for machine in checkpoint.machines] == [processor_name(), "B"]
-    said = f"training goes on from step 16 on another kind of machine (processor B, before {processor_name()})"
+    said = f"training continues from step 16 on another kind of machine (processor B, was {processor_name()})"
     assert capsys.readouterr().err.count(said) == 1
     monkeypatch.setattr("s2robot.training.loop.machine_facts", lambda device: {"processor": "C"})
     train(config, encoder)  # nothing is left to do
@@ -166,8 +166,8 @@ def test_settings_that_change_no_weight_may_differ_on_resuming(workspace, encode
     ("content", "message"),
     [
         (b"not a state", r"training_state\.pt.*truncated or foreign\); delete it or give resume=false"),
-        ({"step": 3}, r"training_state\.pt.*is not one of this version; delete it or give resume=false"),
-        ([1], "is not one of this version"),
+        ({"step": 3}, r"training_state\.pt.*was not written by this version; delete it or give resume=false"),
+        ([1], "was not written by this version"),
     ],
 )
 def test_damaged_training_state_is_one_clear_error(workspace, encoder, tmp_path, content, message):

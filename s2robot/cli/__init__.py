@@ -130,7 +130,7 @@ options, before or after the verb:
   -h         this help, or that of a verb with its settings
   --version  the version of s2robot
 
-exit status: 0 done; 1 a bug in this program; 2 something given or found is wrong, said in one line; 130 interrupted"""
+exit status: 0 success; 1 a bug in this program; 2 an error that one line on stderr explains; 130 interrupted"""
 
 
 def main(words: list[str] | None = None) -> int:

@@ -37,7 +37,7 @@ class PruneSettings(CacheSettings):
             if value is not None and not value >= 0:
                 raise ConfigError(f"{name}={value} is not possible; valid: 0 or more")
         if self.days is None and self.gigabytes is None and not self.missing:
-            raise ConfigError("cache prune needs to know what can go: days=30, gigabytes=50 or missing=true")
+            raise ConfigError("cache prune needs at least one rule: days=30, gigabytes=50 or missing=true")
 
 
 def cache(words: list[str]) -> Output:
@@ -71,7 +71,7 @@ def _verify(words: list[str]) -> Output:
         if info.problem:
             state = info.problem
         elif damaged is None:
-            state = "being written by another process; not looked at"
+            state = "not checked: another process is writing it"
         else:
             state = f"damaged blocks {damaged}" if damaged else "good"
             bad += bool(damaged)
@@ -80,7 +80,7 @@ def _verify(words: list[str]) -> Output:
     output = Output("\n".join(lines) or "nothing to verify", {"entries": rows})
     if bad:
         error = CacheError(
-            f"{bad} of {len(rows)} entries are damaged; the next run that uses them makes these blocks again"
+            f"{bad} of {len(rows)} entries are damaged; the next run that uses them encodes the damaged blocks again"
         )
         error.output = output  # type: ignore[attr-defined]  # shown before the error
         raise error
@@ -97,12 +97,12 @@ def _prune(words: list[str]) -> Output:
     lines = [str(info) for info in chosen]
     if not settings.delete:
         lines.append(
-            f"{len(chosen)} of {len(entries)} entries, {_gigabytes(chosen)}, would go; delete=true deletes them"
+            f"{len(chosen)} of {len(entries)} entries, {_gigabytes(chosen)}, can be deleted; delete=true deletes them"
         )
     else:
         lines.append(f"deleted {len(deleted)} of {len(entries)} entries, {_gigabytes(deleted)}")
         if len(deleted) < len(chosen):
-            lines.append(f"kept {len(chosen) - len(deleted)} that a running process uses")
+            lines.append(f"kept {len(chosen) - len(deleted)} that running processes are using")
     return Output(
         "\n".join(lines),
         {"chosen": [_plain(info) for info in chosen], "deleted": [str(info.folder) for info in deleted]},

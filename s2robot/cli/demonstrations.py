@@ -51,9 +51,9 @@ def collect_demonstrations(config: CollectConfig) -> None:
             same = all(dataset.env_args.get(key) == env_args[key] for key in ("s2robot", "collection"))
         if not same:
             raise DatasetError(
-                f"{config.out!r} holds demonstrations of other settings; give overwrite=true or another out"
+                f"{config.out!r} holds demonstrations recorded with other settings; give overwrite=true or another out"
             )
-        print(f"{config.num} demonstrations of {config.task} are in {path} already")
+        print(f"{path} already holds the {config.num} demonstrations of {config.task}")
         return
     with (
         RobomimicWriter(path, env_args, fps=fps) as writer,

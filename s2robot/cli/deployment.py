@@ -29,7 +29,7 @@ def export(words: list[str]) -> Output:
     ]
     text = "\n".join(
         [
-            f"{config.out} ({config.format}): the same as PyTorch to {document['largest_difference']:.1e} "
+            f"{config.out} ({config.format}): matches PyTorch to within {document['largest_difference']:.1e} "
             f"(tolerance {document['tolerance']:.0e}); described in {config.out}.json",
             *ports,
         ]
@@ -78,5 +78,5 @@ def read_token(config: ServeConfig) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"token_file={config.token_file!r} cannot be read: {error}") from error
     if not token:
-        raise ConfigError(f"token_file={config.token_file!r} is empty")
+        raise ConfigError(f"token_file={config.token_file!r} is empty; it must hold the token")
     return token

@@ -18,13 +18,13 @@ def explain(error: Exception) -> str | None:
     if _is_memory(error, first_line):
         request = first_line.rpartition("DefaultCPUAllocator: ")[2] or type(error).__name__
         return (
-            f"not enough memory: {request}; a smaller training.batch_size, a smaller "
-            "encoder.max_tiles or smaller scales need less"
+            f"not enough memory: {request}; reduce training.batch_size, encoder.max_tiles or the sizes in "
+            "encoder.scales"
         )
     if not isinstance(error, OSError) or error.errno is None:
         return None
     if isinstance(error, FileExistsError) and error.filename is not None and Path(error.filename).is_file():
-        return f"{error.filename!r} is a file; give a folder"
+        return f"{error.filename!r} is a file, but a folder is needed; give another path"
     reason = os.strerror(error.errno)  # h5py's own is a page
     if error.filename is not None:
         return f"{error.filename!r} cannot be read or written: {reason}"

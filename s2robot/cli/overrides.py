@@ -31,19 +31,19 @@ def check_words(config_name: str, words: list[str]) -> None:
         key, equals, value = word.partition("=")
         if word.startswith("-") and (not equals or word.startswith("--config")):
             command = f"{SCRIPTS[config_name]} {shlex.join(words)}"
-            raise ConfigError(f"{word!r} is no setting; Hydra's options are those of another command: {command}")
+            raise ConfigError(f"{word!r} is not a setting; for Hydra's own options, run: {command}")
         if word.startswith("-") or not (equals or re.match(r"~\w", word)):
             raise ConfigError(not_key_value(word, names))
         if key == "experiment":
             choices = [file.stem for file in (CONFIG_DIR / key).glob("*.yaml")]
             if value not in choices:
                 raise ConfigError(unknown_name(key, value, choices))
-            raise ConfigError(f"{word} needs a plus, as it adds to the configuration: +{word}")
+            raise ConfigError(f"{word} needs a leading plus, because it adds to the configuration: +{word}")
 
 
 def not_key_value(word: str, names: list[str]) -> str:
-    """Error text for a word that is no `key=value`."""
-    hint = f", as {word.lstrip('-')} is" if word.startswith("-") and "=" in word else ""
+    """Error text for a word that is not of the form `key=value`."""
+    hint = f" (did you mean {word.lstrip('-')!r}?)" if word.startswith("-") and "=" in word else ""
     return f"{word!r} is not of the form key=value{hint}; keys: {', '.join(names)}"
 
 

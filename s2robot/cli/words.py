@@ -91,8 +91,8 @@ def compose_unresolved(config_name: str, overrides: list[str]) -> DictConfig:
     except OverrideParseException as error:
         key = error.override.partition("=")[0]
         raise ConfigError(
-            f"{error.override!r} cannot be read: brackets must close, and text of other characters than letters, "
-            f"digits and /.:-_ needs two pairs of quotes: '{key}=\"…\"'"
+            f"{error.override!r} cannot be parsed: close every bracket, and put text with characters other than "
+            f"letters, digits and /.:-_ in two pairs of quotes: '{key}=\"…\"'"
         ) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(str(error)) from error
@@ -121,7 +121,7 @@ def _wrong_value(cls: type[Any], word: str, error: BaseException) -> ConfigError
     hint = get_type_hints(owner)[name]
     if dataclasses.is_dataclass(hint):
         return ConfigError(
-            f"{word} is not possible; valid: its settings one by one, {key}.{dataclasses.fields(hint)[0].name}=…"
+            f"{word} is not possible; set its fields one by one: {key}.{dataclasses.fields(hint)[0].name}=…"
         )
     valid = type_words(hint)
     if valid.startswith("list"):
@@ -166,7 +166,7 @@ def _several_values(config_name: str, error: Exception) -> ConfigError | None:
     owner, name = _field(SCHEMAS[config_name], key, error)
     if owner is not None and type_words(get_type_hints(owner)[name]).startswith("list"):
         return ConfigError(f"{word} is not possible; a list is written '{key}=[{value}]'")
-    return ConfigError(f"{word} is more than one value; to run each of them: {SCRIPTS[config_name]} -m {word}")
+    return ConfigError(f"{word} has more than one value; to run each value: {SCRIPTS[config_name]} -m {word}")
 
 
 def _unknown_choice(error: Exception) -> ConfigError | None:

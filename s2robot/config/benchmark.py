@@ -187,21 +187,24 @@ class BenchmarkConfig:
             EVALUATION_SEED <= self.first_seed <= CALIBRATION_SEED - self.episodes,
             "first_seed",
             self.first_seed,
-            f"{EVALUATION_SEED} … {CALIBRATION_SEED} less the episodes: collection seeds lie below, calibration above",
+            f"{EVALUATION_SEED} … {CALIBRATION_SEED} minus episodes; lower seeds are for collection, higher for "
+            "calibration",
         )
         require(
             all(0 <= seed < CALIBRATION_SEED for seed in self.training_seeds),
             "training_seeds",
             self.training_seeds,
-            f"0 … {CALIBRATION_SEED - 1}: larger ones are for calibration",
+            f"0 … {CALIBRATION_SEED - 1}; higher seeds are for calibration",
         )
         different = len(set(self.training_seeds)) == len(self.training_seeds)
-        require(different, "training_seeds", self.training_seeds, "different seeds: a run counted twice is one run")
+        require(different, "training_seeds", self.training_seeds, "distinct seeds: a repeated seed repeats a run")
         for name in ("readouts", "policies", "arms", "contrasts"):
             for entry in getattr(self, name):
                 _check_entry(entry, name)
         labels = [task.label for task in self.task_list]
-        require(len(set(labels)) == len(labels), "tasks", labels, "different settings; give equal ones a name each")
+        require(
+            len(set(labels)) == len(labels), "tasks", labels, "distinct labels; give tasks with equal labels a name"
+        )
         if self.backbones and self.scale_sets:  # so that an entry of `arms` changes what it names and nothing else
             self.encoder = replace(self.encoder, backbone=self.backbones[0], scales=list(self.scale_sets[0]))
 

@@ -71,4 +71,4 @@ class ConvertConfig:
 
 def _require_hdf5(out: str) -> None:
     """Nothing would open a file of another name."""
-    require(out == MISSING or Path(out).suffix in (".hdf5", ".h5"), "out", out, "a file *.hdf5 or *.h5")
+    require(out == MISSING or Path(out).suffix in (".hdf5", ".h5"), "out", out, "a file name that ends in .hdf5 or .h5")

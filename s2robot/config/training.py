@@ -70,7 +70,9 @@ class TrainingConfig:
         for name in ("warmup_steps", "weight_decay", "num_shifts", "keep_checkpoints"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", self.learning_rate > 0, "a positive number")
-        self._require("gradient_clip", self.gradient_clip is None or self.gradient_clip > 0, "a positive number, null")
+        self._require(
+            "gradient_clip", self.gradient_clip is None or self.gradient_clip > 0, "a positive number or null"
+        )
         self._require("shift_pixels", self.shift_pixels is None or self.shift_pixels >= 1, "1 or more, or null")
         self._require("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         self._require("ema_power", self.ema_power > 0, "a positive number")
@@ -112,5 +114,5 @@ class TrainConfig:
             (self.encoder.backbone == "pixels") == (self.readout.name == "resnet18"),
             "readout.name",
             self.readout.name,
-            "resnet18 with encoder.backbone=pixels, another with any other backbone",
+            "resnet18 with encoder.backbone=pixels, and only then",
         )

@@ -63,15 +63,15 @@ def unpack(data: bytes | str) -> dict[str, Any]:
         MessageError: anything else than a message that `pack` could have made.
     """
     if isinstance(data, str):
-        raise MessageError("text where bytes were expected")
+        raise MessageError("expected bytes, got text")
     try:
         message = msgpack.unpackb(data, ext_hook=_unpack_array)
     except MessageError:
         raise
     except Exception as error:  # msgpack raises many kinds, down to UnicodeDecodeError and RecursionError
-        raise MessageError(f"no msgpack: {type(error).__name__} {error}") from error
+        raise MessageError(f"not valid msgpack: {type(error).__name__} {error}") from error
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise MessageError("no mapping with a 'type'")
+        raise MessageError("not a mapping with a string 'type'")
     return message
 
 
@@ -80,7 +80,7 @@ def _pack_array(value: Any) -> Any:
         return value.item()
     if not isinstance(value, np.ndarray) or value.dtype.newbyteorder("<").str not in _TYPES:
         kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise MessageError(f"cannot send {kind}; arrays may be of {', '.join(_TYPES)}")
+        raise MessageError(f"cannot send {kind}; valid array types: {', '.join(_TYPES)}")
     array = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
     header = msgpack.packb([array.dtype.str, list(value.shape)])
     return msgpack.ExtType(_ARRAY, bytes([len(header)]) + header + array.tobytes())
@@ -91,12 +91,12 @@ def _unpack_array(code: int, data: bytes) -> np.ndarray:
         raise MessageError(f"unknown msgpack extension {code}")
     kind, shape = msgpack.unpackb(data[1 : 1 + data[0]])
     if kind not in _TYPES or not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
-        raise MessageError(f"no array: type {kind!r}, shape {shape!r}")
+        raise MessageError(f"not a valid array: type {kind!r}, shape {shape!r}")
     if not all(type(side) is int and 0 <= side <= MAX_MESSAGE for side in shape):
-        raise MessageError(f"no array: shape {shape!r}")
+        raise MessageError(f"not a valid array: shape {shape!r}")
     start = 1 + data[0]
     if math.prod(shape) * np.dtype(kind).itemsize != len(data) - start:
-        raise MessageError(f"an array {kind} of shape {shape} does not have {len(data) - start} bytes")
+        raise MessageError(f"an array of type {kind} and shape {shape} cannot have {len(data) - start} bytes")
     return np.frombuffer(data, dtype=kind, offset=start).reshape(shape)
 
 
@@ -220,7 +220,7 @@ class RemotePolicy:
                     raise RefusedError(f"{self._url} refuses the token (HTTP {error.response.status_code})") from error
                 if time.monotonic() + pause > deadline:
                     raise UnreachableError(
-                        f"{self._url} did not answer for {self._patience} s; last: {type(error).__name__} {error}"
+                        f"{self._url} did not answer for {self._patience} s; last error: {type(error).__name__} {error}"
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)
@@ -241,7 +241,7 @@ class RemotePolicy:
         if self.info.get("protocol") != PROTOCOL:
             protocol = self.info.get("protocol")
             self._drop()
-            raise RefusedError(f"{self._url} speaks protocol {protocol}, this client {PROTOCOL}")
+            raise RefusedError(f"{self._url} speaks protocol {protocol}, but this client speaks protocol {PROTOCOL}")
         if self._episode:
             self._request(self._episode)
 
@@ -256,7 +256,7 @@ class RemotePolicy:
         if answer["type"] == "error":
             raise RefusedError(str(answer.get("message")))
         if answer["type"] != expected:
-            raise MessageError(f"{answer['type']!r} came where {expected!r} was expected")
+            raise MessageError(f"expected a message of type {expected!r}, got {answer['type']!r}")
         return answer
 
     def _drop(self) -> None:

@@ -138,7 +138,7 @@ class EpisodeRunner:
         frames = [self._frame(entry) for entry in _list(message, "observations", self.steps)]
         if len(frames) != expected or len(executed) != min(self.steps, steps):
             raise RequestError(
-                f"{len(frames)} observations and {len(executed)} actions came for {steps} executed actions; expected "
+                f"got {len(frames)} observations and {len(executed)} actions for {steps} executed actions; expected "
                 f"{expected} observations (one after each action, the first after reset; at most the last "
                 f"{self.steps}) and {min(self.steps, steps)} actions"
             )
@@ -163,7 +163,7 @@ class EpisodeRunner:
         expected = {*cameras.values(), *self._keys}
         if not isinstance(entry, dict) or set(entry) != expected:
             got = sorted(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
-            raise RequestError(f"an observation holds {got}; expected {sorted(expected)}")
+            raise RequestError(f"an observation has the keys {got}; expected {sorted(expected)}")
         images = {camera: self._image(camera, entry[key]) for camera, key in cameras.items()}
         parts = [_numbers(entry[key], key).reshape(-1) for key in self._keys]
         proprioception = np.concatenate([np.zeros(0, np.float32), *parts])
@@ -189,7 +189,7 @@ class EpisodeRunner:
             )
         if self._encoder.feature_shape(height, width) != self._spec.features[camera]:
             raise RequestError(
-                f"{camera}_image is {height}x{width} pixels: another shape than the policy was trained on"
+                f"{camera}_image is {height}x{width} pixels; the policy was trained on images of another shape"
             )
         return image
 
@@ -203,7 +203,7 @@ class EpisodeRunner:
 def _integer(message: dict[str, Any], name: str, bound: int, default: int | None = None) -> int:
     value = message.get(name, default)
     if type(value) is not int or not 0 <= value < bound:
-        raise RequestError(f"{name}={value!r} is no whole number of 0 or more")
+        raise RequestError(f"{name}={value!r} is not an integer in 0 … {bound - 1}")
     return value
 
 
@@ -220,5 +220,5 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         numbers = value.astype(np.float32)
     if not np.isfinite(numbers).all():
-        raise RequestError(f"{name} has numbers beyond float32")
+        raise RequestError(f"{name} has numbers outside the range of float32")
     return numbers

@@ -57,7 +57,7 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
         error = _largest_difference(run, graph)
         if not error <= EXPORT_TOLERANCE[config.part]:  # written so that NaN fails too
             raise ExportError(
-                f"{config.format} computes something else than the {config.part}: a difference of {error:.2e} "
+                f"the {config.format} file does not compute what the {config.part} computes: difference {error:.2e} "
                 f"(tolerance {EXPORT_TOLERANCE[config.part]:.0e}); {config.out!r} was not written"
             )
         document = {
@@ -159,7 +159,7 @@ def _largest_difference(run: RunGraph, graph: EncoderGraph | PolicyGraph) -> flo
         inputs, expected = graph.example(seed)
         for index, (one, other) in enumerate(zip(run(inputs), expected, strict=True)):
             if one.shape != other.shape:
-                raise ExportError(f"the file returns {tuple(one.shape)} where the policy returns {tuple(other.shape)}")
+                raise ExportError(f"the file returns shape {tuple(one.shape)}, the policy {tuple(other.shape)}")
             scale = spread[index] if isinstance(graph, EncoderGraph) else spread
             difference = float(((one - other).abs() / scale).max())
             worst = difference if difference != difference else max(worst, difference)

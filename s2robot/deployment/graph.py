@@ -67,8 +67,8 @@ class NoiseTape(TorchFunctionMode):
             return self._category(row, args[0], lambda: func(*args, **kwargs))
         if func is not torch.randn:
             raise ExportError(
-                f"this policy draws with torch.{getattr(func, '__name__', func)}, which has no form with noise as an "
-                "input; policies that draw normal noise, categories, or nothing can be exported"
+                f"this policy draws with torch.{getattr(func, '__name__', func)}, whose noise cannot be a graph input; "
+                "policies that draw with torch.randn or torch.multinomial, or not at all, can be exported"
             )
         if self._noise is None:
             drawn = func(*args, **kwargs)

@@ -49,7 +49,7 @@ class PolicyServer:
     def __init__(self, runner: EpisodeRunner, config: ServeConfig, token: str | None = None) -> None:
         if not token and not is_loopback(config.host):
             raise ConfigError(
-                f"host={config.host!r} can be reached from other computers, which needs a token; set S2ROBOT_TOKEN "
+                f"host={config.host!r} needs a token, because other computers can reach it; set S2ROBOT_TOKEN "
                 "or token_file=FILE, or serve on host=127.0.0.1 and let clients in through an SSH tunnel"
             )
         self._runner, self._config, self._token = runner, config, token
@@ -130,7 +130,7 @@ class PolicyServer:
         except ConnectionClosed:
             pass
         except TimeoutError:
-            await connection.close(1001, "no complete message, or no room for an answer, in time")
+            await connection.close(1001, "timed out: no complete message came, or the answer could not be sent")
         finally:
             self._clients -= 1
 
@@ -202,7 +202,7 @@ class _Client:
                     self._episode, self._waiting = self._runner.reset(message)
                     return {"type": "ready"}
                 case "act" if self._episode is None:
-                    raise RequestError("act before reset")
+                    raise RequestError("act came before reset; send reset first")
                 case "act":
                     request = self._runner.request(self._episode, self._waiting, message)
                     actions, seconds = await self._submit(request)
@@ -223,5 +223,5 @@ def is_loopback(host: str) -> bool:
     try:
         addresses = {entry[4][0] for entry in socket.getaddrinfo(host or None, None)}
     except OSError as error:
-        raise ConfigError(f"host={host!r} is no address: {error}") from error
+        raise ConfigError(f"host={host!r} is not a valid address: {error}") from error
     return bool(host) and all(ipaddress.ip_address(str(address)).is_loopback for address in addresses)

@@ -140,7 +140,9 @@ def _write_manifest(folder: Path, identity: dict[str, Any], about: dict[str, str
         except ValueError as error:
             raise CacheError(f"feature cache {str(path)!r} is damaged ({error}); delete the folder") from error
         if not isinstance(found, dict) or {**found, "about": about} != {**identity, "about": about}:
-            raise CacheError(f"feature cache {str(folder)!r} holds other features than asked for; delete the folder")
+            raise CacheError(
+                f"feature cache {str(folder)!r} holds other features than this run needs; delete the folder"
+            )
     if found != {**identity, "about": about}:  # new, or the dataset lies elsewhere now
         write_text(path, json.dumps({**identity, "about": about}, indent=1))
 
@@ -159,7 +161,7 @@ def _fill(
     missing = [block for block in range(-(-frames // BLOCK_FRAMES)) if block not in good]
     damaged = sorted(entry.recorded().keys() - good)
     if damaged:
-        print(f"feature cache {str(entry.folder)!r}: {len(damaged)} damaged blocks are made again")
+        print(f"feature cache {str(entry.folder)!r}: encoding {len(damaged)} damaged blocks again")
         entry.keep_only(good)
     if missing or not entry.is_whole():
         entry.reserve(min(entry.frames, -(-frames // BLOCK_FRAMES) * BLOCK_FRAMES))
@@ -202,7 +204,7 @@ def _compare_makers(entry: Entry, here: Machine) -> None:
     if found:
         print(
             f"feature cache {str(entry.folder)!r}: some blocks were encoded by another machine, engine or library "
-            f"({found}); their features differ by rounding, and each block names its own",
+            f"({found}); the features differ by rounding, and each block records what encoded it",
             file=sys.stderr,
         )
 
@@ -211,7 +213,8 @@ def _store(entry: Entry, block: int, rows: np.ndarray, by: Machine, source: str)
     if ((rows.view(np.uint16) & _INFINITE) == _INFINITE).any():
         first = block * BLOCK_FRAMES
         raise CacheError(
-            f"encoder returned values outside float16 for frames {first} … {first + len(rows) - 1}, {source}"
+            f"the encoder returned values outside the range of float16 for frames {first} … {first + len(rows) - 1}, "
+            f"{source}"
         )
     entry.store(block, rows, by)
 

@@ -78,9 +78,9 @@ class Entry:
             room = free.f_bavail * free.f_frsize
             if missing > room:
                 raise CacheError(
-                    f"feature cache {str(self.folder)!r} cannot be written: it needs {missing / 1e9:.3g} GB more, the "
-                    f"disk has {room / 1e9:.3g} GB free; `s2robot cache prune` deletes old entries, cache_dir= puts "
-                    "the cache elsewhere"
+                    f"feature cache {str(self.folder)!r} cannot be written: it needs {missing / 1e9:.3g} GB more, but "
+                    f"the disk has {room / 1e9:.3g} GB free; delete old entries with `s2robot cache prune` or choose "
+                    "another cache_dir"
                 )
             if taken.st_size != self.frames * self.row_bytes:  # new, or cut short: what is missing reads as zeros
                 os.ftruncate(file.fileno(), self.frames * self.row_bytes)

@@ -71,7 +71,9 @@ def list_entries(root: str | Path) -> list[EntryInfo]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise CacheError(f"there is no feature cache at {str(root)!r}; say where with root=DIR (training: cache_dir)")
+        raise CacheError(
+            f"there is no feature cache at {str(root)!r}; give its folder, the cache_dir of training, as root="
+        )
     folders = [path for path in root.iterdir() if (path / "lock").exists() and not path.name.startswith(_DELETED)]
     infos = [info for folder in folders if (info := _describe(folder))]
     return sorted(infos, key=lambda info: info.last_used, reverse=True)
@@ -142,7 +144,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["layout"] != LAYOUT:
-            raise CacheError(f"written by another version (layout {manifest['layout']}, this one has {LAYOUT})")
+            raise CacheError(f"written by another version (layout {manifest['layout']}; this version reads {LAYOUT})")
         shape, about = manifest["shape"], manifest["about"]
         width = shape["channels"] * (shape["height"] * shape["width"] + shape["num_prefix"])
         return {**manifest, "row_bytes": 2 * int(width), **{key: str(about[key]) for key in ("encoder", "dataset")}}

@@ -59,13 +59,14 @@ class Actor:
         self._observation_steps = settings.observation_steps
         if not 1 <= self.execute_steps <= settings.action_steps:
             raise RolloutError(
-                f"execute_steps is {self.execute_steps}; the policy predicts {settings.action_steps} actions; valid: "
-                f"1 … {settings.action_steps}"
+                f"execute_steps={self.execute_steps} is not possible: the policy predicts {settings.action_steps} "
+                f"actions; valid: 1 … {settings.action_steps}"
             )
         if temporal_ensemble is not None and self.execute_steps == settings.action_steps:
             raise RolloutError(
-                f"temporal_ensemble={temporal_ensemble} has nothing to average: execute_steps={self.execute_steps} is "
-                "the whole chunk; execute fewer, such as execute_steps=1"
+                f"temporal_ensemble={temporal_ensemble} has nothing to average, because "
+                f"execute_steps={self.execute_steps} executes whole chunks; use a smaller value, such as "
+                "execute_steps=1"
             )
         self.times = Times()
 
@@ -83,7 +84,7 @@ class Actor:
         """
         observations = envs.single_observation_space
         if not isinstance(observations, spaces.Dict):
-            raise RolloutError(f"the environment's observations are {observations}; a policy needs a Dict of them")
+            raise RolloutError(f"the environment's observation space is {observations}; a policy needs a Dict space")
         check_spaces(self._checkpoint, self._encoder, self.execute_steps, observations.spaces, envs.single_action_space)
         keys = [f"{camera}_image" for camera in self._checkpoint.spec.features]
         images = {key: np.zeros((1, *(observations[key].shape or ())), np.uint8) for key in keys}

@@ -30,7 +30,8 @@ def check_spaces(
     expected = (execute_steps, checkpoint.spec.action_width)
     if actions.shape != expected:
         raise RolloutError(
-            f"the environment takes action chunks of shape {actions.shape}, the policy gives {expected} (steps, width)"
+            f"the environment takes action chunks of shape {actions.shape}, but the policy gives {expected} "
+            "(steps, width)"
         )
     steps = checkpoint.config.policy.observation_steps
     for camera in checkpoint.spec.features:
@@ -41,7 +42,7 @@ def check_spaces(
         width += _product(shape[1:])
     if width != checkpoint.spec.proprioception_width:
         raise RolloutError(
-            f"proprioception {checkpoint.proprioception} has {width} numbers in the environment, the policy was "
+            f"proprioception {checkpoint.proprioception} has {width} numbers in the environment, but the policy was "
             f"trained on {checkpoint.spec.proprioception_width}"
         )
 
@@ -51,20 +52,22 @@ def _check_camera(
 ) -> None:
     shape = _entry(observations, f"{camera}_image", camera, "camera", "_image")
     if len(shape) != 4 or shape[0] != steps or shape[3] != 3:
-        raise RolloutError(f"camera {camera!r} gives images {shape}; the policy needs ({steps}, height, width, 3)")
+        raise RolloutError(
+            f"camera {camera!r} gives images of shape {shape}; the policy needs ({steps}, height, width, 3)"
+        )
     height, width = shape[1:3]
     trained = recorded_size(checkpoint.environment, camera)
     if trained is not None and (height, width) != trained:
         way_out = f"; make the environment with image_size={trained[0]}" if trained[0] == trained[1] else ""
         raise RolloutError(
-            f"camera {camera!r} gives images of {height} x {width} pixels, the policy was trained on {trained[0]} x "
-            f"{trained[1]}: features of resized images differ{way_out}"
+            f"camera {camera!r} gives images of {height} x {width} pixels, but the policy was trained on {trained[0]} "
+            f"x {trained[1]}: features of resized images differ{way_out}"
         )
     features = encoder.feature_shape(height, width)
     if features != checkpoint.spec.features[camera]:
         raise RolloutError(
-            f"images of {height} x {width} pixels from camera {camera!r} give features of {features}, the policy was "
-            f"trained on {checkpoint.spec.features[camera]}: make the environment with the size it was trained on"
+            f"images of {height} x {width} pixels from camera {camera!r} give features of {features}, but the policy "
+            f"was trained on {checkpoint.spec.features[camera]}; make the environment with the image size of training"
         )
 
 

@@ -21,7 +21,7 @@ def check_outcomes(name: str, outcomes: ArrayLike) -> FloatArray:
     if wrong.size:
         raise StatisticsError(f"{name} must be 0 (failure), 1 (success) or NaN (missing), got {wrong.flat[0]}")
     if np.isnan(values).all(axis=1).any():
-        raise StatisticsError(f"{name}: a training seed has no episode at all")
+        raise StatisticsError(f"{name}: at least one training seed has no episodes")
     return values
 
 
@@ -44,7 +44,7 @@ def check_counts(successes: int, n: int) -> tuple[int, int]:
 def check_open_unit(name: str, value: float) -> float:
     """Validate 0 < value < 1."""
     if not 0 < value < 1:
-        raise StatisticsError(f"{name} must be between 0 and 1, both excluded, got {value}")
+        raise StatisticsError(f"{name} must be between 0 and 1 (exclusive), got {value}")
     return value
 
 
@@ -62,5 +62,7 @@ def paired_outcomes(baseline: ArrayLike, treatment: ArrayLike) -> tuple[FloatArr
             f"and {treated.shape[1]} for the treatment"
         )
     if np.isnan(base).any() or np.isnan(treated).any():
-        raise StatisticsError("paired arms must have no missing episode; keep the initial states that all of them met")
+        raise StatisticsError(
+            "paired arms have missing episodes (NaN); keep only the initial states that all seeds ran"
+        )
     return base, treated

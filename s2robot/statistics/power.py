@@ -41,7 +41,7 @@ def required_n(
     """
     null, alternative = _standard_deviations(p_baseline, p_treatment, correlation)
     if p_baseline == p_treatment:
-        raise StatisticsError(f"no number of episodes tells equal rates apart, got {p_baseline} twice")
+        raise StatisticsError(f"p_baseline and p_treatment must differ, got {p_baseline} for both")
     z_power = stats.norm.ppf(check_open_unit("power", power))
     root = (two_sided_z(1 - alpha) * null + z_power * alternative) / abs(p_treatment - p_baseline)
     return max(1, math.ceil(root**2))

@@ -43,7 +43,7 @@ def mcnemar_exact(baseline: ArrayLike, treatment: ArrayLike) -> McNemar:
     """
     base, treated = paired_outcomes(baseline, treatment)
     if len(base) != 1 or len(treated) != 1:
-        raise StatisticsError("mcnemar_exact compares one policy per arm; for several use sign_flip_test")
+        raise StatisticsError("mcnemar_exact compares one policy per arm; for several policies use sign_flip_test")
     only_baseline, only_treatment = int((base > treated).sum()), int((treated > base).sum())
     discordant = only_baseline + only_treatment
     pvalue = float(stats.binomtest(only_baseline, discordant).pvalue) if discordant else 1.0

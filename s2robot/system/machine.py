@@ -65,10 +65,10 @@ def differing_facts(former: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The facts that both know and that differ, as words; empty where none does.
 
     >>> differing_facts({"threads": 2, "device": "cpu"}, {"threads": 4, "device": "cpu"})
-    'threads 4, before 2'
+    'threads 4, was 2'
     """
     changed = [fact for fact in former if fact in now and None not in (former[fact], now[fact])]
-    return "; ".join(f"{fact} {now[fact]}, before {former[fact]}" for fact in changed if former[fact] != now[fact])
+    return "; ".join(f"{fact} {now[fact]}, was {former[fact]}" for fact in changed if former[fact] != now[fact])
 
 
 def with_machine(machines: Sequence[Machine], machine: Machine) -> list[Machine]:

@@ -91,7 +91,8 @@ class WeightsAndBiases:
             )
         except (wandb.errors.Error, OSError) as error:
             raise TrainingError(
-                f"Weights & Biases cannot be used ({error}); `wandb login`, or WANDB_MODE=offline to upload later"
+                f"Weights & Biases cannot be used ({error}); run `wandb login`, or set WANDB_MODE=offline to upload "
+                "later"
             ) from error
 
     def log(self, row: dict[str, float]) -> None:

@@ -161,9 +161,9 @@ class TrainingLoop:
         what = "gradients are not finite" if torch.isfinite(loss) else f"loss is {loss.item()}"
         culprits = indices[[not torch.isfinite(self._loss_alone(index)) for index in indices]]
         where = (
-            f"{len(culprits)} of its {len(indices)} windows have such a loss by themselves: "
+            f"{len(culprits)} of its {len(indices)} windows cause this on their own: "
             if len(culprits)
-            else f"no window by itself, all {len(indices)} together: "
+            else f"no window causes this on its own, only all {len(indices)} together: "
         )
         epoch, position = divmod(self.step, self.steps_per_epoch)
         raise TrainingError(
@@ -267,8 +267,8 @@ class TrainingLoop:
             return
         if former and self.processes.main and (moved := differing_facts(former[-1], here)):
             print(
-                f"training goes on from step {self.step} on another kind of machine ({moved}): by rounding the weights "
-                "will not be those of an uninterrupted run; the checkpoint names both",
+                f"training continues from step {self.step} on another kind of machine ({moved}): rounding will make "
+                "the weights differ from those of an uninterrupted run; the checkpoint records both machines",
                 file=sys.stderr,
             )
         self.machines = with_machine(former, here)

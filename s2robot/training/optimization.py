@@ -56,8 +56,8 @@ def require_precision(precision: str, policy: str, device: torch.device) -> None
                 torch.nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
         except RuntimeError as error:
             raise ConfigError(
-                f"training.precision={precision!r} is not possible for policy bc_rnn on this CPU, which has no LSTM of "
-                "that precision in PyTorch; valid: fp32"
+                f"training.precision={precision!r} is not possible for policy bc_rnn on this CPU, where PyTorch has no "
+                "LSTM in that precision; valid: fp32"
             ) from error
 
 

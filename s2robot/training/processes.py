@@ -69,7 +69,7 @@ class LaunchedProcesses(Processes):
         if importlib.util.find_spec("accelerate") is None:
             raise ConfigError("several processes need 'accelerate': pip install 's2robot[accelerate]'")
         if device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"device={device!r} is not possible in several processes; valid: auto, cpu, cuda")
+            raise ConfigError(f"device={device!r} is not possible with several processes; valid: auto, cpu, cuda")
         if device == "cuda":
             resolve_device(device)
         from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
@@ -81,7 +81,7 @@ class LaunchedProcesses(Processes):
         kind = self._accelerator.distributed_type
         if kind not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             raise TrainingError(
-                f"launched as {kind.value}; only data-parallel training is possible: MULTI_CPU, MULTI_GPU"
+                f"launched as {kind.value}, but only data-parallel training is possible; valid: MULTI_CPU, MULTI_GPU"
             )
         super().__init__(self._accelerator.device, self._accelerator.process_index, self._accelerator.num_processes)
 

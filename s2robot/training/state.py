@@ -92,7 +92,9 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
             "give resume=false"
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
-        raise TrainingError(f"training state {str(path)!r} is not one of this version; delete it or give resume=false")
+        raise TrainingError(
+            f"training state {str(path)!r} was not written by this version; delete it or give resume=false"
+        )
     return state
 
 

@@ -49,12 +49,12 @@ def load_demonstrations(
         if episode.actions.shape[1] != dataset.action_width:
             raise DatasetError(
                 f"dataset {str(dataset.path)!r}, {dataset.demos[index]}: actions are {episode.actions.shape[1]} wide, "
-                f"those of {dataset.demos[0]} {dataset.action_width}"
+                f"but those of {dataset.demos[0]} are {dataset.action_width} wide"
             )
         for key in proprioception:  # together they could be as wide as before, with other numbers in the columns
             width = episode.proprioception[key].shape[1]
             if width != widths.setdefault(key, width):
-                message = f"observation {key!r} is {width} wide, that of {dataset.demos[0]} {widths[key]}"
+                message = f"observation {key!r} is {width} wide, but in {dataset.demos[0]} it is {widths[key]} wide"
                 raise dataset.error(message, dataset.demos[index])
         actions.append(episode.actions)
         parts = [episode.proprioception[key] for key in proprioception]
