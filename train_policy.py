@@ -13,7 +13,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-# Before torch loads OpenMP: threads that spin while they wait cost tenfold as soon as another process is busy.
+# Must be set before torch loads OpenMP: by default idle threads spin, and as soon as another process is busy that makes
+# everything about ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from s2robot.cli.choices import register_choices
@@ -30,7 +31,7 @@ register_choices()
 @hydra.main(config_path=str(CONFIG_DIR), config_name="train_policy", version_base="1.3")
 def main(settings: DictConfig) -> None:
     """Hydra application: demonstrations → frozen S² features → policy → checkpoint."""
-    rank = int(os.environ.get("RANK", "0"))  # of several processes that `accelerate launch` started
+    rank = int(os.environ.get("RANK", "0"))  # set by `accelerate launch`, which starts several processes
     try:
         checkpoint = train(resolve(settings))
     except Exception as error:

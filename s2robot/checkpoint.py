@@ -1,6 +1,6 @@
-"""A trained policy on disk: `policy.safetensors` beside a `config.json`; nothing in it is ever executed.
+"""A trained policy on disk: `policy.safetensors` and `config.json`. Loading never executes anything from them.
 
-The frozen backbone is not stored: its name and the hash of its weights are, and loading compares them.
+The frozen backbone is not stored. Its name and the hash of its weights are, and loading compares the hash.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from s2robot.system.files import write_durably
 from s2robot.system.machine import Machine
 
 _LAYOUT = 2
-_UNSEALED = 1  # the layout before `config.json` carried a hash of itself
+_UNSEALED = 1  # the layout in which `config.json` had no hash of itself
 _WEIGHTS = "policy.safetensors"
 _CONFIG = "config.json"
 _RECORDED = (
@@ -45,7 +45,7 @@ _RECORDED = (
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that can change a result; those not installed are left out."""
+    """Return the versions of the packages that can change a result; packages that are not installed are left out."""
     versions = {}
     for name in _RECORDED:
         try:
@@ -57,20 +57,21 @@ def package_versions() -> dict[str, str]:
 
 @dataclass
 class Checkpoint:
-    """What is stored beside the weights.
+    """Everything that a checkpoint stores besides the weights.
 
     Attributes:
         config: the resolved training configuration.
-        spec: measured sizes the policy was built for.
+        spec: measured sizes that the policy was built for.
         environment: keyword arguments that recreate the environment of the demonstrations (task, cameras, …).
         proprioception: observation keys, in the order they are concatenated.
-        fingerprints: of the encoder, its backbone's weights, the dataset.
-        demonstrations: episodes trained on.
+        fingerprints: fingerprints of the `encoder`, the weights of its `backbone`, and the `data`.
+        demonstrations: number of demonstrations of the run, those held out for validation included.
         loss_curve: rows of the training log.
-        command: the command line that made it.
-        versions: of the packages that made it; empty where it does not say.
-        machines: those that trained it, see `s2robot.system.machine`: several where the run was resumed on another.
-        renderers: what drew the pictures of its demonstrations, as far as these say.
+        command: the command line that trained the policy.
+        versions: package versions during training; empty in checkpoints from before they were recorded.
+        machines: machines that trained the policy (see `s2robot.system.machine`); more than one if the run was resumed
+            on another machine.
+        renderers: renderers that drew the images of the demonstrations, if the dataset records them.
     """
 
     config: TrainConfig
@@ -87,7 +88,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
-    """Write a checkpoint folder; one that is there already is replaced only by a complete one."""
+    """Write a checkpoint folder; an existing one is replaced only once the new one is complete."""
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -104,7 +105,7 @@ def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Ch
 
 
 def set_checkpoint_aside(folder: Path) -> Path:
-    """Rename a checkpoint, if it is there, to `<folder>.old`, which the next one that is saved removes."""
+    """Rename an existing checkpoint to `<folder>.old`, which the next `save_checkpoint` removes; return that path."""
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -113,13 +114,13 @@ def set_checkpoint_aside(folder: Path) -> Path:
 
 
 def _seal(document: dict[str, Any]) -> str:
-    """Hash of everything else that `config.json` says, whatever its white space and order."""
+    """Hash the content of `config.json` without its own hash, independent of white space and key order."""
     content = {key: value for key, value in document.items() if key != "document_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """Read a checkpoint folder: what is recorded, and the policy's weights.
+    """Read a checkpoint folder: its record and the policy's weights.
 
     Raises:
         CheckpointError: a file is missing, truncated or altered, or was written by another layout version.
@@ -160,7 +161,7 @@ def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
     document = {name: value for name, value in document.items() if name not in names}
     config = dict(document["config"])
     config["policy"] = policy_from_dict(config["policy"])
-    config["training"].pop("save_every", None)  # of layout 1
+    config["training"].pop("save_every", None)  # a setting that existed in layout 1 only
     config["readout"] = readout_from_dict(config["readout"])
     for name, cls in (("encoder", EncoderConfig), ("training", TrainingConfig)):
         config[name] = build(cls, config[name], name)
@@ -176,10 +177,10 @@ def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
 
 
 def require_task(checkpoint: Checkpoint, task: str | None) -> None:
-    """Refuse another task than the policy was trained on; None stands for the one it was trained on.
+    """Check that the policy was trained on `task`; None accepts any.
 
     Raises:
-        CheckpointError: names both tasks.
+        CheckpointError: the policy was trained on another task; the message names both.
     """
     trained_on = checkpoint.environment.get("task")
     if task is not None and task != trained_on:
@@ -187,7 +188,7 @@ def require_task(checkpoint: Checkpoint, task: str | None) -> None:
 
 
 def _require_cameras(checkpoint: Checkpoint) -> None:
-    """Refuse an environment without the cameras that the policy sees through."""
+    """Check that the recorded environment has the policy's cameras."""
     offered = checkpoint.environment.get("cameras")
     missing = [camera for camera in checkpoint.spec.features if offered is not None and camera not in offered]
     if missing:
@@ -200,15 +201,15 @@ def _require_cameras(checkpoint: Checkpoint) -> None:
 def load_policy(
     folder: str | Path, device: torch.device, engine: str | None = None
 ) -> tuple[Policy, S2Encoder, Checkpoint]:
-    """Rebuild policy and encoder from a checkpoint alone (and the backbone's weights).
+    """Rebuild the policy and its encoder from a checkpoint and the backbone's weights.
 
     Args:
-        folder: the checkpoint.
-        device: where both run.
-        engine: what runs the backbone instead of the engine it was trained with; the features are the same to rounding.
+        folder: the checkpoint folder.
+        device: device that both run on.
+        engine: engine that runs the backbone; None = the engine of training. Features differ by rounding only.
 
     Raises:
-        CheckpointError: damaged, or the encoder made here is not the one it was trained on.
+        CheckpointError: the checkpoint is damaged, or the encoder built here is not the one it was trained with.
     """
     checkpoint, state = load_checkpoint(folder)
     _require_cameras(checkpoint)

@@ -1,4 +1,4 @@
-"""What the layers hand to each other: shapes, typed objects, protocols and errors.
+"""Types that the layers exchange: shapes, data objects, protocols and errors.
 
 Shape legend, used in every docstring of the package:
 
@@ -23,14 +23,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # torch takes seconds and 500 MB to import; errors, statistics and reports must not wait for it
+if TYPE_CHECKING:  # importing torch takes seconds and 500 MB, which errors, statistics and reports do not need
     import numpy as np
     import torch
     from torch import Tensor
 
 
 class Features(NamedTuple):
-    """Output of an encoder for a batch of images.
+    """Features of a batch of images, as an encoder returns them.
 
     Attributes:
         map: feature map of shape [B, S·C, h, w], floating point.
@@ -43,7 +43,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureShape:
-    """Per-frame size of what an encoder returns: `[channels, height, width]` and `[num_prefix, channels]`."""
+    """Shape of one frame's features: map `[channels, height, width]` and prefix tokens `[num_prefix, channels]`."""
 
     channels: int
     height: int
@@ -52,7 +52,7 @@ class FeatureShape:
 
     @property
     def numel(self) -> int:
-        """Numbers stored per frame, map and prefix tokens together."""
+        """Number of values per frame, map and prefix tokens together."""
         return self.channels * (self.height * self.width + self.num_prefix)
 
     def flatten(self, features: Features) -> Tensor:
@@ -72,13 +72,13 @@ class FeatureShape:
 
 @dataclass
 class Observation:
-    """What a policy looks at.
+    """Input of a policy: the last To steps of B episodes.
 
     Attributes:
-        features: camera -> packed features [B, To, numel] (see `FeatureShape.flatten`), float16.
+        features: camera -> packed features, float16 [B, To, numel] (see `FeatureShape.flatten`).
         proprioception: float32 [B, To, d] in simulator units, the keys concatenated; d may be 0.
-        past_actions: float32 [B, To, A], the action executed just before each step, environment units; zeros (for
-            relative actions: no motion) at and before an episode's first step.
+        past_actions: the action executed just before each step, float32 [B, To, A] in environment units; zeros at and
+            before an episode's first step (for relative actions, zero means no motion).
     """
 
     features: dict[str, Tensor]
@@ -112,12 +112,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """Measured sizes a policy is built for; kept apart from its settings.
+    """Sizes that a policy is built for; they are measured on the dataset, so they are not part of its settings.
 
     Attributes:
         features: camera -> shape of its features.
-        proprioception_width: d.
-        action_width: A.
+        proprioception_width: d, the width of the concatenated proprioception.
+        action_width: A, the width of an action.
     """
 
     features: dict[str, FeatureShape]
@@ -137,7 +137,7 @@ class Episode:
         rewards: optional reward after each action, float32 [T].
         states: optional simulator states, float64 [T, S].
         model_file: optional MJCF model of the recorded scene.
-        attributes: anything else the format records (seed, expert, ...), plain JSON values.
+        attributes: anything else that the format records (seed, expert, …), as plain JSON values.
     """
 
     actions: np.ndarray
@@ -158,9 +158,9 @@ class Backbone(Protocol):
     """A frozen, single-scale vision model: the contract `S2Encoder` relies on.
 
     Attributes:
-        name: what the user called it.
-        size: native (tile) height = width in pixels.
-        mean, std: per-channel normalisation of images in [0, 1].
+        name: name by which the user chose it.
+        size: native image size, which is the tile size: height = width in pixels.
+        mean, std: per-channel normalisation of images with values in [0, 1].
         num_prefix_tokens: P; 0 for models without CLS and register tokens.
     """
 
@@ -175,12 +175,12 @@ class Backbone(Protocol):
         ...
 
     def weights_hash(self) -> str:
-        """Sha256 over names, shapes, dtypes and bytes of every tensor and buffer."""
+        """Return the SHA-256 over the names, shapes, dtypes and bytes of all tensors and buffers."""
         ...
 
 
 class Encoder(Protocol):
-    """What the feature cache and the rollouts need of an encoder."""
+    """The part of an encoder that the feature cache and rollouts use."""
 
     def __call__(self, images: Tensor) -> Features:
         """Encode uint8 [B, H, W, 3] images."""
@@ -191,16 +191,19 @@ class Encoder(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hash of everything that determines the features but for rounding; equal across processes and machines."""
+        """Return a hash of everything that determines the features up to rounding; equal in all processes and machines.
+
+        Rounding is left out so that a cache can be shared by machines whose kernels add in another order.
+        """
         ...
 
     def describe(self) -> str:
-        """Readable name, such as backbone and scale set."""
+        """Return a readable name, such as backbone and scale set."""
         ...
 
 
 class S2RobotError(Exception):
-    """Base of every error a user can cause; the message names the thing, the value and the valid choices."""
+    """Base class of all errors that a user can cause; messages name the thing, the value and the valid choices."""
 
 
 class ConfigError(S2RobotError, ValueError):
@@ -208,11 +211,11 @@ class ConfigError(S2RobotError, ValueError):
 
 
 class DatasetError(S2RobotError):
-    """A demonstration file is missing, damaged, or does not hold what was asked of it."""
+    """A demonstration file is missing, damaged, or lacks what was requested."""
 
 
 class EncoderError(S2RobotError):
-    """Images or scale sets that the encoder cannot process, or an unknown backbone."""
+    """The encoder cannot process these images or this scale set, or the backbone is unknown."""
 
 
 class WeightsError(EncoderError):
@@ -228,7 +231,7 @@ class CheckpointError(S2RobotError):
 
 
 class TrainingError(S2RobotError):
-    """Training cannot go on (for example a NaN loss)."""
+    """Training cannot continue, for example because the loss is NaN."""
 
 
 class RolloutError(S2RobotError):
@@ -236,15 +239,15 @@ class RolloutError(S2RobotError):
 
 
 class StatisticsError(S2RobotError, ValueError):
-    """Outcomes or settings from which the statistic cannot be computed."""
+    """The statistic cannot be computed from these outcomes or settings."""
 
 
 class ReportError(S2RobotError):
-    """A result file is missing, damaged, or not one of this package."""
+    """A result file is missing, damaged, or was not written by this package."""
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> str:
-    """Error text for a name that is not among `choices`, with the closest match.
+    """Return the error text for a name that is not among `choices`, with the closest match.
 
     >>> unknown_name("policy", "bcc", ["bc", "diffusion_unet"])
     "unknown policy 'bcc'; did you mean 'bc'? Choices: bc, diffusion_unet"
@@ -256,7 +259,7 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> str:
 
 
 def differences(saved: Any, wanted: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Dotted name and both values of what differs between nested dictionaries.
+    """List the entries that differ between nested dictionaries: dotted name, saved value, wanted value.
 
     >>> differences({"policy": {"hidden": 8}, "seed": 0}, {"policy": {"hidden": 16}, "seed": 0})
     [('policy.hidden', 8, 16)]
@@ -269,7 +272,7 @@ def differences(saved: Any, wanted: Any, prefix: str = "") -> list[tuple[str, An
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:1`, `mps` into a device that exists here.
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device of this machine.
 
     Raises:
         ConfigError: the device is unknown or not available on this machine.

@@ -135,7 +135,8 @@ exit status: 0 success; 1 a bug in this program; 2 an error that one line on std
 
 def main(words: list[str] | None = None) -> int:
     """Run one verb; what a user got wrong ends in one line on stderr and exit status 2."""
-    # Before torch loads OpenMP: threads that spin while they wait cost tenfold as soon as another process is busy.
+    # Must be set before torch loads OpenMP: by default idle threads spin, and as soon as another process is busy that
+    # makes everything about ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if words is None else words
     flags = {"-h", "--help", "--version", "--json", "--debug"} & set(given)

@@ -2,9 +2,9 @@
 
 An arm's outcomes are an array [S, E] of 0 and 1: S training seeds, each evaluated from the same E initial states.
 Both are random draws: another training seed gives another policy, another set of initial states another difficulty.
-Episodes of one training seed are therefore no independent trials of the *method*. With 3 training seeds × 100 states,
-an interval at a nominal 95% held the true rate so often (`python benchmarks/interval_coverage.py`; in each cell
-initial states of equal, then of very different difficulty):
+Episodes of one training seed are therefore not independent trials of the *method*. The table shows how often a nominal
+95% interval contains the true rate with 3 training seeds × 100 states (`python benchmarks/interval_coverage.py`). In
+each cell, the first number is for initial states of equal difficulty, the second for very different difficulties.
 
 | standard deviation between training seeds | Wilson over all episodes | `hierarchical_bootstrap` |
 |-------------------------------------------|--------------------------|--------------------------|
@@ -12,7 +12,7 @@ initial states of equal, then of very different difficulty):
 | 4 and 3 points                            | 90%, 83%                 | 97%, 95%                 |
 | 9 and 7 points                            | 62%, 71%                 | 89%, 91%                 |
 
-Everything is a pure function of its arguments; the bootstraps draw from a generator seeded by `seed`.
+All functions are pure functions of their arguments; the bootstraps draw from a generator seeded by `seed`.
 """
 
 from s2robot.statistics.anytime import anytime_comparison

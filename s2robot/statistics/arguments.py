@@ -1,4 +1,4 @@
-"""Validation shared by the statistics: one clear error instead of a NaN."""
+"""Input validation shared by the statistics: one clear error instead of a NaN."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def check_open_unit(name: str, value: float) -> float:
 
 
 def two_sided_z(confidence: float) -> float:
-    """Normal quantile of a two-sided interval: 1.96 for 0.95."""
+    """Return the normal quantile of a two-sided interval: 1.96 for a confidence of 0.95."""
     return float(stats.norm.ppf((1 + check_open_unit("confidence", confidence)) / 2))
 
 
 def paired_outcomes(baseline: ArrayLike, treatment: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Validate two arms that met the same initial states and return them as [S0, E] and [S1, E]."""
+    """Validate two arms that ran the same initial states, and return them as [S0, E] and [S1, E]."""
     base, treated = check_outcomes("baseline", baseline), check_outcomes("treatment", treatment)
     if base.shape[1] != treated.shape[1]:
         raise StatisticsError(

@@ -18,12 +18,12 @@ RESAMPLES = 10_000
 
 
 def resamples_for(comparisons: int, alpha: float = 0.05) -> int:
-    """So many resamples that the smallest p-value they can give, times the comparisons, is half of alpha at most."""
+    """Number of resamples whose smallest possible p-value, times the number of comparisons, is at most alpha / 2."""
     return max(RESAMPLES, math.ceil(4 * comparisons / alpha))
 
 
 class Difference(NamedTuple):
-    """Success of the treatment minus success of the baseline, its interval and two-sided p-value."""
+    """Success rate of the treatment minus that of the baseline, with its interval and two-sided p-value."""
 
     value: float
     interval: Interval
@@ -39,11 +39,13 @@ def hierarchical_bootstrap(
 ) -> Interval:
     """Interval of a method's success rate over training seeds × initial states.
 
-    All training seeds meet the same initial states, so each is redrawn on its own: draw = mean + deviation of the
-    redrawn seeds + deviation of the redrawn states. (Redrawing both at once, Owen 2007, counts the interaction of seed
-    and state once more and needs about half as many episodes again.) Of S training seeds S - 1 are drawn, which makes
-    the variance between seeds unbiased (Rao & Wu 1988); it matters for the usual S = 3. Two pseudo-states, one solved
-    and one failed by all, keep the interval of a perfect score from collapsing to [1, 1].
+    - All training seeds meet the same initial states, so seeds and states are redrawn separately:
+      draw = mean + deviation of the redrawn seeds + deviation of the redrawn states. Redrawing both at once (Owen 2007)
+      counts the interaction of seed and state twice and needs about 1.5 times as many episodes.
+    - Of S training seeds, S - 1 are drawn, which makes the variance between seeds unbiased (Rao & Wu 1988). This
+      matters for the usual S = 3.
+    - Two pseudo-states, one that all seeds solve and one that all fail, keep the interval of a perfect score from
+      collapsing to [1, 1].
 
     Args:
         outcomes: 0/1 of shape [E] (one training seed) or [S, E]; NaN marks a missing episode.
@@ -61,7 +63,7 @@ def hierarchical_bootstrap(
         values = _append_states(values, (1.0, 0.0))
     values = values[:, ~np.isnan(values).all(axis=0)]
     states = _state_counts(values.shape[1], resamples, seed)
-    # Deviations of states are taken within training seeds: a seed that misses states must not shift them.
+    # Deviations of states are taken within training seeds, so that a seed with missing states does not shift them.
     by_state = np.nanmean(values - np.nanmean(values, axis=1, keepdims=True), axis=0)
     draws = (
         np.nanmean(values)
@@ -79,10 +81,10 @@ def paired_bootstrap(
     seed: int = 0,
     pseudo_states: bool = True,
 ) -> Difference:
-    """Bootstrap the difference of two arms: training seeds redrawn in each arm, initial states redrawn jointly.
+    """Bootstrap the difference of two arms: training seeds are redrawn per arm, initial states jointly for both.
 
-    See `hierarchical_bootstrap` for the scheme. The pseudo-states here are two initial states of which each arm wins
-    one; without them, arms that never disagree would get the interval [0, 0] (compare Agresti & Min 2005).
+    See `hierarchical_bootstrap` for the scheme. The pseudo-states here are two initial states, one won by each arm.
+    Without them, arms that never disagree would get the interval [0, 0] (compare Agresti & Min 2005).
 
     Args:
         baseline: outcomes 0/1 of shape [E] or [S0, E].
@@ -107,10 +109,10 @@ def paired_bootstrap(
 
 
 def _paired_draws(base: FloatArray, treated: FloatArray, resamples: int, seed: int) -> tuple[FloatArray, int]:
-    """Redrawn differences as numerators [resamples] over one denominator, all of them whole numbers.
+    """Redrawn differences as integer numerators [resamples] over one common denominator.
 
-    A draw without a difference is then 0 on every processor. Means over three training seeds would be rounded to one
-    side of 0 or the other, and the p-value counts sides.
+    With integers, a draw without a difference is exactly 0 on every processor. Means over three training seeds would
+    round to one side of 0 or the other, and the p-value counts draws on each side.
     """
     redrawn = max(1, len(base) - 1), max(1, len(treated) - 1)
     states = _state_counts(base.shape[1], resamples, seed)
@@ -126,7 +128,7 @@ def _paired_draws(base: FloatArray, treated: FloatArray, resamples: int, seed: i
 def _state_counts(n: int, resamples: int, seed: int) -> Float32Array:
     """How often each of `n` states occurs in n draws with replacement: [resamples, n], read-only.
 
-    By far the costliest step and the same for all arms of a report, hence the cache of the last one.
+    The result is cached because this is by far the costliest step and is the same for all arms of a report.
     """
     return _draw_counts(np.random.default_rng(seed), n, n, resamples)
 
@@ -135,7 +137,7 @@ def _draw_counts(rng: np.random.Generator, n: int, draws: int, resamples: int) -
     if resamples < 1:
         raise StatisticsError(f"resamples must be at least 1, got {resamples}")
     counts = np.empty((resamples, n), np.float32)
-    for block in np.split(counts, range(RESAMPLES, resamples, RESAMPLES)):  # bounds the memory for the integers
+    for block in np.split(counts, range(RESAMPLES, resamples, RESAMPLES)):  # in blocks, to bound the memory of `units`
         units = rng.integers(n, size=(len(block), draws)) + n * np.arange(len(block))[:, None]
         block[:] = np.bincount(units.ravel(), minlength=block.size).reshape(block.shape)
     counts.flags.writeable = False
@@ -143,19 +145,20 @@ def _draw_counts(rng: np.random.Generator, n: int, draws: int, resamples: int) -
 
 
 def _sum_over(states: Float32Array, values: FloatArray) -> FloatArray:
-    """Sum of one value per state over each draw of states: [resamples]; exact for whole numbers."""
+    """Sum of one value per state over each draw of states: [resamples]; exact for integer values."""
+    # float32 holds every integer below 2^24 exactly; float64 would make a copy of the large matrix `states`.
     exact = np.float32 if states.shape[1] * np.abs(values).max() < 2**24 else np.float64
     return (states @ values.astype(exact)).astype(np.float64)
 
 
 def _seed_deviations(outcomes: FloatArray, resamples: int, stream: list[int]) -> FloatArray:
-    """Mean over redrawn training seeds less the mean over all: [resamples]; zero for a single one."""
+    """Mean over the redrawn training seeds minus the mean over all: [resamples]; zero for a single seed."""
     rates = np.nanmean(outcomes, axis=1)
     return _seed_counts(len(rates), resamples, stream) @ (rates - rates.mean()) / max(1, len(rates) - 1)
 
 
 def _seed_counts(seeds: int, resamples: int, stream: list[int]) -> FloatArray:
-    """How often each training seed is drawn: [resamples, seeds]; of S seeds S - 1 are, of a single one it."""
+    """How often each training seed is drawn: [resamples, seeds]; S - 1 draws from S seeds, one draw from one seed."""
     counts = _draw_counts(np.random.default_rng(stream), seeds, max(1, seeds - 1), resamples)
     return counts.astype(np.float64)
 
@@ -166,5 +169,5 @@ def _percentile_interval(draws: FloatArray, confidence: float, lowest: float) ->
 
 
 def _append_states(outcomes: FloatArray, states: tuple[float, float]) -> FloatArray:
-    """Append one column per entry of `states`, the same for all training seeds."""
+    """Append one column per entry of `states`, with the same value for all training seeds."""
     return np.concatenate([outcomes, np.tile(states, (len(outcomes), 1))], axis=1)

@@ -1,4 +1,4 @@
-"""How many episodes a comparison of two success rates needs, and what a number of episodes can tell apart."""
+"""How many episodes a comparison of two success rates needs, and which difference a number of episodes can detect."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from s2robot.statistics.arguments import check_open_unit, two_sided_z
 def comparison_power(
     p_baseline: float, p_treatment: float, n: float, correlation: float | None = None, alpha: float = 0.05
 ) -> float:
-    """Chance that a two-sided test at level `alpha` tells two success rates apart (normal approximation).
+    """Power of a two-sided test at level `alpha` to distinguish two success rates (normal approximation).
 
     Args:
         p_baseline: true success rate of the baseline, in (0, 1).
         p_treatment: true success rate of the treatment, in [0, 1].
         n: episodes *per arm*; may be fractional, see `effective_episodes`.
         correlation: None for independent episodes (pooled z test; Fleiss 1981). For shared initial states (McNemar;
-            Connor 1987) the correlation of the two outcomes of one state, capped at the most the two rates allow.
+            Connor 1987), the correlation between the two outcomes of one state, capped at the largest value that the
+            two rates allow.
         alpha: significance level.
     """
     null, alternative = _standard_deviations(p_baseline, p_treatment, correlation)
@@ -34,7 +35,7 @@ def comparison_power(
 def required_n(
     p_baseline: float, p_treatment: float, power: float = 0.8, correlation: float | None = None, alpha: float = 0.05
 ) -> int:
-    """Episodes per arm (pairs, where paired) that tell the two rates apart; arguments as in `comparison_power`.
+    """Episodes per arm (or pairs) needed to distinguish the two rates; arguments as in `comparison_power`.
 
     >>> required_n(0.8, 0.9), required_n(0.8, 0.85)
     (199, 906)
@@ -50,9 +51,9 @@ def required_n(
 def detectable_difference(
     p_baseline: float, n: float, power: float = 0.8, correlation: float | None = None, alpha: float = 0.05
 ) -> float:
-    """Smallest improvement d such that `p_baseline` and `p_baseline` + d are told apart with the given power.
+    """Smallest improvement d such that `p_baseline` and `p_baseline` + d are distinguished with the given power.
 
-    Arguments as in `comparison_power`. Returns infinity where even a treatment that always succeeds is not told apart.
+    Arguments as in `comparison_power`. Returns infinity if even a treatment that always succeeds is not distinguished.
     """
     return _smallest_improvement(p_baseline, power, lambda p: comparison_power(p_baseline, p, n, correlation, alpha))
 
@@ -65,24 +66,26 @@ def paired_power(
     seed_std: float = 0.0,
     alpha: float = 0.05,
 ) -> float:
-    """Chance that `paired_bootstrap` and `sign_flip_test` both tell two arms apart, where pairing gains nothing.
+    """Power of `paired_bootstrap` and `sign_flip_test` to both distinguish two arms, where pairing gains nothing.
 
-    A normal approximation. The bootstrap's standard error is larger than that of the difference, because the chance in
-    single episodes counts among its states and among its training seeds, and because of its pseudo-states. In
-    simulations (`python benchmarks/power.py`) with 100 and 200 episodes, a baseline at 50 and 80%, and 5 points of
-    deviation between training seeds, both tests found 0.97 to 1.05 times the difference computed here with 80% power
-    for 1, 3, 4, 5 and 10 seeds, and 0.88 to 0.97 times for two.
+    This is a normal approximation. The bootstrap's standard error is larger than that of the difference, because the
+    chance within single episodes counts twice (among its states and among its training seeds) and because of its
+    pseudo-states.
+
+    Simulations (`python benchmarks/power.py`) used 100 and 200 episodes, baselines of 50 and 80%, and a deviation of 5
+    points between training seeds. With 80% power, both tests detected 0.97 to 1.05 times the difference computed here
+    for 1, 3, 4, 5 and 10 seeds, and 0.88 to 0.97 times for two seeds.
 
     Args:
         p_baseline: true success rate of the baseline, in (0, 1).
         p_treatment: true success rate of the treatment, in [0, 1].
-        episodes: initial states, met by every training seed of both arms.
-        training_seeds: of each arm; with one, the comparison is of two trained policies.
+        episodes: number of initial states, which every training seed of both arms runs.
+        training_seeds: training seeds per arm; with one, the comparison is between two trained policies.
         seed_std: standard deviation of an arm's true success rate between training seeds (0.05 is 5 points).
         alpha: significance level.
     """
     variances = [check_open_unit("p_baseline", p_baseline) * (1 - p_baseline), p_treatment * (1 - p_treatment)]
-    effective_episodes(p_baseline, episodes, training_seeds, seed_std)  # for its checks
+    effective_episodes(p_baseline, episodes, training_seeds, seed_std)  # called for its input checks only
     if not 0 <= p_treatment <= 1:
         raise StatisticsError(f"p_treatment must be in [0, 1], got {p_treatment}")
     between = 2 * seed_std**2 if training_seeds > 1 else 0.0
@@ -94,7 +97,7 @@ def paired_power(
     flips = math.sqrt(chance / training_seeds + difference**2 / episodes)
     shifts = (
         difference * episodes / (episodes + 2) - critical * bootstrap,
-        difference - 1 / (episodes * training_seeds) - critical * flips,  # with the continuity correction
+        difference - 1 / (episodes * training_seeds) - critical * flips,  # 1 / …: continuity correction
     )
     return float(stats.norm.cdf(min(shifts) / deviation))
 
@@ -107,16 +110,16 @@ def detectable_paired_difference(
     power: float = 0.8,
     alpha: float = 0.05,
 ) -> float:
-    """Smallest improvement that a report finds with the given power; arguments as in `paired_power`.
+    """Smallest improvement that a report detects with the given power; arguments as in `paired_power`.
 
-    Returns infinity where even a treatment that always succeeds is not told apart.
+    Returns infinity if even a treatment that always succeeds is not distinguished.
     """
     settings = (episodes, training_seeds, seed_std, alpha)
     return _smallest_improvement(p_baseline, power, lambda p: paired_power(p_baseline, p, *settings))
 
 
 def effective_episodes(p: float, episodes: int, training_seeds: int, seed_std: float) -> float:
-    """Independent episodes that carry as much information as `training_seeds` × `episodes` dependent ones.
+    """Number of independent episodes with as much information as `training_seeds` × `episodes` dependent ones.
 
     Args:
         p: mean success rate, in (0, 1).
@@ -125,7 +128,7 @@ def effective_episodes(p: float, episodes: int, training_seeds: int, seed_std: f
         seed_std: standard deviation of the true success rate between training seeds (0.03 is 3 points).
 
     Returns:
-        n such that p(1-p)/n is the variance of the mean over both levels (Kish's design effect); at most
+        The n for which p(1-p)/n is the variance of the mean over both levels (Kish's design effect); at most
         `episodes`·`training_seeds`.
     """
     total = check_open_unit("p", p) * (1 - p)

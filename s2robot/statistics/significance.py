@@ -1,4 +1,4 @@
-"""Exact tests of two arms, and Holm's correction for several."""
+"""Exact tests between two arms, and Holm's correction for several comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s2robot.statistics.arguments import check_counts, paired_outcomes
 
 
 class McNemar(NamedTuple):
-    """Discordant initial states (solved by one arm only) and the exact two-sided p-value."""
+    """Number of discordant initial states (solved by one arm only) and the exact two-sided p-value."""
 
     only_baseline: int
     only_treatment: int
@@ -35,7 +35,7 @@ def mcnemar_exact(baseline: ArrayLike, treatment: ArrayLike) -> McNemar:
     """Exact McNemar (1947) test: do two policies solve the same initial states equally often?
 
     Args:
-        baseline: outcomes 0/1 of shape [E]; one policy, entry i from initial state i.
+        baseline: outcomes 0/1 of one policy, of shape [E]; entry i is the episode from initial state i.
         treatment: outcomes 0/1 of shape [E], from the same initial states.
 
     Raises:
@@ -51,12 +51,12 @@ def mcnemar_exact(baseline: ArrayLike, treatment: ArrayLike) -> McNemar:
 
 
 def sign_flip_test(baseline: ArrayLike, treatment: ArrayLike) -> float:
-    """Exact McNemar test for several training seeds per arm: two-sided p-value.
+    """Two-sided p-value of an exact McNemar test for several training seeds per arm.
 
-    The unit is the initial state: every state's difference between the arms' success (averaged over training seeds)
-    keeps or flips its sign with probability 1/2 under the null hypothesis. All sign patterns are counted, by
-    convolution. With one training seed per arm this *is* the exact McNemar test. It is a statement about the policies
-    that were trained, not about training again; for that see `paired_bootstrap`.
+    The unit is the initial state. Under the null hypothesis, each state's difference in success (averaged over training
+    seeds) keeps or flips its sign with probability 1/2. All sign patterns are counted, by convolution. With one
+    training seed per arm this *is* the exact McNemar test. The p-value is about the policies that were trained, not
+    about training again; for that see `paired_bootstrap`.
 
     Args:
         baseline: outcomes 0/1 of shape [E] or [S0, E].
@@ -66,7 +66,7 @@ def sign_flip_test(baseline: ArrayLike, treatment: ArrayLike) -> float:
         StatisticsError: the numbers of states differ, or outcomes are missing or not 0/1.
     """
     base, treated = paired_outcomes(baseline, treatment)
-    # Scaled by S0·S1 the differences are integers, so the null distribution lives on an integer grid.
+    # Scaled by S0·S1, the differences are integers, so the null distribution lives on an integer grid.
     steps = np.rint(len(base) * treated.sum(0) - len(treated) * base.sum(0)).astype(np.int64)
     observed, steps = abs(int(steps.sum())), np.abs(steps[steps != 0])
     reach = int(steps.sum())
@@ -79,7 +79,7 @@ def sign_flip_test(baseline: ArrayLike, treatment: ArrayLike) -> float:
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values: 0.05 or less means significant with the family-wise error at 5%.
+    """Holm's (1979) adjusted p-values: 0.05 or less is significant at a family-wise error rate of 5%.
 
     Raises:
         StatisticsError: a p-value is not in [0, 1].

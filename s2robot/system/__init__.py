@@ -1,1 +1,1 @@
-"""What lies under everything: files that survive a crash, optional libraries, the machine that computes."""
+"""The lowest layer: files that survive a crash, optional libraries, choices by name, facts about the machine."""

@@ -1,4 +1,4 @@
-"""Libraries that the core does without: one clear error where one of them is missing."""
+"""Optional libraries: one clear error if one of them is missing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from s2robot.interfaces import S2RobotError
 
 
 class MissingLibraryError(S2RobotError, ImportError):
-    """A part was asked for whose library is not installed."""
+    """The library that a requested feature needs is not installed."""
 
 
 def missing(library: str, extra: str, error: ModuleNotFoundError) -> MissingLibraryError:
-    """Error for a failed import that names the extra which installs the library.
+    """Return the error for a failed import, with the extra that installs the library.
 
-    An import that failed inside an installed library is told apart by the module it names.
+    The message quotes `error`, whose module name shows whether the library itself is missing or something it imports.
 
     >>> missing("msgpack", "server", ModuleNotFoundError("No module named 'msgpack'", name="msgpack"))
     MissingLibraryError("msgpack is not installed (No module named 'msgpack'); run: pip install 's2robot[server]'")
@@ -24,10 +24,10 @@ def missing(library: str, extra: str, error: ModuleNotFoundError) -> MissingLibr
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
-    """Import a module of a library that an extra installs.
+    """Import a module from a library that an extra installs.
 
     Raises:
-        MissingLibraryError: it is not installed.
+        MissingLibraryError: the library is not installed.
     """
     try:
         return importlib.import_module(module)

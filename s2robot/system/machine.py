@@ -1,6 +1,6 @@
-"""The kind of machine a number was computed on: what may change it by rounding, and nothing that differs between runs.
+"""Facts about the machine that computed a number: those that can change it by rounding, none that differ between runs.
 
-What is the same where, docs/architecture.md says.
+docs/architecture.md ("What is the same where") lists what is equal on which machines.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ Machine = dict[str, Any]
 """`processor`, `capability`, `threads`, `device`, `torch`; in results also `engine` and `renderer`. JSON-able."""
 
 _CPUINFO = Path("/proc/cpuinfo")
-# What tells one kind of processor from another, on x86 and on ARM. Names alone do not: clouds report "AMD EPYC".
+# Fields that distinguish processors on x86 and ARM. Names alone do not: clouds report just "AMD EPYC".
 _X86 = {"vendor_id": "", "cpu family": "family ", "model": "model ", "stepping": "stepping "}
 _ARM = {"CPU implementer": "implementer ", "CPU part": "part ", "CPU variant": "variant ", "CPU revision": "revision "}
 _SHOWN = ("renderer", "processor", "capability", "threads", "device", "engine", "torch")
 
 
 def machine_facts(device: torch.device) -> Machine:
-    """Processor, PyTorch and its device; where that is the processor, also the instruction set and the threads."""
+    """Return processor, PyTorch version and device; if the device is the CPU, also instruction set and threads."""
     import torch
 
-    # A plain string: the version's own class is none that a saved state may hold.
+    # str(): training states hold this value, and `torch.load(weights_only=True)` refuses the class `TorchVersion`.
     facts: Machine = {"processor": processor_name(), "torch": str(torch.__version__)}
-    if device.type == "cuda":  # what the processor adds up then are not the features, nor the policy's numbers
+    if device.type == "cuda":  # the CPU then computes neither features nor actions, so its threads do not matter
         return {**facts, "device": torch.cuda.get_device_name(device)}
     computing = {"capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
     return {**facts, **computing, "device": device.type}
 
 
 def processor_name(cpuinfo: Path = _CPUINFO) -> str:
-    """Name, family, model and stepping of the first processor; the architecture where the system does not say."""
+    """Return name, family, model and stepping of the first processor; the architecture if the system does not say."""
     try:
         first = cpuinfo.read_text(errors="replace").split("\n\n")[0]
     except OSError:
@@ -48,7 +48,7 @@ def processor_name(cpuinfo: Path = _CPUINFO) -> str:
 
 
 def machine_label(machine: Mapping[str, Any]) -> str:
-    """The facts in one line.
+    """Return the facts in one line.
 
     >>> machine_label({"processor": "AMD EPYC", "capability": "AVX512", "threads": 2, "device": "cpu"})
     'AMD EPYC, AVX512, 2 threads, cpu'
@@ -62,7 +62,7 @@ def machine_label(machine: Mapping[str, Any]) -> str:
 
 
 def differing_facts(former: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The facts that both know and that differ, as words; empty where none does.
+    """Return in words the facts that both machines record and that differ; empty if none does.
 
     >>> differing_facts({"threads": 2, "device": "cpu"}, {"threads": 4, "device": "cpu"})
     'threads 4, was 2'
@@ -72,14 +72,14 @@ def differing_facts(former: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def with_machine(machines: Sequence[Machine], machine: Machine) -> list[Machine]:
-    """The distinct machines of a list and one more, which comes last."""
+    """Append `machine` to the list, or move it to the end if the list holds it already."""
     return [*(other for other in machines if other != machine), machine]
 
 
 def count_machines(machines: Iterable[Mapping[str, Any] | None]) -> list[Machine]:
-    """The distinct machines of episodes, each with its number of `episodes`; None, an unknown one, is left out.
+    """Return the distinct machines, each with its number of `episodes`; None (unknown machine) is left out.
 
-    Entries that carry `episodes` already are added up.
+    Entries that already have `episodes` count as that many.
     """
     counts: dict[tuple[tuple[str, Any], ...], int] = {}
     for machine in machines:
@@ -92,10 +92,13 @@ def count_machines(machines: Iterable[Mapping[str, Any] | None]) -> list[Machine
 def pool_machines(
     parts: Iterable[tuple[Sequence[Machine], Sequence[Mapping[str, Any]]]],
 ) -> tuple[list[Machine], list[dict[str, Any]]]:
-    """Join episodes of several documents, of each its machines and its rows, whose `machine` is a place in that list.
+    """Join the episodes of several documents into one list of machines and one list of rows.
+
+    Args:
+        parts: (machines, rows) of each document; the `machine` of a row is its index in `machines`, or None.
 
     Returns:
-        The machines of all episodes that ran, counted, and all rows with their places there; None where it is unknown.
+        The machines of all episodes that ran, counted, and all rows, whose `machine` is now an index in that list.
     """
     found = [
         (row, None if row.get("machine") is None else {**machines[row["machine"]], "episodes": 1})
@@ -107,7 +110,7 @@ def pool_machines(
 
 
 def place_of(machine: Machine, counted: Sequence[Machine]) -> int:
-    """Where a machine is in what `count_machines` made of it and others."""
+    """Return the index of a machine in the output of `count_machines`."""
     return [_facts(kind) for kind in counted].index(_facts(machine))
 
 
@@ -123,7 +126,7 @@ MIXED = "the episodes were run on several kinds of machine"
 
 
 def mixed_machines(machines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The warning of episodes counted together that several kinds of machine ran; none where one did."""
+    """Return the warning for episodes counted together that several kinds of machine ran; empty if one machine did."""
     if len(machines) < 2:
         return []
     shown = "; ".join(f"{machine_label(machine)} ({_count(machine['episodes'], 'episode')})" for machine in machines)
