@@ -138,7 +138,7 @@ def test_listed_arms_and_stated_contrasts():
         ({"tasks": [{"task": "Lift", "sise": 3}]}, "unknown task setting 'sise'; did you mean 'size'"),
         ({"tasks": ["Lift", {"task": "Lift", "demonstrations": 9}]}, "give tasks with equal labels a name"),
         ({"first_seed": 7}, "first_seed=7 is not possible; valid: 100000"),
-        ({"first_seed": CALIBRATION_SEED}, "calibration above"),
+        ({"first_seed": CALIBRATION_SEED}, "lower seeds are for collection, higher for calibration"),
         ({"training_seeds": [CALIBRATION_SEED]}, "higher seeds are for calibration"),
         ({"engine": "dask"}, "unknown engine of the benchmark 'dask'. Choices: local, ray"),
     ],

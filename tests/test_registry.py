@@ -120,7 +120,7 @@ def test_two_packages_with_one_name_are_both_named(tmp_path):
     for package in ("toolbox", "workshop"):
         install(tmp_path, package, {"saw": f"{package}:Saw"}, module="class Saw: pass")
     message = error_of(tmp_path, 'registry.find("saw")')
-    assert message == "tool 'saw' is provided by toolbox 1.2 and workshop 1.2; uninstall all but one of them"
+    assert message == "tool 'saw' is provided by toolbox 1.2 and workshop 1.2; uninstall all but one"
 
 
 def test_entry_from_outside_does_not_replace_ours_and_the_user_is_told(tmp_path):
@@ -130,7 +130,7 @@ def test_entry_from_outside_does_not_replace_ours_and_the_user_is_told(tmp_path)
     )
     found, said = look(tmp_path, program)
     assert found == {"names": ["ratio"], "found": "fractions", "count": 1}
-    assert said.strip() == "tool 'ratio' of toolbox 1.2 is not used: s2robot's own has that name; give it another"
+    assert said.strip() == "tool 'ratio' of toolbox 1.2 is not used: s2robot has its own of that name; rename it"
 
 
 def test_broken_package_is_left_out_of_the_choices_with_a_warning_and_hinders_no_other(tmp_path):

@@ -204,8 +204,8 @@ def test_fitting_environments_are_accepted_and_leave_no_trace():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"actions": (2, 6)}, r"chunks of shape \(2, 6\), the policy gives \(2, 7\)"),
-        ({"actions": (4, 7)}, r"chunks of shape \(4, 7\), the policy gives \(2, 7\)"),
+        ({"actions": (2, 6)}, r"chunks of shape \(2, 6\), but the policy gives \(2, 7\)"),
+        ({"actions": (4, 7)}, r"chunks of shape \(4, 7\), but the policy gives \(2, 7\)"),
         ({"cameras": ("agentview", "frontview")}, "unknown camera 'robot0_eye_in_hand'.*Choices: agentview, frontview"),
         ({"low_dim": {"robot0_eef_pos": 3}}, "unknown proprioception 'robot0_gripper_qpos'"),
         ({"low_dim": PROPRIOCEPTION | {"robot0_eef_pos": 4}}, "has 6 numbers in the environment.*trained on 5"),

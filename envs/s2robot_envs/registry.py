@@ -76,16 +76,14 @@ class Registry(Mapping[str, Any]):
                 same.append(point)
         for name in [name for name in added if name in self._own]:
             for point in added.pop(name):
-                message = "%s %r of %s is not used: s2robot_envs's own has that name; give it another"
+                message = "%s %r of %s is not used: s2robot_envs has its own of that name; rename it"
                 _LOGGER.warning(message, self.kind, name, _provider(point))
         return added
 
     def _load(self, points: list[EntryPoint]) -> Any:
         if len(points) > 1:
             providers = " and ".join(sorted(map(_provider, points)))
-            raise EnvConfigError(
-                f"{self.kind} {points[0].name!r} is provided by {providers}; uninstall all but one of them"
-            )
+            raise EnvConfigError(f"{self.kind} {points[0].name!r} is provided by {providers}; uninstall all but one")
         try:
             return points[0].load()
         except Exception as error:  # whatever the code of another package may raise

@@ -1,7 +1,7 @@
-"""Every setting of the package: typed dataclasses that own the defaults and validate them.
+"""All settings of the package: typed dataclasses that hold the defaults and validate the values.
 
-YAML files under `configs/` record choices only. `register()` makes the dataclasses known to Hydra, so that
-a mistyped key or name is an error that lists the valid ones.
+The YAML files under `configs/` record choices only. `register()` makes the dataclasses known to Hydra, so that a
+mistyped key or name is an error that lists the valid ones.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def register(
 ) -> None:
     """Make the dataclasses known to Hydra: the schemas and the groups `encoder`, `readout` and `policy`.
 
-    What there is to choose from is handed down by who knows it, as `s2robot.cli.choices` does.
+    The choices are arguments because this layer lies below encoders and policies; `s2robot.cli.choices` passes them.
 
     Args:
         backbones: names offered as `encoder=NAME` (any other timm name goes through `encoder.backbone=NAME`).
@@ -78,10 +78,11 @@ def register(
 
 
 def resolve(settings: Container) -> Any:
-    """Turn a composed configuration into its dataclass, once, at the entry point.
+    """Turn a composed configuration into its dataclass. Call this once, at the entry point.
 
     Raises:
-        ConfigError: a required setting is missing, a value is impossible, or a setting unknown (Hydra's `+key=value`).
+        ConfigError: a required setting is missing, a value is impossible, or a setting is unknown (Hydra's `+key=value`
+            adds keys without a check).
     """
     try:
         config = OmegaConf.to_container(
@@ -94,7 +95,7 @@ def resolve(settings: Container) -> Any:
 
 
 def _refuse_unknown(config: Any, prefix: str = "") -> None:
-    """OmegaConf sets what is not a field as an attribute, and nothing would ever read it."""
+    """Raise for unknown settings: OmegaConf sets them as attributes that nothing would ever read."""
     known = [item.name for item in fields(config)]
     for name, value in vars(config).items():
         if name not in known:

@@ -1,4 +1,4 @@
-"""Settings of the benchmark: tasks, the grid of arms, controls, contrasts, and how it runs."""
+"""Settings of the benchmark: tasks, the grid of arms, controls, contrasts, and execution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from s2robot.config.training import TrainingConfig
 from s2robot.interfaces import ConfigError, unknown_name
 
 CALIBRATION_SEED = 1_000_000
-"""Calibration seeds start here, for initial states and for training; evaluation seeds end below it."""
+"""Calibration seeds start here, both for initial states and for training; evaluation seeds end below."""
 
 CONTROLS = ("single_scale", "channel_duplicated", "upsampled", "whole_image", "larger_backbone", "from_scratch")
 """What each scale set of several sizes may be held against, see `s2robot.benchmark.controls`."""
@@ -32,7 +32,7 @@ _LEAST = {
     "ray_gpus": 0,
     "retries": 0,
 }
-"""Smallest values of `BenchmarkConfig`, null apart."""
+"""Smallest valid values in `BenchmarkConfig`; null is valid too where it is a default."""
 
 _ENTRY = {
     "name": str,
@@ -42,20 +42,20 @@ _ENTRY = {
     "baseline": dict[str, Any],
     "treatment": dict[str, Any],
 }
-"""Types of what entries of `readouts`, `policies`, `arms` and `contrasts` have beside fields of a dataclass."""
+"""Types of the keys that entries of `readouts`, `policies`, `arms` and `contrasts` have besides dataclass fields."""
 
 
 @dataclass
 class TaskConfig:
-    """One task of a benchmark with the setting that makes it neither trivial nor hopeless.
+    """One task of a benchmark, with settings that make it neither trivial nor hopeless.
 
     Attributes:
         task: name of the simulator's task.
-        name: what reports call this setting; null = the task and its variant.
-        demonstrations, size, cameras: null = the benchmark's.
-        variant: options of the environment's variant, in collection and in rollouts alike.
+        name: name of this setting in reports; null = the task and its variant.
+        demonstrations, size, cameras: as in `BenchmarkConfig`; null = the benchmark's value.
+        variant: options of the environment's variant, used for both collection and rollouts.
         horizon: steps until an episode ends; null = the task's own.
-        seed, noise, render_profile: of the collection.
+        seed, noise, render_profile: settings of the collection, as in `CollectConfig`.
         calibration: what `s2robot benchmark calibrate=true` printed for this setting: base arm, seeds, success.
     """
 
@@ -83,19 +83,19 @@ class TaskConfig:
 
     @property
     def label(self) -> str:
-        """What reports call it, such as "Lift (object_scale 0.6)"."""
+        """Name in reports, such as "Lift (object_scale 0.6)"."""
         options = ", ".join(f"{key} {value}" if value is not True else key for key, value in self.variant.items())
         return self.name or (f"{self.task} ({options})" if options else self.task)
 
 
 @dataclass
 class SequentialConfig:
-    """Optional sequential stopping: rollouts in batches until the contrasts are decided or `episodes` are spent.
+    """Optional sequential stopping: rollouts run in batches until the contrasts are decided or `episodes` are spent.
 
     Attributes:
-        batch: episodes added at a time; null = off, all episodes at once.
-        contrasts: names of the planned contrasts that decide; empty = all of them.
-        alpha: chance of ever declaring a difference where there is none, over all deciding contrasts together.
+        batch: number of episodes added at a time; null = off, all episodes at once.
+        contrasts: names of the planned contrasts that decide when to stop; empty = all planned contrasts.
+        alpha: probability of ever declaring a difference that does not exist, over all deciding contrasts together.
     """
 
     batch: int | None = None
@@ -116,23 +116,23 @@ class BenchmarkConfig:
         store: folder of demonstrations, features, trainings and rollouts, which several benchmarks may share; null =
             inside `output`.
         tasks: names, or mappings with the fields of `TaskConfig`.
-        backbones, scale_sets: their product gives the arms; the first of each is the baseline.
-        readouts, policies: further factors: names, or mappings with a `name` and changed settings (a policy may bring
-            `training`); empty = the one chosen as `readout` and `policy`.
-        controls: names out of `CONTROLS`, made for every scale set of several sizes.
-        larger_backbones: candidates of the control `larger_backbone`; empty = the named backbones of the same family.
-        arms: further arms: mappings with `name`, `encoder` (settings changed from the base arm's), and optionally
+        backbones, scale_sets: factors whose product gives the arms; the first entries of both form the base arm.
+        readouts, policies: further factors: names, or mappings with a `name` and changed settings (a policy's mapping
+            may include `training`); empty = the one chosen as `readout` and `policy`.
+        controls: names from `CONTROLS`, each added for every scale set with several sizes.
+        larger_backbones: candidates for the control `larger_backbone`; empty = the named backbones of the same family.
+        arms: further arms: mappings with `name`, `encoder` (changes to the base arm's settings), and optionally
             `readout` and `policy`.
         contrasts: comparisons planned before anything runs: mappings with `name`, `baseline` and `treatment`, each a
-            mapping of settings that an arm must have; empty = those that follow from grid and controls.
-        cells: numbers of the cells to run, as `dry_run=true` prints them; null = all, and the report. Contrasts between
-            cells of one list are filmed.
-        videos: initial states filmed for each contrast, in both arms: those that divide them.
-        amend: why the plan stored in `output` is changed; without a reason a changed plan is refused.
-        calibrate: run the base arm alone on calibration seeds, and print the blocks to freeze in `tasks`.
-        engine: `local`, or `ray` with `ray_cpus` and `ray_gpus` per cell (gpus: null = 1 unless device=cpu).
-        retries: how often Ray starts a cell again whose worker died.
-        encoder: settings of all arms; `backbone` and `scales` become those of the base arm.
+            mapping of settings that an arm must have; empty = the contrasts that follow from grid and controls.
+        cells: numbers of the cells to run, as `dry_run=true` prints them; null = all cells, then the report. Contrasts
+            between cells of this list are filmed.
+        videos: number of initial states filmed per contrast, in both arms; states on which the arms disagree.
+        amend: reason for changing the plan stored in `output`; without a reason, a changed plan is refused.
+        calibrate: run only the base arm, on calibration seeds, and print the blocks to freeze in `tasks`.
+        engine: `local`, or `ray` with `ray_cpus` and `ray_gpus` per cell (`ray_gpus` null = 1 unless device=cpu).
+        retries: how often Ray restarts a cell whose worker died.
+        encoder: settings of all arms; its `backbone` and `scales` become those of the base arm.
     """
 
     output: str = MISSING
@@ -205,12 +205,12 @@ class BenchmarkConfig:
         require(
             len(set(labels)) == len(labels), "tasks", labels, "distinct labels; give tasks with equal labels a name"
         )
-        if self.backbones and self.scale_sets:  # so that an entry of `arms` changes what it names and nothing else
+        if self.backbones and self.scale_sets:  # so that an entry of `arms` changes only the settings it names
             self.encoder = replace(self.encoder, backbone=self.backbones[0], scales=list(self.scale_sets[0]))
 
     @property
     def task_list(self) -> list[TaskConfig]:
-        """The tasks with the benchmark's own settings filled in.
+        """The tasks, with the benchmark's settings filled in where a task has none.
 
         Raises:
             ConfigError: an entry is neither a name nor a mapping of `TaskConfig`'s fields.
@@ -228,9 +228,9 @@ class BenchmarkConfig:
 
 
 def _check_entry(entry: Any, where: str) -> None:
-    """Refuse wrong types in an entry of a list, before anything reads them."""
+    """Check the types in an entry of a list before anything reads them."""
     if not isinstance(entry, dict):
-        return  # a name, or refused by whoever reads the list
+        return  # a name, or a wrong type that is refused where the list is read
     require_types(entry, _ENTRY, where)
     for key in ("readout", "policy"):
         _check_entry(entry.get(key), f"{where}.{key}")

@@ -1,4 +1,4 @@
-"""The one way a setting is refused, and a dataclass made of a plain mapping."""
+"""Validation of settings, and building a dataclass from a plain mapping."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _WORDS = {
 
 
 def require(condition: bool, field_name: str, value: object, valid: str) -> None:
-    """Raise `ConfigError` naming the field, the value received and what is valid, unless `condition` holds."""
+    """Raise a `ConfigError` that names the field, its value and the valid values, unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{field_name}={value!r} is not possible; valid: {valid}")
 
 
 def require_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
-    """Refuse values of other types than their annotations; keys without one pass. Nothing is converted.
+    """Check that values have their annotated types; keys without an annotation pass. Nothing is converted.
 
-    Hydra checks the fields of a configuration itself, but nothing within a mapping in a list.
+    This is needed because Hydra checks the fields of a configuration, but not mappings inside a list.
 
     >>> require_types({"epochs": "5"}, {"epochs": int}, "training")
     Traceback (most recent call last):
@@ -42,7 +42,7 @@ def require_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: st
 
 
 def build(cls: type[Any], values: dict[str, Any], where: str) -> Any:
-    """Make a config dataclass from a plain mapping; unknown keys and wrong types are errors that say what is valid."""
+    """Build a config dataclass from a plain mapping; errors for unknown keys and wrong types say what is valid."""
     fields = cls.__dataclass_fields__
     for key in values:
         if key not in fields:
@@ -67,13 +67,13 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, list | tuple) and all(_fits(entry, arguments[0]) for entry in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(key, arguments[0]) for key in value)
-    if hint in (int, float):  # a bool is an int to Python
+    if hint in (int, float):  # a bool is an int in Python, but not a valid number here
         return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
     return isinstance(value, hint)
 
 
 def type_words(hint: Any) -> str:
-    """An annotation as a reader of an error knows it, such as "list of integers or null"."""
+    """Describe an annotation in the words of an error message, such as "list of integers or null"."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(type_words(argument) for argument in arguments)

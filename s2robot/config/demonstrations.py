@@ -1,4 +1,4 @@
-"""Settings of the verbs that make and change demonstration files."""
+"""Settings of the verbs that record, render and convert demonstrations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2robot.config.checks import require
 
 @dataclass
 class CollectConfig:
-    """`s2robot collect`: demonstrations of a scripted expert, written as robomimic HDF5."""
+    """`s2robot collect`: record demonstrations of a scripted expert as robomimic HDF5."""
 
     task: str = "Lift"
     num: int = 120
@@ -22,7 +22,7 @@ class CollectConfig:
     cameras: list[str] | None = None  # null = the task's own
     noise: float = 0.15
     seed: int = 0
-    workers: int | None = None  # null = one for each core
+    workers: int | None = None  # null = one per core
     render_profile: str = "fast"
     horizon: int | None = None  # null = the task's own
     variant: dict[str, Any] = field(default_factory=dict)  # such as {object_scale: 0.6}; see `s2robot_envs.Variant`
@@ -39,14 +39,14 @@ class CollectConfig:
 
 @dataclass
 class RenderConfig:
-    """`s2robot render`: recorded states shown again at any size and from any camera."""
+    """`s2robot render`: render recorded states again, at any size and from any camera."""
 
     dataset: str = MISSING
     out: str = MISSING
     size: int = 448
-    cameras: list[str] | None = None  # null = those of the recording, or the task's own
-    render_profile: str | None = None  # null = that of the recording, or fast
-    workers: int | None = None  # null = one for each core
+    cameras: list[str] | None = None  # null = as recorded, else the task's own
+    render_profile: str | None = None  # null = as recorded, else fast
+    workers: int | None = None  # null = one per core
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -56,13 +56,14 @@ class RenderConfig:
 
 @dataclass
 class ConvertConfig:
-    """`s2robot convert`: any readable dataset to robomimic HDF5 (out=*.hdf5) or a LeRobot folder (out=NAME)."""
+    """`s2robot convert`: copy any readable dataset to robomimic HDF5 (out=*.hdf5) or a LeRobot folder (out=NAME)."""
 
     dataset: str = MISSING
     out: str = MISSING
-    fps: int | None = None  # steps per second; null = as recorded, or 20 for LeRobot where that is not known
-    video: bool = True  # LeRobot: images as videos (lossy), else as PNG pictures
-    # null = every key, but for LeRobot, whose policies see all that is written, `object`, where the objects are
+    fps: int | None = None  # steps per second; null = as recorded, or 20 for LeRobot if nothing is recorded
+    video: bool = True  # LeRobot only: true = images as videos (lossy), false = as PNG files
+    # null = every key, except that LeRobot folders leave out `object` (the true object poses): LeRobot's policies see
+    # every key that is written.
     proprioception: list[str] | None = None
 
     def __post_init__(self) -> None:
@@ -70,5 +71,5 @@ class ConvertConfig:
 
 
 def _require_hdf5(out: str) -> None:
-    """Nothing would open a file of another name."""
+    """Check the file name's ending, by which readers recognise the format."""
     require(out == MISSING or Path(out).suffix in (".hdf5", ".h5"), "out", out, "a file name that ends in .hdf5 or .h5")

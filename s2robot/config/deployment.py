@@ -1,4 +1,4 @@
-"""Settings of the verbs that take a policy out of this package."""
+"""Settings of the verbs that export and serve a policy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PARTS = ("policy", "encoder")
 
 @dataclass
 class ExportConfig:
-    """`s2robot export`: encoder and policy as one graph in a file, with a JSON file beside it that explains it."""
+    """`s2robot export`: write encoder and policy as one graph, with a JSON file that describes inputs and outputs."""
 
     checkpoint: str = MISSING
     out: str = MISSING
     format: str = "onnx"
-    part: str = "policy"  # or encoder: features instead of actions
+    part: str = "policy"  # policy = images to actions; encoder = images to features
     batch: int = 1
-    image_size: list[int] | None = None  # height, width in pixels; null = the size recorded with the demonstrations
+    image_size: list[int] | None = None  # [height, width] in pixels; null = the size recorded with the demonstrations
 
     def __post_init__(self) -> None:
         require(self.format in EXPORT_FORMATS, "format", self.format, ", ".join(EXPORT_FORMATS))
@@ -33,18 +33,18 @@ class ExportConfig:
 
 @dataclass
 class ServeConfig:
-    """`s2robot serve`: a checkpoint behind a websocket; the token comes from a file or from $S2ROBOT_TOKEN."""
+    """`s2robot serve`: serve a checkpoint over a websocket; the token comes from a file or from $S2ROBOT_TOKEN."""
 
     checkpoint: str = MISSING
     host: str = "127.0.0.1"
-    port: int = 8765  # 0 = any free one
+    port: int = 8765  # 0 = any free port
     token_file: str | None = None
     device: str = "auto"
-    engine: str | None = None  # what runs the backbone; null = as in training (features differ by rounding only)
+    engine: str | None = None  # engine that runs the backbone; null = as in training (features differ by rounding only)
     max_clients: int = 16
-    max_megabytes: int = 64  # of one message
-    timeout: float = 20.0  # seconds for handshakes, pings, and for sending an answer
-    idle_seconds: float = 300.0  # a client that sends no complete message for so long is disconnected
+    max_megabytes: int = 64  # largest size of one message
+    timeout: float = 20.0  # seconds allowed for a handshake, a ping, and sending an answer
+    idle_seconds: float = 300.0  # seconds without a complete message after which a client is disconnected
 
     def __post_init__(self) -> None:
         require(0 <= self.port < 2**16, "port", self.port, "0 to 65535")

@@ -11,29 +11,29 @@ from omegaconf import MISSING
 from s2robot.config.checks import require
 
 EVALUATION_SEED = 100_000
-"""Evaluation seeds start here; collection seeds stay below it, so rollouts never repeat a demonstration's start."""
+"""Evaluation seeds start here; collection seeds stay below, so rollouts never start where a demonstration started."""
 
 
 @dataclass
 class EvaluateConfig:
-    """`s2robot evaluate`: rollouts of a checkpoint over held-out seeds."""
+    """`s2robot evaluate`: roll out a checkpoint over held-out seeds."""
 
     checkpoint: str = MISSING
-    task: str | None = None  # refuse a checkpoint that was trained on another one; null = whichever it was
+    task: str | None = None  # an error if the checkpoint was trained on another task; null = accept any
     episodes: int = 100
-    first_seed: int = EVALUATION_SEED  # lower ones may be those of demonstrations: a warning
-    num_envs: int | None = None  # null = one for each core, fewer where memory is short
+    first_seed: int = EVALUATION_SEED  # lower seeds give a warning: demonstrations may have used them
+    num_envs: int | None = None  # null = one per core, fewer if memory is short
     horizon: int | None = None  # null = the task's own
     render_profile: str | None = None  # null = as in training; another needs allow_mismatch
     variant: dict[str, Any] | None = None  # null = as in training, {} = the task itself; another needs allow_mismatch
-    allow_mismatch: bool = False  # look through other pictures than the policy learned from
-    execute_steps: int | None = None  # of each predicted chunk; null = as trained
-    temporal_ensemble: float | None = None  # m: average overlapping chunks with weights exp(-m·i), oldest first
-    videos: int = 4  # of the first successes and the first failures
-    step_timeout: float = 300.0  # seconds after which a simulator counts as hung
+    allow_mismatch: bool = False  # allow images that look different from those the policy was trained on
+    execute_steps: int | None = None  # actions executed of each predicted chunk; null = as in training
+    temporal_ensemble: float | None = None  # m: average overlapping chunks with weights exp(-m·i), i = 0 the oldest
+    videos: int = 4  # number of videos of the first successes and failures
+    step_timeout: float = 300.0  # seconds without an answer after which a simulator counts as hung
     output: str | None = None  # null = the checkpoint's parent folder
     device: str = "auto"
-    engine: str | None = None  # what runs the backbone; null = as in training (features differ by rounding only)
+    engine: str | None = None  # engine that runs the backbone; null = as in training (features differ by rounding only)
 
     def __post_init__(self) -> None:
         require(self.episodes >= 1, "episodes", self.episodes, "1 or more")

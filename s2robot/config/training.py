@@ -17,30 +17,32 @@ LOGGERS = ("tensorboard", "wandb")
 
 @dataclass
 class TrainingConfig:
-    """The training loop; the defaults are Diffusion Policy's shared ones (arXiv 2303.04137, Table 9).
+    """Settings of the training loop; defaults are those that Diffusion Policy shares (arXiv 2303.04137, Table 9).
 
-    Epochs are passes over the training windows, steps are batches. robomimic's BC-RNN (arXiv 2108.03298) uses Adam,
-    that is `weight_decay=0`, `schedule=constant`, no warm-up and no averaging (`ema_max_decay=0`).
+    Epochs are passes over the training windows, steps are batches. robomimic's BC-RNN (arXiv 2108.03298) uses Adam:
+    set `weight_decay=0`, `schedule=constant`, `warmup_steps=0` and no weight averaging (`ema_max_decay=0`).
 
     Attributes:
-        batch_size: windows a step, over all processes together.
-        weight_decay: of AdamW, on every parameter alike, as robomimic and Diffusion Policy's U-Net do; a policy whose
-            recipe differs says so in its `parameter_groups`.
-        schedule: of the learning rate after the warm-up: cosine (to zero) or constant.
+        batch_size: windows per step, in total over all processes.
+        weight_decay: weight decay of AdamW, applied to every parameter as in robomimic and Diffusion Policy's U-Net; a
+            policy with another recipe overrides `parameter_groups`.
+        schedule: learning-rate schedule after the warm-up: cosine (decay to zero) or constant.
         gradient_clip: largest norm of the gradient; null = no clipping.
-        ema_power, ema_max_decay: moving average of the weights, decay 1 - (1 + step)**-power up to the largest;
-            0 = the weights themselves.
-        precision: fp32, bf16 or fp16 (with loss scaling); weights and optimizer stay in float32.
-        num_shifts: randomly shifted copies of every frame, of which a window sees one an epoch. Cached features forbid
-            crops drawn anew in every step; this they allow. Each copy costs encoding and disk as the frames do.
-        shift_pixels: largest shift; null = 1/21 of the image, DrQ's 4 pixels of 84.
-        validation_fraction: share of the episodes that is held out.
+        ema_power, ema_max_decay: moving average of the weights with decay 1 - (1 + step)**-ema_power, at most
+            ema_max_decay; ema_max_decay=0 = no averaging.
+        precision: precision of the loss computation: fp32, bf16 or fp16 (with loss scaling); weights and optimizer stay
+            in float32.
+        num_shifts: number of randomly shifted copies of every frame, of which a window sees one per epoch. Cached
+            features rule out crops drawn anew in every step; fixed copies are possible. Each copy costs as much
+            encoding time and disk as the frames themselves.
+        shift_pixels: largest shift in pixels; null = 1/21 of the image, as in DrQ (4 pixels of 84).
+        validation_fraction: fraction of the episodes that is held out.
         validate_every: epochs between validations.
-        save_every_steps: steps between savings of the whole state of training, from which a killed run goes on.
+        save_every_steps: steps between saves of the whole training state, from which a killed run continues.
         checkpoint_every: epochs between intermediate checkpoints.
-        keep_checkpoints: how many of the last intermediate checkpoints are kept; 0 = none are written.
-        loggers: where the rows of log.csv go as well: tensorboard, wandb.
-        wandb_project: project of Weights & Biases; its environment variables (WANDB_MODE=offline, …) say the rest.
+        keep_checkpoints: number of intermediate checkpoints to keep (the latest); 0 = write none.
+        loggers: additional loggers for the rows of log.csv: tensorboard, wandb.
+        wandb_project: project of Weights & Biases; its environment variables (WANDB_MODE=offline, …) set the rest.
     """
 
     epochs: int = 100
@@ -96,8 +98,8 @@ class TrainConfig:
     device: str = "auto"
     num_demonstrations: int | None = None  # the first n of the file; null = all
     cameras: list[str] | None = None  # null = every camera of the dataset
-    proprioception: list[str] | None = None  # null = every key but `object`, where the objects are
-    render_profile: str | None = None  # what the dataset must have been rendered in; null = either
+    proprioception: list[str] | None = None  # null = every key except `object`, the true object poses
+    render_profile: str | None = None  # an error unless the dataset was rendered in this profile; null = accept any
     cache_dir: str = "outputs/feature_cache"
     resume: bool = True
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -109,7 +111,7 @@ class TrainConfig:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         if self.num_demonstrations is not None:
             require(self.num_demonstrations >= 2, "num_demonstrations", self.num_demonstrations, "2 or more")
-        # Each of the two is nothing without the other: pixels are learned from, and only pixels are.
+        # `pixels` passes images through untouched, and only resnet18 can learn from them; resnet18 takes nothing else.
         require(
             (self.encoder.backbone == "pixels") == (self.readout.name == "resnet18"),
             "readout.name",

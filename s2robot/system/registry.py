@@ -1,4 +1,4 @@
-"""What can be chosen by name: the package's own entries, and those that installed packages add as entry points."""
+"""Choices by name: the package's own entries, and those that installed packages add as entry points."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Registry(Mapping[str, Any]):
-    """A dict from names to objects that are imported when they are asked for, not when they are listed.
+    """A dict from names to objects that are imported when they are looked up, not when they are listed.
 
     An installed package adds entries under the entry-point group of the same name:
 
         [project.entry-points."s2robot.policies"]
         my_policy = "my_package.my_policy:MyPolicy"
 
-    An entry of the package's own is never replaced: one of the same name from outside is not used, and a warning names
-    the package that brings it.
+    The package's own entries are never replaced: an outside entry of the same name is ignored, and a warning names the
+    package that provides it.
 
     Args:
-        kind: what one entry is called in messages, such as `policy`.
+        kind: word for one entry in messages, such as `policy`.
         group: entry-point group of other packages' entries, such as `s2robot.policies`.
-        entries: the package's own: name -> the object itself, or "module:attribute", which says where it is.
+        entries: the package's own entries: name -> the object itself, or its location as "module:attribute".
     """
 
     def __init__(self, kind: str, group: str, entries: Mapping[str, Any]) -> None:
@@ -38,10 +38,10 @@ class Registry(Mapping[str, Any]):
         self._own = entries
 
     def __getitem__(self, name: str) -> Any:
-        """The object called `name`.
+        """Return the object called `name`, importing it if necessary.
 
         Raises:
-            KeyError: there is none; `find` says it in words.
+            KeyError: there is no such object; `find` raises an error for users instead.
             ConfigError: the package that provides it cannot be imported, or two packages provide it.
         """
         if name in self._own:
@@ -59,32 +59,34 @@ class Registry(Mapping[str, Any]):
         return name in self._own or name in self._added
 
     def find(self, name: str) -> Any:
-        """The object called `name`.
+        """Return the object called `name`.
 
         Raises:
-            ConfigError: there is none, which names the choices; or as for `registry[name]`.
+            ConfigError: there is no such object (the message lists the choices), or as for `registry[name]`.
         """
         if name not in self:
             raise ConfigError(unknown_name(self.kind, name, self))
         return self[name]
 
     def settings(self, name: str) -> type[Any]:
-        """The dataclass of the settings of the class called `name`, which its attribute `settings` is.
+        """Return the attribute `settings` of the class called `name`: the dataclass of its settings.
 
         Raises:
-            ConfigError: as for `find`; or it names none.
+            ConfigError: the class has no such attribute, or as for `find`.
         """
         found: Any = getattr(self.find(name), "settings", None)
         if not is_dataclass(found):
             brought = f" of {self.provider(name)}" if self.provider(name) else ""
-            raise ConfigError(f"{self.kind} {name!r}{brought} has no attribute `settings`, a dataclass of its settings")
+            raise ConfigError(
+                f"{self.kind} {name!r}{brought} has no attribute `settings` (a dataclass of its settings)"
+            )
         return found  # type: ignore[return-value]
 
     def default_settings(self) -> dict[str, Any]:
-        """Name -> settings at their defaults, of all that can be loaded.
+        """Return name -> default settings of everything that can be loaded.
 
-        A package that is broken, or two of one name, must not stop a run that asks for neither: a warning says what is
-        left out, and asking for it is an error.
+        A broken package, or two packages that provide the same name, must not stop a run that uses neither. They are
+        left out with a warning, and become an error only when they are chosen.
         """
         defaults = {}
         for name in self:
@@ -97,34 +99,34 @@ class Registry(Mapping[str, Any]):
         return defaults
 
     def provider(self, name: str) -> str | None:
-        """The installed package that adds `name`, with its version, such as `my-package 1.2`; None for our own."""
+        """Return the package that adds `name`, with its version, such as `my-package 1.2`; None for our own."""
         if name in self._own or name not in self._added:
             return None
         return " and ".join(sorted(map(_provider, self._added[name])))
 
     @functools.cached_property
     def _added(self) -> dict[str, list[EntryPoint]]:
-        """Entries from outside, in the order of their names."""
+        """Entries of other packages, in the order of their names."""
         added: dict[str, list[EntryPoint]] = {}
         for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
             same = added.setdefault(point.name, [])
-            if all(_provider(point) != _provider(other) for other in same):  # found twice on the path, it is still one
+            if all(
+                _provider(point) != _provider(other) for other in same
+            ):  # not the same package, found twice on the path
                 same.append(point)
         for name in [name for name in added if name in self._own]:
             for point in added.pop(name):
-                message = "%s %r of %s is not used: s2robot's own has that name; give it another"
+                message = "%s %r of %s is not used: s2robot has its own of that name; rename it"
                 _LOGGER.warning(message, self.kind, name, _provider(point))
         return added
 
     def _load(self, points: list[EntryPoint]) -> Any:
         if len(points) > 1:
             providers = " and ".join(sorted(map(_provider, points)))
-            raise ConfigError(
-                f"{self.kind} {points[0].name!r} is provided by {providers}; uninstall all but one of them"
-            )
+            raise ConfigError(f"{self.kind} {points[0].name!r} is provided by {providers}; uninstall all but one")
         try:
             return points[0].load()
-        except Exception as error:  # whatever the code of another package may raise
+        except Exception as error:  # importing another package's code can raise anything
             raise ConfigError(
                 f"{self.kind} {points[0].name!r} of {_provider(points[0])} cannot be imported from "
                 f"{points[0].value!r}: {type(error).__name__}: {error}"
@@ -132,7 +134,7 @@ class Registry(Mapping[str, Any]):
 
 
 def providers(chosen: Iterable[tuple[Registry, str]]) -> dict[str, str]:
-    """Who provides what was chosen, such as {"policy my_policy": "my-package 1.2"}; our own is left out."""
+    """Return which packages provide the choices, such as {"policy my_policy": "my-package 1.2"}, without our own."""
     named = {f"{registry.kind} {name}": registry.provider(name) for registry, name in chosen}
     return {what: provider for what, provider in named.items() if provider is not None}
 
