@@ -1,6 +1,7 @@
-"""The console script `s2robot`: which verbs there are, their help, and how each run ends.
+"""The console script `s2robot`: its verbs, their help, and the exit status of each run.
 
-Only this package joins `s2robot` with the simulator (`s2robot_envs`). Nothing heavy is imported here.
+Only this package joins `s2robot` with the simulator (`s2robot_envs`). This file imports nothing heavy at the top, so
+that help, completion and mistyped words are answered at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from s2robot.interfaces import ConfigError, S2RobotError, unknown_name
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: how it is written, what it does, the function that runs its words, and its settings' dataclass."""
+    """One verb: usage line, summary, the function that runs its words, and the name of its settings' dataclass."""
 
     usage: str
     summary: str
@@ -30,7 +31,7 @@ class Verb:
 
     @property
     def config(self) -> type[Any] | None:
-        """The dataclass of its `key=value` words; None where it takes none."""
+        """The dataclass of its `key=value` words; None if it has no settings."""
         return getattr(importlib.import_module("s2robot.config"), self.settings) if self.settings else None
 
 
@@ -121,7 +122,7 @@ VERBS = {
     ),
 }
 GROUPED = {"train": "train_policy", "encode": "train_policy", "benchmark": "benchmark"}
-"""Verbs whose words are Hydra overrides of a file in `configs/`, and that file."""
+"""Verbs whose words are Hydra overrides -> the file in `configs/` that they override."""
 
 _EPILOGUE = """\
 options, before or after the verb:
@@ -134,7 +135,7 @@ exit status: 0 success; 1 a bug in this program; 2 an error that one line on std
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one verb; what a user got wrong ends in one line on stderr and exit status 2."""
+    """Run one verb and return the exit status; user errors end in one line on stderr and status 2."""
     # Must be set before torch loads OpenMP: by default idle threads spin, and as soon as another process is busy that
     # makes everything about ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -158,7 +159,7 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # of a pager that was left; what is flushed at exit must not meet it again
+    except BrokenPipeError:  # the reader, such as a pager, has left; stdout must not fail again when flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -201,7 +202,7 @@ def _prints_to_stderr() -> Iterator[None]:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    """The bases of all errors a user can cause; the simulator's only where it was loaded."""
+    """Base classes of all errors that a user can cause; the simulator's only if it was loaded."""
     envs = sys.modules.get("s2robot_envs.errors")
     return (S2RobotError, *([envs.S2RobotEnvError] if envs else []))
 
@@ -212,7 +213,7 @@ def _help() -> str:
 
 
 def _settings(name: str, words: list[str]) -> str:
-    """YAML of a verb's settings: its words over the defaults, those of the dataclass and of its file in `configs/`."""
+    """YAML of a verb's settings: the defaults of the dataclass and of its file in `configs/`, overridden by `words`."""
     from omegaconf import DictConfig, OmegaConf
 
     from s2robot.config import CONFIG_DIR

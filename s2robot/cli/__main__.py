@@ -1,4 +1,4 @@
-"""`python -m s2robot.cli`, the same as the console script."""
+"""`python -m s2robot.cli`: the same as the console script."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`s2robot cache`: what lies in a feature cache, whether it is still good, and deleting what is not needed."""
+"""`s2robot cache`: list a feature cache, verify it, and delete what is not needed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class CacheSettings:
 
 @dataclass
 class PruneSettings(CacheSettings):
-    """Which entries go: those that any of the three rules names."""
+    """Which entries to delete: those selected by any of the three rules."""
 
-    days: float | None = None  # last used longer ago than this
-    gigabytes: float | None = None  # used least recently, until no more than this is left
-    missing: bool = False  # their demonstration file is no longer there, or this version cannot use them
-    delete: bool = False  # without it, only say what would go
+    days: float | None = None  # entries last used more than this many days ago
+    gigabytes: float | None = None  # the least recently used entries, until at most this much is left
+    missing: bool = False  # entries whose demonstration file is gone, or that this version cannot use
+    delete: bool = False  # false = only list them
 
     def __post_init__(self) -> None:
         for name in ("days", "gigabytes"):
@@ -41,10 +41,10 @@ class PruneSettings(CacheSettings):
 
 
 def cache(words: list[str]) -> Output:
-    """Run one of `ls`, `verify` and `prune`.
+    """Run `ls`, `verify` or `prune`.
 
     Raises:
-        ConfigError: another word, or a setting that it does not have.
+        ConfigError: the action or one of its settings is unknown.
         CacheError: there is no cache, or `verify` found damage.
     """
     actions = {"ls": _ls, "verify": _verify, "prune": _prune}
@@ -82,7 +82,7 @@ def _verify(words: list[str]) -> Output:
         error = CacheError(
             f"{bad} of {len(rows)} entries are damaged; the next run that uses them encodes the damaged blocks again"
         )
-        error.output = output  # type: ignore[attr-defined]  # shown before the error
+        error.output = output  # type: ignore[attr-defined]  # `cli.main` prints it before the error
         raise error
     return output
 

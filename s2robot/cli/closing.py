@@ -1,4 +1,4 @@
-"""The last words of a training run."""
+"""The closing message of a training run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from s2robot.checkpoint import load_checkpoint
 
 
 def describe_checkpoint(folder: Path) -> str:
-    """Where the checkpoint is and which command takes it further: rollouts need a task, which a robot's data lack."""
+    """Say where the checkpoint is and which command comes next.
+
+    Rollouts need a simulated task. Without one, as with data from a real robot, the policy is served or exported.
+    """
     checkpoint = f"checkpoint={shlex.quote(str(folder))}"
     if "task" in load_checkpoint(folder)[0].environment:
         command = f"s2robot evaluate {checkpoint}"

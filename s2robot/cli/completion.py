@@ -1,4 +1,4 @@
-"""Completion of verbs and settings in bash, zsh and fish."""
+"""Shell completion of verbs and settings for bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ complete -o default -F _s2robot s2robot"""
 
 
 def completion(words: list[str]) -> Output:
-    """The script of one shell.
+    """Return the completion script of one shell.
 
     Raises:
-        ConfigError: no shell, or one that is not known.
+        ConfigError: no shell is given, or an unknown one.
     """
     match words:
         case [shell] if shell in ("bash", "zsh", "fish"):

@@ -18,7 +18,7 @@ from s2robot_envs import collect as collect_episodes
 
 
 def collect_demonstrations(config: CollectConfig) -> None:
-    """Record `config.num` demonstrations at `config.out`; a finished file of the same settings is kept.
+    """Record `config.num` demonstrations in `config.out`; an existing file with the same settings is kept.
 
     Raises:
         DatasetError: the file exists with other settings and `overwrite` is off.
@@ -59,7 +59,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
         RobomimicWriter(path, env_args, fps=fps) as writer,
         tqdm(total=config.num, unit="demo", desc="collecting") as bar,
     ):
-        bar.update(writer.count)  # of an interrupted run
+        bar.update(writer.count)  # demonstrations that an interrupted run already recorded
         episodes = collect_episodes(
             config.task,
             config.num - writer.count,
@@ -81,7 +81,8 @@ def render_demonstrations(config: RenderConfig) -> None:
 
     Raises:
         DatasetError: `out` exists and `overwrite` is off, or the dataset records no environment or no states.
-        S2RobotEnvError: unknown task or camera, a recording of another robot or scene, or the simulator failed.
+        S2RobotEnvError: the task or a camera is unknown, the recording is of another robot or scene, or the simulator
+            failed.
     """
     from s2robot.data import open_dataset
     from s2robot.data.rerender import render_dataset
@@ -110,7 +111,7 @@ def render_demonstrations(config: RenderConfig) -> None:
             episodes: Iterable[tuple[str, np.ndarray, Episode]],
         ) -> Iterator[dict[str, Any]]:
             recordings = (
-                # A seed sets up only scenes of our own environments; others need their model.
+                # A seed reproduces the scene of our own environments only; others need the recorded model.
                 RecordedEpisode(name, states, episode.attributes.get("seed") if recorded else None, episode.model_file)
                 for name, states, episode in episodes
             )

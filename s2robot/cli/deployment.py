@@ -1,4 +1,4 @@
-"""`s2robot export` and `s2robot serve`: a trained policy outside this package."""
+"""`s2robot export` and `s2robot serve`: use a trained policy outside this package."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def serve(words: list[str]) -> Output:
 
 
 def read_token(config: ServeConfig) -> str | None:
-    """The token that clients must present: of the file, else of the environment; None where there is neither.
+    """Return the token that clients must present, from the file or else the environment; None if neither is set.
 
     Raises:
         ConfigError: the file cannot be read or is empty.

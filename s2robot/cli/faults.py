@@ -1,4 +1,4 @@
-"""What the machine says when it cannot do what was asked: errors that are neither this package's own nor its bugs."""
+"""Errors of the machine, such as a full disk: neither raised by this package nor bugs in it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def explain(error: Exception) -> str | None:
-    """One line for an error that a user can mend: a path that cannot be used, a full disk, too little memory.
+    """Return one line for an error that a user can fix: an unusable path, a full disk, too little memory.
 
-    None for any other error, which is a bug.
+    Any other error is a bug and gives None.
     """
     first_line = str(error).partition("\n")[0]
     if _is_memory(error, first_line):
@@ -25,14 +25,14 @@ def explain(error: Exception) -> str | None:
         return None
     if isinstance(error, FileExistsError) and error.filename is not None and Path(error.filename).is_file():
         return f"{error.filename!r} is a file, but a folder is needed; give another path"
-    reason = os.strerror(error.errno)  # h5py's own is a page
+    reason = os.strerror(error.errno)  # h5py's own message is a page long
     if error.filename is not None:
         return f"{error.filename!r} cannot be read or written: {reason}"
     return f"the results cannot be written: {reason}" if error.errno in _FULL else None
 
 
 def _is_memory(error: Exception, first_line: str) -> bool:
-    """Whether memory ran out, which PyTorch says with a plain RuntimeError on a CPU and its subclass on a GPU."""
+    """Whether memory ran out. PyTorch raises a plain RuntimeError for this on a CPU and a subclass of it on a GPU."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     told = "can't allocate memory" in first_line or "out of memory" in first_line

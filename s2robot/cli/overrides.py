@@ -1,4 +1,4 @@
-"""Words for Hydra, checked and quoted before it reads them: its own errors explain a grammar, not the slip."""
+"""Check and quote words before Hydra reads them: Hydra's own errors explain its grammar, not the mistake."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from s2robot.config import CONFIG_DIR, BenchmarkConfig, TrainConfig
 from s2robot.interfaces import ConfigError, unknown_name
 
 SCHEMAS: dict[str, type[Any]] = {"train_policy": TrainConfig, "benchmark": BenchmarkConfig}
-"""The dataclass of each file in `configs/`."""
+"""File in `configs/` -> dataclass of its settings."""
 
 SCRIPTS = {"train_policy": "python train_policy.py", "benchmark": "python -m s2robot.cli.cells"}
-"""The command that takes the words of each file in `configs/` with all of Hydra's options."""
+"""File in `configs/` -> command that takes its words together with all of Hydra's own options."""
 
 _PATH = re.compile(r"(\+{0,2}(?:dataset|output|cache_dir|store|encoder\.weights)=)(.+)", re.DOTALL)
 
 
 def check_words(config_name: str, words: list[str]) -> None:
-    """Refuse words that are no overrides.
+    """Check that all words are overrides.
 
     Raises:
-        ConfigError: an option, a word that is no `key=value`, or an experiment without its plus.
+        ConfigError: a word is an option, is not of the form `key=value`, or is an experiment without its plus.
     """
     names = [item.name for item in dataclasses.fields(SCHEMAS[config_name])]
     for word in words:
@@ -48,18 +48,18 @@ def not_key_value(word: str, names: list[str]) -> str:
 
 
 def expand(path: str) -> str:
-    """`path` with the home folder for a leading `~`, which shells leave alone after `key=`; otherwise as written."""
-    return os.path.expanduser(path)  # noqa: PTH111  # Path's would also drop a slash at the end
+    """Replace a leading `~` by the home folder, because shells do not expand it after `key=`."""
+    return os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser would also drop a trailing slash
 
 
 def quote_paths(words: list[str]) -> list[str]:
-    """The same words with `~` replaced and quotes around paths, of which Hydra's grammar allows only plain ones."""
+    """Expand `~` and put quotes around paths, because Hydra's grammar reads unquoted paths only if they are plain."""
     return [_quote_path(word) for word in words]
 
 
 def _quote_path(word: str) -> str:
     found = _PATH.fullmatch(word)
-    if not found or found[2] == "null" or found[2][0] in "'\"" or "\\" in word:  # none, or quoted or escaped by hand
+    if not found or found[2] == "null" or found[2][0] in "'\"" or "\\" in word:  # null, or quoted or escaped by hand
         return word
     value = expand(found[2]).replace("'", r"\'")
     return f"{found[1]}'{value}'"

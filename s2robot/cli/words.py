@@ -1,4 +1,4 @@
-"""From the words of a command line to typed settings."""
+"""Turn the words of a command line into typed settings."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from s2robot.config.checks import type_words
 from s2robot.interfaces import ConfigError, unknown_name
 
 _PATHS = ("dataset", "out", "output", "checkpoint", "root", "token_file")
-"""Settings of `parse` that are read as they are, not as YAML."""
+"""Settings that `parse` takes literally instead of reading them as YAML."""
 
 
 def parse(cls: type[Any], words: list[str]) -> Any:
-    """Make a config dataclass from `key=value` words.
+    """Build a config dataclass from `key=value` words.
 
     Raises:
-        ConfigError: a word is no `key=value`, a key is unknown, a value has the wrong type, or one is missing.
+        ConfigError: a word is not of the form `key=value`, a key is unknown, a value has the wrong type, or a required
+            setting is missing.
     """
     names = [item.name for item in dataclasses.fields(cls)]
     settings = OmegaConf.structured(cls)
@@ -51,7 +52,7 @@ def parse(cls: type[Any], words: list[str]) -> Any:
 
 
 def compose(config_name: str, overrides: list[str]) -> Any:
-    """Compose a configuration of `configs/` with Hydra and make its dataclass.
+    """Compose a configuration from `configs/` with Hydra and build its dataclass.
 
     Raises:
         ConfigError: an override does not fit; the message names the choices.
@@ -64,7 +65,7 @@ def compose(config_name: str, overrides: list[str]) -> Any:
 
 
 def compose_unresolved(config_name: str, overrides: list[str]) -> DictConfig:
-    """The same as Hydra leaves it: required settings may be missing, and values unchecked.
+    """Compose as `compose` does, but stop before the checks: required settings may be missing.
 
     Raises:
         ConfigError: an override does not fit; the message names the choices.
@@ -99,9 +100,9 @@ def compose_unresolved(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def prepare_arguments(config_name: str) -> None:
-    """Before `hydra.main` reads the command line: refuse what is wrong in it as `compose` does, and quote its paths.
+    """Check the command line as `compose` does and quote its paths; call this before `hydra.main` reads it.
 
-    Left to Hydra alone are its own options and settings, and with them sweeps.
+    A command line with Hydra's own options or settings, and so every sweep, is left to Hydra unchecked.
 
     Raises:
         ConfigError: an override does not fit; the message names the choices.
@@ -113,7 +114,7 @@ def prepare_arguments(config_name: str) -> None:
 
 
 def _wrong_value(cls: type[Any], word: str, error: BaseException) -> ConfigError:
-    """The error for a value of another type than its setting of `cls`, with the type and an example of a list."""
+    """Error for a value whose type does not fit its setting in `cls`; names the type and shows an example of a list."""
     key, _, value = word.partition("=")
     owner, name = _field(cls, key, error)
     if owner is None:
@@ -133,9 +134,9 @@ def _wrong_value(cls: type[Any], word: str, error: BaseException) -> ConfigError
 
 
 def _field(cls: Any, key: str, error: BaseException) -> tuple[Any, str]:
-    """The dataclass that has a setting and its name there; None where `cls` leaves that open, as for a policy."""
+    """The dataclass that holds a setting, and its name there; None if `cls` does not determine it, as for a policy."""
     owner, name = getattr(error, "object_type", None), getattr(error, "key", None)
-    if not (dataclasses.is_dataclass(owner) and name in get_type_hints(owner)):  # it knows which policy it is
+    if not (dataclasses.is_dataclass(owner) and name in get_type_hints(owner)):  # the error does not know it
         *parents, name = key.split(".")
         owner = cls
         for parent in parents:
@@ -144,20 +145,20 @@ def _field(cls: Any, key: str, error: BaseException) -> tuple[Any, str]:
 
 
 def _wrong_override(config_name: str, error: Exception) -> ConfigError | None:
-    """The error for a value of the wrong type; None for other errors."""
+    """Error for a value of the wrong type; None for other errors."""
     found = re.match(r"Error merging override \+*(.*)", str(error), re.DOTALL)
     cause = error.__cause__
     if not found or cause is None:
         return None
     word = found[1]
     key = (getattr(cause, "full_key", None) or "").partition("[")[0]
-    if key.startswith(f"{word.partition('=')[0]}."):  # within a mapping
+    if key.startswith(f"{word.partition('=')[0]}."):  # the wrong value is inside a mapping
         word = f"{key}={getattr(cause, 'value', None)}"
     return _wrong_value(SCHEMAS[config_name], word, cause)
 
 
 def _several_values(config_name: str, error: Exception) -> ConfigError | None:
-    """The error for a sweep, which takes Hydra's own command; None for other errors."""
+    """Error for a sweep, which only Hydra's own command can run; None for other errors."""
     found = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error))
     if not found:
         return None
@@ -170,7 +171,7 @@ def _several_values(config_name: str, error: Exception) -> ConfigError | None:
 
 
 def _unknown_choice(error: Exception) -> ConfigError | None:
-    """The error for a file that a group of the configuration does not have (`policy=nope`), with those that it has."""
+    """Error for an unknown choice in a group (`policy=nope`), with the choices that exist; None for other errors."""
     found = re.search(r"Could not (?:find|load) '(?P<group>[^']+)/(?P<name>[^']+)'", str(error))
     options = re.search(r"Available options in '[^']+':\n((?:\t\S+\n?)+)", str(error))
     if not found or not options:
@@ -182,9 +183,9 @@ def _unknown_choice(error: Exception) -> ConfigError | None:
 
 
 def _unknown_setting(config_name: str, overrides: list[str], error: Exception) -> ConfigError | None:
-    """The error for a key that the configuration does not have, with those that it has there; None for other errors.
+    """Error for an unknown key, with the keys that exist at that place; None for other errors.
 
-    Hydra's own advises to append the key with a plus, after which nothing would read it.
+    Hydra's own message advises adding the key with a plus, but nothing would ever read it.
     """
     found = re.search(r"Could not override '([^']+)'", str(error))
     if not found:
@@ -204,7 +205,7 @@ def _unknown_setting(config_name: str, overrides: list[str], error: Exception) -
 
 
 def split(words: list[str], options: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Divide words into plain ones and `key=value` ones, all of them paths.
+    """Divide words into plain words and `key=value` words; all values are paths.
 
     Raises:
         ConfigError: a key is not among `options`.

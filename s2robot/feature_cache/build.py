@@ -1,4 +1,4 @@
-"""From demonstrations to cached features: what is missing is encoded, reading and writing happen meanwhile."""
+"""Fill the feature cache: encode the missing blocks, while threads read the next frames and write the last features."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from s2robot.feature_cache.shifts import Shift, default_pixels
 from s2robot.interfaces import CacheError, Encoder, FeatureShape
 from s2robot.system.machine import Machine, differing_facts, machine_facts
 
-_AHEAD = 2  # blocks that are read before, and may wait to be written after, the one being encoded
-_INFINITE = 0x7C00  # exponent bits of float16 infinities and NaN
+_AHEAD = 2  # blocks read in advance of the one being encoded, and blocks that may wait to be written after it
+_INFINITE = 0x7C00  # exponent bits of float16, all set in infinities and NaN
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """Features of one camera.
+    """Cached features of one camera.
 
     Attributes:
-        shape: of one frame's features.
-        rows: float16 [frames, numel], a read-only memory map.
-        shifted: the same of each randomly shifted copy of the frames; empty without augmentation.
+        shape: shape of one frame's features.
+        rows: features float16 [frames, numel], a read-only memory map.
+        shifted: like `rows`, for each randomly shifted copy of the frames; empty without augmentation.
     """
 
     shape: FeatureShape
@@ -45,7 +45,7 @@ class CachedFeatures:
     _in_use: tuple[Reading, ...] = field(default=(), repr=False, compare=False)
 
     def gather(self, rows: np.ndarray, copies: np.ndarray | None = None) -> np.ndarray:
-        """Features float16 [B, To, numel] of rows [B, To], those of window b from copy `copies[b]`; 0: not shifted."""
+        """Return features float16 [B, To, numel] of `rows` [B, To]; window b from copy `copies[b]`, 0 = not shifted."""
         if copies is None or not self.shifted:
             return self.rows[rows]
         result = np.empty((*rows.shape, self.rows.shape[1]), self.rows.dtype)
@@ -54,7 +54,7 @@ class CachedFeatures:
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes that are not forked: name the files instead of copying what they hold."""
+        """Pickle the file names instead of the features, for worker processes that are spawned."""
         maps = [(str(r.filename), r.shape) if isinstance(r, np.memmap) else r for r in (self.rows, *self.shifted)]
         return {"shape": self.shape, "maps": maps}
 
@@ -77,20 +77,20 @@ def cache_features(
     num_shifts: int = 0,
     shift_pixels: int | None = None,
 ) -> CachedFeatures:
-    """Encode every frame of `camera` that is not cached yet, and map the result.
+    """Encode every frame of `camera` that is not cached yet, and map the result into memory.
 
     Args:
         dataset: the demonstrations.
         encoder: the frozen encoder.
-        camera: whose images.
+        camera: name of the camera.
         root: folder of all cache entries.
-        num_episodes: only the first n episodes are needed; the rows of later ones stay zero.
-        num_shifts: K, randomly shifted copies of every frame beside the frame itself; each costs as much time and
-            disk as the frames themselves.
-        shift_pixels: largest shift [pixels]; `PUBLISHED_SHIFT` of the image when None.
+        num_episodes: number of episodes needed, from the first; rows of later ones may be zero. None = all.
+        num_shifts: K, the number of randomly shifted copies of every frame; each costs as much time and disk as the
+            frames themselves.
+        shift_pixels: largest shift [pixels]; None = `PUBLISHED_SHIFT` of the image.
 
     Raises:
-        CacheError: the folder cannot be written (for example a full disk) or belongs to other features.
+        CacheError: the folder cannot be written (for example because the disk is full) or holds other features.
     """
     pixels = shift_pixels or default_pixels(*dataset.image_size(camera))
     copies: list[Shift | None] = [None, *(Shift(copy, pixels) for copy in range(1, num_shifts + 1))]
@@ -143,7 +143,7 @@ def _write_manifest(folder: Path, identity: dict[str, Any], about: dict[str, str
             raise CacheError(
                 f"feature cache {str(folder)!r} holds other features than this run needs; delete the folder"
             )
-    if found != {**identity, "about": about}:  # new, or the dataset lies elsewhere now
+    if found != {**identity, "about": about}:  # a new entry, or the dataset was moved
         write_text(path, json.dumps({**identity, "about": about}, indent=1))
 
 
@@ -156,7 +156,7 @@ def _fill(
     shift: Shift | None,
     frames: int,
 ) -> None:
-    """Encode the blocks of the first `frames` frames that are missing or damaged."""
+    """Encode those blocks of the first `frames` frames that are missing or damaged."""
     good = entry.good_blocks()
     missing = [block for block in range(-(-frames // BLOCK_FRAMES)) if block not in good]
     damaged = sorted(entry.recorded().keys() - good)
@@ -189,7 +189,7 @@ def _fill(
 
 
 def _maker(encoder: Encoder) -> Machine:
-    """What features depend on by rounding: the machine, its threads apart, and the engine, if the encoder has one."""
+    """Return what changes features by rounding: the machine (without its thread count) and the encoder's engine."""
     device, engine = torch.device(getattr(encoder, "device", "cpu")), getattr(encoder, "engine", None)
     unimportant = {"threads", "processor"} if device.type == "cuda" else {"threads"}
     facts = {name: value for name, value in machine_facts(device).items() if name not in unimportant}
@@ -199,7 +199,7 @@ def _maker(encoder: Encoder) -> Machine:
 
 
 def _compare_makers(entry: Entry, here: Machine) -> None:
-    """Say where a machine adds blocks to those of another kind."""
+    """Print a line if this machine adds blocks to an entry that another kind of machine began."""
     found = next(filter(None, (differing_facts(former, here) for former in entry.makers())), "")
     if found:
         print(
@@ -210,7 +210,7 @@ def _compare_makers(entry: Entry, here: Machine) -> None:
 
 
 def _store(entry: Entry, block: int, rows: np.ndarray, by: Machine, source: str) -> None:
-    if ((rows.view(np.uint16) & _INFINITE) == _INFINITE).any():
+    if ((rows.view(np.uint16) & _INFINITE) == _INFINITE).any():  # on the bits: np.isfinite on float16 is slow
         first = block * BLOCK_FRAMES
         raise CacheError(
             f"the encoder returned values outside the range of float16 for frames {first} … {first + len(rows) - 1}, "
@@ -220,7 +220,7 @@ def _store(entry: Entry, block: int, rows: np.ndarray, by: Machine, source: str)
 
 
 def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The same items, the next few of which are made in a thread meanwhile."""
+    """Yield the same items, while a thread makes the next few."""
     with ThreadPoolExecutor(1, "read frames") as reader:
         pending = deque(reader.submit(next, items, None) for _ in range(_AHEAD))
         while (item := pending.popleft().result()) is not None:

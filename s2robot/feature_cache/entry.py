@@ -1,4 +1,4 @@
-"""One cache entry on disk: what its files mean, who may touch it, and which of its blocks are good."""
+"""One cache entry on disk: its files, their locks, and which of its blocks are good."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from s2robot.interfaces import CacheError
 from s2robot.system.files import sync_and_rename, wait_for_lock
 from s2robot.system.machine import Machine, with_machine
 
-BLOCK_FRAMES = 32
-LAYOUT = 2  # bump when the files of an entry change meaning
-_BAR_FROM = 2**30  # hashing less than this takes a second or two
+BLOCK_FRAMES = 32  # part of an entry's identity: kernels round differently for other batch sizes
+LAYOUT = 2  # increase when the files of an entry change their meaning
+_BAR_FROM = 2**30  # bytes from which a progress bar is shown; hashing fewer takes only a second or two
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Entry:
     """A folder of the cache.
 
     Attributes:
-        folder: where its files lie.
-        frames: frames it has room for.
+        folder: folder of its files.
+        frames: number of frames it has room for.
         row_bytes: bytes of one frame's features.
     """
 
@@ -41,36 +41,37 @@ class Entry:
 
     @property
     def features(self) -> Path:
-        """float16 [frames, numel], raw."""
+        """File of the features: float16 [frames, numel], without a header."""
         return self.folder / "features.f16"
 
     @property
     def blocks(self) -> int:
-        """Blocks of `BLOCK_FRAMES` frames, the last one possibly shorter."""
+        """Number of blocks of `BLOCK_FRAMES` frames; the last block may be shorter."""
         return -(-self.frames // BLOCK_FRAMES)
 
     def frames_of(self, blocks: Iterable[int]) -> int:
-        """Frames that these blocks hold together."""
+        """Return the number of frames in these blocks."""
         return sum(min(BLOCK_FRAMES, self.frames - block * BLOCK_FRAMES) for block in blocks)
 
     def is_whole(self) -> bool:
-        """Whether the file has its full length, filled or not."""
+        """Whether the file has its full length, whether filled or not."""
         return self.features.exists() and self.features.stat().st_size == self.frames * self.row_bytes
 
     def rows(self) -> np.memmap:
-        """The features, memory-mapped for reading."""
+        """Return the features, memory-mapped for reading."""
         return np.memmap(self.features, np.float16, mode="r", shape=(self.frames, self.row_bytes // 2))
 
     # Space ----------------------------------------------------------------------------------------------------
 
     def reserve(self, frames: int) -> None:
-        """Make room on disk for the first `frames` frames, so that a full disk is an error now and not while writing.
+        """Reserve room on disk for the first `frames` frames, so that a full disk is an error now, not hours later.
 
         Raises:
             CacheError: the disk has too little room.
             OSError: the file cannot be written.
         """
-        # Readable and not appending: where the file system has no fallocate, glibc imitates it by reading and writing.
+        # Opened for reading too, and not for appending: on file systems without fallocate (NFS before 4.2, many FUSE
+        # ones) glibc emulates it by reading and rewriting a byte of every block.
         with os.fdopen(os.open(self.features, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
             taken = os.fstat(file.fileno())
             free = os.statvfs(self.folder)
@@ -82,13 +83,13 @@ class Entry:
                     f"the disk has {room / 1e9:.3g} GB free; delete old entries with `s2robot cache prune` or choose "
                     "another cache_dir"
                 )
-            if taken.st_size != self.frames * self.row_bytes:  # new, or cut short: what is missing reads as zeros
+            if taken.st_size != self.frames * self.row_bytes:  # new or cut short; the rest becomes a hole of zeros
                 os.ftruncate(file.fileno(), self.frames * self.row_bytes)
             try:
-                if frames:  # an empty range is an error
+                if frames:  # fallocate refuses an empty range
                     os.posix_fallocate(file.fileno(), 0, frames * self.row_bytes)
             except OSError as error:
-                if error.errno != errno.EOPNOTSUPP:  # musl imitates nothing; there is room, as was seen above
+                if error.errno != errno.EOPNOTSUPP:  # musl has no emulation; `room` was checked above, so go on
                     raise
 
     # Blocks ---------------------------------------------------------------------------------------------------
@@ -102,20 +103,20 @@ class Entry:
         return self.folder / "checked.json"
 
     def _records(self) -> dict[int, dict[str, Any]]:
-        """The last line of each finished block."""
+        """Return block -> its last record; a block that was encoded again has several."""
         found = {}
         for line in self._log.read_text(errors="replace").splitlines() if self._log.exists() else ():
-            with suppress(ValueError, TypeError, KeyError):  # a line cut short by a kill
+            with suppress(ValueError, TypeError, KeyError):  # skip a line that a kill cut short
                 record = json.loads(line)
                 found[int(record["block"])] = {**record, "sha256": str(record["sha256"])}
         return {block: record for block, record in found.items() if 0 <= block < self.blocks}
 
     def recorded(self) -> dict[int, str]:
-        """Finished blocks and the sha256 of their bytes, as they were recorded when they were written."""
+        """Return finished block -> SHA-256 of its bytes, as recorded when it was written."""
         return {block: record["sha256"] for block, record in self._records().items()}
 
     def makers(self) -> list[Machine]:
-        """The kinds of machine that encoded the blocks; those of earlier versions do not say."""
+        """Return the kinds of machine that encoded the blocks; blocks of earlier versions do not record theirs."""
         found: list[Machine] = []
         for record in self._records().values():
             if isinstance(record.get("by"), dict):
@@ -123,10 +124,10 @@ class Entry:
         return found
 
     def good_blocks(self, full_check: bool = False) -> set[int]:
-        """Recorded blocks that still hold what was written.
+        """Return the recorded blocks that still hold what was written.
 
-        Every block is hashed again only where the file is not the one that was last checked: size, modification and
-        change time tell. What no clock shows (a rotting disk) is found by `full_check`.
+        Blocks are hashed again only if the file's size, modification time or change time differ from those of the last
+        check. Only `full_check` finds damage that changes none of them, such as a failing disk.
         """
         if not self.features.exists():
             return set()
@@ -143,23 +144,23 @@ class Entry:
         return good
 
     def keep_only(self, good: set[int]) -> None:
-        """Forget the records of all other blocks, so that they are made again."""
+        """Delete the records of all other blocks, so that they are encoded again."""
         lines = [json.dumps(record) + "\n" for block, record in self._records().items() if block in good]
         write_text(self._log, "".join(lines))
 
     def is_checked(self) -> bool:
-        """Whether the file is the one whose recorded blocks were last known to be good."""
+        """Whether the file is unchanged since its recorded blocks were last known to be good."""
         return self.features.exists() and self._read_stamp() == self._stat()
 
     def mark_checked(self) -> None:
-        """Remember that every recorded block of the file as it is now is good."""
+        """Record that all recorded blocks of the present file are good."""
         for path in (self.features, self._log):
             with path.open("ab") as file:
                 os.fsync(file.fileno())
         write_text(self._stamp, json.dumps(self._stat()))
 
     def store(self, block: int, rows: np.ndarray, by: Machine | None = None) -> None:
-        """Write one block [n, numel] and record it, and what encoded it, once its bytes are on disk.
+        """Write one block [n, numel]; once its bytes are on disk, record it together with what encoded it (`by`).
 
         Raises:
             OSError: the disk is full or failing; nothing is recorded then.
@@ -173,7 +174,7 @@ class Entry:
             os.fdatasync(file.fileno())
         with self._log.open("a") as log:
             record = {"block": block, "sha256": hashlib.sha256(content).hexdigest(), "by": by}
-            log.write("\n" + json.dumps(record) + "\n")  # the first "\n" ends a line cut short by a kill
+            log.write("\n" + json.dumps(record) + "\n")  # the first "\n" ends a line that a kill cut short
 
     def _digest(self, block: int) -> str:
         with self.features.open("rb", buffering=0) as file:
@@ -192,25 +193,26 @@ class Entry:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file: it has the old content or the new one, never half of it."""
+    """Replace a file atomically: it has the old content or the new content, never a part."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     sync_and_rename(partial, path)
 
 
 # Locks --------------------------------------------------------------------------------------------------------
-# `lock` is held by the one process that writes; `in_use` is shared by all that read, and its time is the last use.
+# `lock` is held by the one process that writes. `in_use` is shared by all processes that read; its modification time is
+# the time of the last use.
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Hold the entry for this process; a second one waits and then finds the work done."""
+    """Lock the entry for writing; a second process waits, and then finds the work done."""
     with _acquire(folder / "lock", fcntl.LOCK_EX):
         yield
 
 
 class Reading:
-    """Says that this process uses the entry, for as long as the object lives."""
+    """Marks the entry as in use by this process, for as long as the object lives."""
 
     def __init__(self, folder: Path) -> None:
         self._file = _acquire(folder / "in_use", fcntl.LOCK_SH)
@@ -223,9 +225,9 @@ class Reading:
 
 @contextmanager
 def untouched(folder: Path, *, by_readers: bool) -> Iterator[bool]:
-    """Whether nobody writes the entry (nor reads it); if so, nobody starts to until the end of the block.
+    """Yield whether no process writes the entry (nor reads it, if `by_readers`); if so, none can during the block.
 
-    An entry that another process prunes in this moment is not free.
+    An entry that another process is just pruning is not free.
     """
     held: list[IO[str]] = []
     free = True
@@ -250,16 +252,16 @@ def _acquire(path: Path, kind: int) -> IO[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = path.open("a")
-        except FileNotFoundError:  # pruned in this moment
+        except FileNotFoundError:  # another process pruned the folder just now
             continue
         wait_for_lock(file, kind, path.parent)
         if _is_at(path, file):
             return file
-        file.close()  # the entry was pruned while this process waited
+        file.close()  # the entry was pruned while this process waited for the lock
 
 
 def _is_at(path: Path, file: IO[str]) -> bool:
-    """Whether an open file still has its name: a prune takes the name, not the lock."""
+    """Whether an open file is still at `path`: a prune renames the folder and leaves the open file locked."""
     with suppress(FileNotFoundError):
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     return False

@@ -1,4 +1,4 @@
-"""What lies in a cache, whether it is still good, and what can go."""
+"""List the entries of a cache, verify them, and delete those that are not needed."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from s2robot.feature_cache.entry import LAYOUT, Entry, untouched
 from s2robot.interfaces import CacheError
 from s2robot.system.machine import machine_label
 
-_DELETED = ".deleted-"  # a folder on its way out; the rest of an interrupted prune
+_DELETED = ".deleted-"  # prefix of folders that a prune is deleting; one that remains was left by an interrupted prune
 
 
 @dataclass(frozen=True)
 class EntryInfo:
-    """One cache entry, as people see it.
+    """Readable description of one cache entry.
 
     Attributes:
-        folder: where it lies.
+        folder: folder of the entry.
         size: bytes on disk.
-        last_used: seconds since the epoch.
-        encoder: the encoder's readable name; empty where the manifest cannot be read.
-        camera: whose images.
+        last_used: time of the last use, in seconds since the epoch.
+        encoder: readable name of the encoder; empty if the manifest cannot be read.
+        camera: name of the camera.
         dataset: the demonstration file that was encoded.
-        augmentation: empty for frames as recorded.
-        done: frames encoded.
-        frames: frames of the dataset.
-        machines: kinds of machine that encoded it, as far as it says.
-        problem: why no run of this version will use it; empty for a sound entry.
+        augmentation: description of the shifted copy; empty for frames as recorded.
+        done: number of frames encoded.
+        frames: number of frames in the dataset.
+        machines: kinds of machine that encoded it, if recorded.
+        problem: why no run of this version can use it; empty for a usable entry.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class EntryInfo:
 
 
 def list_entries(root: str | Path) -> list[EntryInfo]:
-    """Every entry of a cache, the one used last first.
+    """List all entries of a cache, the most recently used first.
 
     Raises:
         CacheError: the folder does not exist.
@@ -80,10 +80,10 @@ def list_entries(root: str | Path) -> list[EntryInfo]:
 
 
 def verify(info: EntryInfo) -> list[int] | None:
-    """Hash every block of an entry again, and forget those that are damaged, so that the next run makes them again.
+    """Hash every block of an entry again; drop the records of damaged ones, so that the next run encodes them again.
 
     Returns:
-        The damaged blocks; None where another process is writing or deleting the entry.
+        The damaged blocks; None if another process is writing or deleting the entry.
     """
     entry = _entry(info.folder)
     with untouched(info.folder, by_readers=False) as free:
@@ -101,13 +101,13 @@ def verify(info: EntryInfo) -> list[int] | None:
 def select_entries(
     entries: Sequence[EntryInfo], *, days: float | None = None, gigabytes: float | None = None, missing: bool = False
 ) -> list[EntryInfo]:
-    """Entries that can go.
+    """Select the entries that any of the rules allows to delete.
 
     Args:
-        entries: all of a cache.
-        days: those last used longer ago.
-        gigabytes: those used least recently, until the rest is no larger [10⁹ bytes].
-        missing: those whose demonstration file is no longer there, or that no run of this version can use.
+        entries: all entries of a cache.
+        days: select entries last used more than this many days ago.
+        gigabytes: select the least recently used entries, until the rest is at most this large [10⁹ bytes].
+        missing: select entries whose demonstration file is gone, or that no run of this version can use.
     """
     chosen = []
     if days is not None:
@@ -126,17 +126,17 @@ def select_entries(
 
 
 def prune(root: str | Path, entries: Sequence[EntryInfo]) -> list[EntryInfo]:
-    """Delete entries, but none that a running process writes or reads; return those that were deleted."""
+    """Delete entries, except those that a running process writes or reads; return the deleted ones."""
     deleted = []
     for info in entries:
         with untouched(info.folder, by_readers=True) as free:
             if free:
-                # Renamed first: whoever waits for its lock sees that it is gone, and makes a new entry.
-                # Under a new name each time: the rest of an interrupted prune may have this entry's.
+                # Renamed first, so that a process waiting for its lock sees that it is gone and makes a new entry.
+                # The new name is unique, because an interrupted prune may have left a folder of the same entry.
                 info.folder.rename(info.folder.with_name(f"{_DELETED}{info.folder.name}-{uuid.uuid4().hex}"))
                 deleted.append(info)
     for folder in Path(root).glob(_DELETED + "*"):
-        shutil.rmtree(folder, ignore_errors=True)  # another prune may be at it; the next one takes what stays
+        shutil.rmtree(folder, ignore_errors=True)  # another prune may be deleting it too; the next one deletes the rest
     return deleted
 
 
@@ -158,7 +158,7 @@ def _entry(folder: Path) -> Entry:
 
 
 def _stats(folder: Path) -> dict[str, os.stat_result]:
-    """The files of an entry by name, without those that a build renames or a prune removes in this moment."""
+    """Return name -> stat of an entry's files; a file that a build renames or a prune deletes meanwhile is left out."""
     found = {}
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
@@ -168,7 +168,7 @@ def _stats(folder: Path) -> dict[str, os.stat_result]:
 
 
 def _describe(folder: Path) -> EntryInfo | None:
-    """What an entry is; None where another process prunes it in this moment."""
+    """Describe an entry; None if another process is just pruning it."""
     stats = _stats(folder)
     used = stats.get("in_use", stats.get("lock"))
     if used is None:

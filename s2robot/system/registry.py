@@ -110,9 +110,8 @@ class Registry(Mapping[str, Any]):
         added: dict[str, list[EntryPoint]] = {}
         for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
             same = added.setdefault(point.name, [])
-            if all(
-                _provider(point) != _provider(other) for other in same
-            ):  # not the same package, found twice on the path
+            # A package that is found twice on the path still counts as one.
+            if all(_provider(point) != _provider(other) for other in same):
                 same.append(point)
         for name in [name for name in added if name in self._own]:
             for point in added.pop(name):
