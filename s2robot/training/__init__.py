@@ -1,4 +1,4 @@
-"""Demonstrations → frozen features → policy → checkpoint: one way to train every policy, in one process or many."""
+"""Demonstrations → frozen features → policy → checkpoint: one way to train every policy, in one process or several."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
-    """Demonstrations → features → policy → checkpoint.
+    """Train a policy: demonstrations → features → policy → checkpoint.
 
-    Everything that can be refused is refused before the first frame is encoded.
+    All checks of settings, dataset and saved state run before the first frame is encoded, which can take hours.
 
     Args:
-        config: the run.
-        encoder: one made already from `config.encoder`, to share between runs.
+        config: settings of the run.
+        encoder: an encoder that was built from `config.encoder`, to share it between runs; None = build it here.
 
     Returns:
         The checkpoint folder, `<output>/checkpoint`.
 
     Raises:
-        S2RobotError: settings, dataset or saved state that cannot be trained with or on, an output that another run
-            trains in, or a loss that is not finite.
+        S2RobotError: settings, dataset or saved state are not usable, another run trains in the same output, or the
+            loss is not finite.
     """
     processes = make_processes(config.device)
     require_loggers(config.training.loggers)
     require_precision(config.training.precision, config.policy.name, processes.device)
-    config = replace(config, output=processes.share(config.output))  # its default has the time in it
+    config = replace(config, output=processes.share(config.output))  # the default output contains the time of day
     try:
         Path(config.output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,7 +90,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
         run = identity(config, encoder.fingerprint(), plan.fingerprint)
         if config.resume:
             require_same_run(Path(config.output) / STATE_FILE, run)
-        with processes.main_first():  # the others then find the features ready
+        with processes.main_first():  # the main process encodes; the others then find the features in the cache
             data = TrainingData(plan, cache_all(dataset, plan, config, encoder))
     policy.fit_normalization(
         [plan.demonstrations.actions[index] for index in plan.training_episodes],
@@ -101,7 +101,8 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
     loop = TrainingLoop(policy.to(processes.device), data, config, processes, run, result.save)
     loop.run()
     folder = Path(config.output) / "checkpoint"
-    if processes.main and not (loop.was_finished and _is_whole(folder)):  # which says what made it
+    # A finished run keeps its checkpoint: writing it again would replace the record of what made it.
+    if processes.main and not (loop.was_finished and _is_whole(folder)):
         result.save(folder, loop.averaged_state(), loop.rows, loop.machines)
     return folder
 
@@ -116,7 +117,7 @@ def _is_whole(folder: Path) -> bool:
 
 @dataclass
 class _Result:
-    """What is stored beside the weights, the same for the final checkpoint and those before it."""
+    """What a checkpoint stores beside the weights; the same for intermediate checkpoints and the final one."""
 
     config: TrainConfig
     plan: TrainingPlan
@@ -126,7 +127,7 @@ class _Result:
     def save(
         self, folder: Path, state: dict[str, torch.Tensor], rows: list[dict[str, float]], machines: list[Machine]
     ) -> None:
-        """Write a checkpoint, unless the frozen backbone is no longer what it was."""
+        """Write a checkpoint, after checking that the frozen backbone has not changed."""
         if self.encoder.tensors_hash() != self.tensors_before:
             raise TrainingError(f"backbone {self.encoder.backbone.name!r} changed during training; it must stay frozen")
         checkpoint = Checkpoint(
@@ -150,6 +151,6 @@ class _Result:
 
 
 def _finish(processes: Processes) -> None:
-    """Let the others return when the checkpoint is there."""
+    """Hold the other processes until the main process has saved the checkpoint."""
     processes.share("saved")
     processes.close()

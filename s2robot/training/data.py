@@ -1,4 +1,4 @@
-"""What a run reads: chosen cameras, keys and episodes, measured sizes, and the cached features of its frames."""
+"""The data of a run: chosen cameras, keys and episodes, measured sizes, and the cached features of its frames."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Everything known about a run before a frame is read.
+    """Everything that is known about a run before a frame is read.
 
     Attributes:
-        demonstrations: actions and proprioception.
-        training_episodes, validation_episodes: which of them for what.
+        demonstrations: actions and proprioception of all episodes.
+        training_episodes, validation_episodes: indices of the episodes used for training and for validation.
         spec: sizes that the policy is built for.
-        proprioception: keys, in the order they are concatenated.
-        environment: keyword arguments that make the environment again.
-        env_args: the recorded environment description.
-        fingerprint: of the dataset.
-        renderers: what drew its pictures, as far as it says.
+        proprioception: observation keys, in the order they are concatenated.
+        environment: keyword arguments that recreate the environment.
+        env_args: the environment description that the dataset records.
+        fingerprint: fingerprint of the dataset.
+        renderers: renderers that drew the dataset's images, if recorded.
     """
 
     demonstrations: Demonstrations
@@ -56,7 +56,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A plan with the features of its cameras."""
+    """A plan together with the cached features of its cameras."""
 
     plan: TrainingPlan
     features: dict[str, CachedFeatures]
@@ -67,7 +67,7 @@ class TrainingData:
         return self.plan.demonstrations
 
     def windows(self, episodes: list[int], policy: PolicyConfig) -> WindowDataset:
-        """Windows of `episodes` in the sizes `policy` asks for."""
+        """Return the windows of `episodes` in the sizes that `policy` needs."""
         return WindowDataset(
             self.plan.demonstrations,
             self.features,
@@ -78,21 +78,21 @@ class TrainingData:
 
 
 def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
-    """Plan a run and encode what is not cached yet."""
+    """Plan a run, and encode the frames that are not cached yet."""
     with open_dataset(config.dataset) as dataset:
         plan = plan_training(dataset, config, encoder)
         return TrainingData(plan, cache_all(dataset, plan, config, encoder))
 
 
 def plan_training(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encoder) -> TrainingPlan:
-    """Choose cameras, keys and episodes, and divide the episodes; reads no image.
+    """Choose cameras, keys and episodes, and split the episodes; reads no images.
 
     Raises:
-        DatasetError: the dataset does not hold what the settings ask for.
+        DatasetError: the dataset lacks something that the settings ask for.
     """
     renderers = check_look(dataset, config.render_profile)
     cameras = dataset.select_cameras(config.cameras)
-    # What the camera should find out is seen only where it is asked for.
+    # True object poses are used only on request: by default the policy must find the objects through the camera.
     seen = [key for key in dataset.proprioception if key != OBJECT_STATE]
     keys = dataset.select_proprioception(seen if config.proprioception is None else config.proprioception)
     demonstrations = load_demonstrations(dataset, keys, config.num_demonstrations)
@@ -113,7 +113,7 @@ def plan_training(dataset: DemonstrationDataset, config: TrainConfig, encoder: E
 def cache_all(
     dataset: DemonstrationDataset, plan: TrainingPlan, config: TrainConfig, encoder: Encoder
 ) -> dict[str, CachedFeatures]:
-    """Encode what is not cached yet, for every camera of the plan."""
+    """Encode the frames that are not cached yet, for every camera of the plan."""
     return {
         camera: cache_features(
             dataset,
@@ -129,13 +129,13 @@ def cache_all(
 
 
 class Batches:
-    """The batches of every epoch: their order follows from (seed, epoch), and every process takes its share of each.
+    """The batches of every epoch; their order follows from (seed, epoch), and each process takes a share of each batch.
 
     Args:
-        windows: to draw from, each once an epoch.
-        settings: size of a batch, number of shifted copies.
-        seed: of the run.
-        processes: those that train together.
+        windows: the windows to draw from; each is drawn once per epoch.
+        settings: settings with the batch size and the number of shifted copies.
+        seed: seed of the run.
+        processes: the processes that train together.
     """
 
     def __init__(self, windows: WindowDataset, settings: TrainingConfig, seed: int, processes: Processes) -> None:
@@ -149,13 +149,14 @@ class Batches:
         return -(-len(self._windows) // self._size)
 
     def of_epoch(self, epoch: int, position: int = 0) -> Iterator[tuple[np.ndarray, Batch]]:
-        """From batch `position` on: the indices of all windows of a batch, and this process's share of them."""
+        """Yield from batch `position` on: the indices of all windows of a batch, and this process's share of them."""
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(len(self._windows))
         copies = rng.integers(self._shifts + 1, size=len(order)) if self._shifts else None
 
         def load(indices: np.ndarray) -> Batch:
-            # Where a batch has too few windows a process takes one that counts nothing: all must take the step.
+            # If a batch has fewer windows than processes, a process without one loads a window of weight 0, because
+            # data-parallel training needs a backward pass from every process.
             mine = self._mine(indices) if len(self._mine(indices)) else indices[:1]
             return self._windows.__getitems__(mine, None if copies is None else copies[mine])
 
@@ -163,7 +164,7 @@ class Batches:
         return loaded_ahead(parts, load, self._processes.device)
 
     def weight(self, indices: np.ndarray) -> float:
-        """The share of a batch that this process computes."""
+        """Return the fraction of a batch that this process computes."""
         return len(self._mine(indices)) / len(indices)
 
     def _mine(self, indices: np.ndarray) -> np.ndarray:
@@ -171,7 +172,7 @@ class Batches:
 
 
 def loaded_ahead(items: Iterable[T], load: Callable[[T], Batch], device: torch.device) -> Iterator[tuple[T, Batch]]:
-    """Each item with its batch; the next one is gathered in a thread while the caller works on this one."""
+    """Yield each item with its batch, while a thread gathers the next batch."""
 
     def ready(item: T) -> Batch:
         batch = load(item)
@@ -189,7 +190,7 @@ def loaded_ahead(items: Iterable[T], load: Callable[[T], Batch], device: torch.d
 
 
 def pinned(batch: Batch) -> Batch:
-    """The batch in page-locked memory, from which a GPU copies without waiting."""
+    """Copy the batch to page-locked memory, from which a GPU copies while the CPU goes on."""
     seen = batch.observation
     features = {camera: rows.pin_memory() for camera, rows in seen.features.items()}
     observation = type(seen)(features, seen.proprioception.pin_memory(), seen.past_actions.pin_memory())

@@ -1,4 +1,4 @@
-"""Where the rows of a run go: always `log.csv`, and TensorBoard or Weights & Biases where they are asked for."""
+"""Loggers for the rows of a run: always `log.csv`; TensorBoard and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Any, Protocol
 from s2robot.interfaces import ConfigError, TrainingError
 from s2robot.system.files import write_durably
 
-_LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # logger -> the library it needs, which names the extra
+_LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # logger -> library that it needs; extras have its name
 
 
 class Logger(Protocol):
-    """Takes one row an epoch."""
+    """Receives one row per epoch."""
 
     def log(self, row: dict[str, float]) -> None:
-        """Show a row."""
+        """Log one row."""
         ...
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write everything that is still buffered."""
         ...
 
 
 def require_loggers(names: list[str]) -> None:
-    """Refuse loggers whose library is not installed.
+    """Check that the libraries of all loggers are installed.
 
     Raises:
-        ConfigError: holds the command that installs it.
+        ConfigError: a library is missing; the message has the command that installs it.
     """
     for name in names:
         if importlib.util.find_spec(_LIBRARIES[name]) is None:
@@ -40,7 +40,7 @@ def require_loggers(names: list[str]) -> None:
 
 
 def write_log_csv(path: Path, rows: list[dict[str, float]]) -> None:
-    """Replace the log by all rows so far; a column is empty where a row lacks it."""
+    """Replace the log by all rows so far; columns that a row lacks are empty."""
     text = io.StringIO()
     columns = list(dict.fromkeys(column for row in rows for column in row))
     writer = csv.DictWriter(text, columns)
@@ -50,7 +50,7 @@ def write_log_csv(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 class TensorBoard:
-    """Event files under `<output>/tensorboard`; what was logged beyond the resumed step is dropped."""
+    """Event files under `<output>/tensorboard`; entries logged after the resumed step are dropped."""
 
     def __init__(self, output: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -58,7 +58,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)
 
     def log(self, row: dict[str, float]) -> None:
-        """One scalar for each column, over optimizer steps."""
+        """Log one scalar per column, over optimizer steps."""
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name, value, int(row["step"]))
@@ -70,10 +70,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One run of Weights & Biases for each output folder, resumed with it; `WANDB_MODE=offline` keeps it on disk.
+    """One run of Weights & Biases per output folder, resumed with it; `WANDB_MODE=offline` keeps it on disk.
 
     Raises:
-        TrainingError: the service cannot be reached, or nobody is logged in.
+        TrainingError: the service cannot be reached, or the user is not logged in.
     """
 
     def __init__(self, output: Path, project: str, run: dict[str, Any]) -> None:
@@ -96,23 +96,23 @@ class WeightsAndBiases:
             ) from error
 
     def log(self, row: dict[str, float]) -> None:
-        """The row as it is, over optimizer steps."""
+        """Log the row unchanged, over optimizer steps."""
         self._run.log(dict(row), step=int(row["step"]))
 
     def close(self) -> None:
-        """Upload, or write, what is left."""
+        """Upload or write everything that is left."""
         self._run.finish()
 
 
 def make_loggers(names: list[str], output: Path, step: int, project: str, run: dict[str, Any]) -> list[Logger]:
-    """The loggers asked for, of a run that starts or resumes after `step` steps.
+    """Make the loggers of a run that starts or resumes after `step` steps.
 
     Args:
-        names: any of tensorboard, wandb.
+        names: loggers to make: any of tensorboard, wandb.
         output: folder of the run.
-        step: optimizer steps done.
-        project: of Weights & Biases.
-        run: the settings, to show beside the curves.
+        step: optimizer steps done so far.
+        project: project of Weights & Biases.
+        run: settings of the run, shown beside the curves.
     """
     loggers: list[Logger] = []
     for name in names:

@@ -1,7 +1,7 @@
 """The one training loop, for every policy and any number of processes.
 
-What a step does follows from (seed, step) alone: which windows, in which order, with which noise. So a run that goes
-on from a saved state repeats what an uninterrupted one does, bit for bit on a CPU of the same machine.
+A step depends on (seed, step) alone: which windows, in which order, with which noise. So a run that continues from a
+saved state repeats the steps of an uninterrupted run, bit for bit on a CPU of the same machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SaveCheckpoint = Callable[[Path, dict[str, Tensor], list[dict[str, float]], list
 
 
 class _Loss(nn.Module):
-    """A policy as the module whose result is its loss, which is what data-parallel training wraps."""
+    """A policy as a module whose `forward` is its loss, because `DistributedDataParallel` wraps `forward` only."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -49,17 +49,17 @@ class TrainingLoop:
     """AdamW under warm-up and decay, with an exponential moving average of the weights.
 
     Args:
-        policy: on the device of `processes`.
-        data: what it is trained on.
-        config: the run.
-        processes: those that train together.
-        run: what identifies the run (see `identity`).
-        save_checkpoint: writes intermediate checkpoints.
+        policy: the policy, on the device of `processes`.
+        data: the data to train on.
+        config: settings of the run.
+        processes: the processes that train together.
+        run: identity of the run (see `identity`).
+        save_checkpoint: function that writes intermediate checkpoints.
 
     Attributes:
-        step: batches done.
-        rows: of the log, one an epoch.
-        machines: the main process's, and those of the sessions that this one goes on from.
+        step: number of batches done.
+        rows: rows of the log, one per epoch.
+        machines: machines of the main process, in this session and in the sessions that it continues.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class TrainingLoop:
         self._seed, self._resume, self._run = config.seed, config.resume, run
         self._output = Path(config.output)
         self._save_checkpoint = save_checkpoint
-        self._losses: list[Tensor] = []  # of this epoch's batches: this process's share of each
+        self._losses: list[Tensor] = []  # this process's share of the loss of each batch of this epoch
         self._windows = data.windows(data.plan.training_episodes, config.policy)
         self._batches = Batches(self._windows, self.settings, config.seed, processes)
         self._validation: Validation | None = None
@@ -97,7 +97,7 @@ class TrainingLoop:
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.settings.precision == "fp16")
 
     def run(self) -> None:
-        """Train to the last epoch, from the last saved state if there is one.
+        """Train to the last epoch, starting from the saved state if there is one.
 
         Raises:
             TrainingError: the loss or its gradients are not finite, or the saved state belongs to another run.
@@ -120,21 +120,21 @@ class TrainingLoop:
                     bar.set_postfix(epoch=epoch + 1, loss=f"{float(self._last_loss):.4g}", refresh=False)
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The policy's state with the moving average in place of the raw weights."""
+        """Return the policy's state with the moving average in place of the raw weights."""
         with self._averaged():
             return {name: tensor.detach().clone() for name, tensor in self.policy.state_dict().items()}
 
     # One step -------------------------------------------------------------------------------------------------
 
     def _train_step(self, indices: np.ndarray, batch: Batch) -> None:
-        """One optimizer step on a batch, of which this process holds `batch`."""
+        """Take one optimizer step on the windows `indices`, of which `batch` holds this process's share."""
         weight = self._batches.weight(indices)
         self.policy.train()
         self._seed_noise()
         with autocast(self.settings.precision, self.processes.device):
             loss = self.module(batch.to(self.processes.device)).float()
         self.optimizer.zero_grad(set_to_none=True)
-        # Gradients are averaged over processes; a share of more windows counts for more.
+        # Gradients are averaged over processes as if all shares were equal; the weight corrects for unequal shares.
         self.scaler.scale(loss * (weight * self.processes.count)).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.gradient_clip or math.inf)
@@ -151,11 +151,14 @@ class TrainingLoop:
         self._losses.append(self._last_loss * weight)
 
     def _seed_noise(self) -> None:
-        """Noise follows from (seed, step, rank)."""
+        """Seed the noise from (seed, step, rank), so that a resumed run draws the same."""
         seed_noise([self._seed, self.step, self.processes.rank], self.processes.device)
 
     def _refuse_step(self, loss: Tensor, indices: np.ndarray) -> None:
-        """Raise, naming the windows, unless half precision overflowed: the scaler skips that step and scales less."""
+        """Raise an error that names the windows, unless fp16 overflowed: the scaler then skips the step by itself.
+
+        It also lowers its scale each time. A scale below 1 means that overflow is not the cause.
+        """
         if self.scaler.is_enabled() and torch.isfinite(loss) and self.scaler.get_scale() >= 1:
             return
         what = "gradients are not finite" if torch.isfinite(loss) else f"loss is {loss.item()}"
@@ -205,13 +208,14 @@ class TrainingLoop:
             keep_last(self._output, self.settings.keep_checkpoints)
 
     def _epoch_losses(self) -> Tensor:
-        """Losses of this epoch's batches so far, over all processes."""
+        """Return the losses of this epoch's batches so far, summed over the processes."""
         return self.processes.sum(torch.stack(self._losses))
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The policy with the moving average for weights."""
-        if not self.settings.ema_max_decay:  # diffusers' average - (average - weights) is the weights but for rounding
+        """Swap the moving average into the policy's weights during the block."""
+        # With decay 0, diffusers computes average - (average - weights), which differs from the weights by rounding.
+        if not self.settings.ema_max_decay:
             yield
             return
         self.average.store(self.policy.parameters())
@@ -242,7 +246,7 @@ class TrainingLoop:
     # State ----------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """Save everything that training goes on from; the main process does, with what the others add to it."""
+        """Save the whole training state. Every process must call this: the losses are summed over all of them."""
         losses = self._epoch_losses() if self._losses else torch.zeros(0)
         if self.processes.main:
             state = {
@@ -260,10 +264,10 @@ class TrainingLoop:
             save_state(self._output / STATE_FILE, state)
 
     def _move(self, former: list[Machine]) -> None:
-        """Go on from a state that these machines made, and say so where this one is of another kind."""
+        """Record that this machine continues a state of `former` machines; print a line if it is of another kind."""
         (here,) = self.machines
         if former and self.was_finished:
-            self.machines = former  # nothing is left to do here
+            self.machines = former  # this machine has nothing left to train, so it is not recorded
             return
         if former and self.processes.main and (moved := differing_facts(former[-1], here)):
             print(
@@ -287,7 +291,7 @@ class TrainingLoop:
             return
         self.was_finished = step == self.total_steps
         self.step, self.rows = step, state["rows"]
-        self._move(state.get("machines", []))  # states of earlier versions do not say
+        self._move(state.get("machines", []))  # states of earlier versions do not record their machines
         device = self.processes.device
         losses = state["losses"].to(device)
         self._losses = list(losses if self.processes.main else torch.zeros_like(losses))

@@ -1,4 +1,4 @@
-"""One process or several: who writes, who waits for whom, and where gradients meet."""
+"""Training in one process or several: which one writes, which ones wait, and where gradients are averaged."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 class Processes:
-    """A single process: nothing stands between the loop and PyTorch.
+    """A single process; all methods do nothing. `LaunchedProcesses` overrides them.
 
     Attributes:
-        device: where this process computes.
-        rank: 0 … count-1.
-        count: processes that train together.
+        device: device of this process.
+        rank: index of this process, 0 … count-1.
+        count: number of processes that train together.
     """
 
     def __init__(self, device: torch.device, rank: int = 0, count: int = 1) -> None:
@@ -37,32 +37,32 @@ class Processes:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module whose gradients are averaged over the processes."""
+        """Return the module wrapped so that its gradients are averaged over the processes."""
         return module
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the processes."""
+        """Return the sum over the processes."""
         return values
 
     def share(self, value: T) -> T:
-        """The main process's value; the others wait for it."""
+        """Return the main process's value; the others wait for it."""
         return value
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process goes through the block before the others enter it."""
+        """Let the main process go through the block before the others enter it."""
         yield
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group of processes."""
 
 
 class LaunchedProcesses(Processes):
-    """Started by `accelerate launch` (or torchrun): data parallel, on one machine or several.
+    """Processes started by `accelerate launch` or torchrun: data-parallel training on one machine or several.
 
     Raises:
-        ConfigError: accelerate is not installed, or one device is asked for by number.
-        TrainingError: the launcher was told to shard the model.
+        ConfigError: accelerate is not installed, or `device` names one device by number.
+        TrainingError: the launcher is configured to shard the model.
     """
 
     def __init__(self, device: str) -> None:
@@ -74,9 +74,9 @@ class LaunchedProcesses(Processes):
             resolve_device(device)
         from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 
-        # The others wait while the main process encodes the frames, which can take hours.
+        # The others wait while the main process encodes, which can take hours; the default is 10 to 30 minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
-        # Precision is the loop's own affair, the same in one process and in several.
+        # The loop handles precision itself, in the same way for one process and for several.
         self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[patience])
         kind = self._accelerator.distributed_type
         if kind not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
@@ -86,35 +86,35 @@ class LaunchedProcesses(Processes):
         super().__init__(self._accelerator.device, self._accelerator.process_index, self._accelerator.num_processes)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """In `DistributedDataParallel`."""
+        """Wrap the module in `DistributedDataParallel`."""
         return self._accelerator.prepare_model(module)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the processes; every one of them must call it."""
+        """Return the sum over the processes; every process must call this."""
         return self._accelerator.reduce(values, reduction="sum")
 
     def share(self, value: T) -> T:
-        """The main process's value; every process must call it."""
+        """Return the main process's value; every process must call this."""
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process goes through the block before the others enter it."""
+        """Let the main process go through the block before the others enter it."""
         with self._accelerator.main_process_first():
             yield
 
     def close(self) -> None:
-        """Leave the group; nothing can be shared afterwards."""
+        """Leave the group of processes; nothing can be shared afterwards."""
         self._accelerator.end_training()
 
 
 def make_processes(device: str) -> Processes:
-    """The processes of this run, as the launcher's environment variables say.
+    """Return the processes of this run, according to the launcher's environment variables.
 
     Raises:
-        ConfigError: the device does not exist here.
+        ConfigError: the device does not exist on this machine.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return LaunchedProcesses(device)

@@ -1,4 +1,4 @@
-"""The whole state of a run on disk, from which it goes on as if it had never been interrupted, on the same machine."""
+"""The whole training state on disk; on the same machine, a run continues from it as if never interrupted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from s2robot.interfaces import TrainingError, differences
 from s2robot.system.files import durable_file
 
 STATE_FILE = "training_state.pt"
-# Settings that a run may be resumed with other values of: what is computed changes by rounding at most (`device`).
+# Settings that may change when a run is resumed. They change results by rounding at most (`device`). `dataset` is a
+# path: the content of the file is compared by its fingerprint.
 _FREE = {"dataset", "output", "device", "cache_dir", "resume"}
 FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "loggers", "wandb_project"}
 
 
 def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: str) -> dict[str, Any]:
-    """Everything that determines a run's result but for rounding, and so not the machine."""
+    """Return everything that determines a run's result up to rounding; the machine is therefore not part of it."""
     settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
     settings["policy"] = config.policy.identity()
     settings["readout"] = config.readout.identity()
@@ -30,17 +31,17 @@ def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: st
 
 
 def require_same_run(path: Path, run: dict[str, Any]) -> None:
-    """Refuse a saved state that cannot be read or belongs to another run; that there is none is fine.
+    """Check that the saved state, if there is one, can be read and belongs to this run.
 
     Raises:
-        TrainingError: names the file and the settings that differ.
+        TrainingError: it cannot be read or belongs to another run; the message names the settings that differ.
     """
     if path.exists():
         _check(path, _read(path, mmap=True), run)
 
 
 def load_state(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
-    """The saved state, on the CPU; None where there is none.
+    """Load the saved state onto the CPU; None if there is none.
 
     Raises:
         TrainingError: it cannot be read or belongs to another run.
@@ -53,18 +54,18 @@ def load_state(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Replace the saved state, as a whole."""
+    """Replace the saved state atomically."""
     with durable_file(path) as file:
         torch.save(state, file)
 
 
 def intermediate(output: Path, epoch: int) -> Path:
-    """Where the checkpoint after `epoch` epochs lies."""
+    """Return the folder of the checkpoint after `epoch` epochs."""
     return output / f"epoch_{epoch:05}" / "checkpoint"
 
 
 def keep_last(output: Path, count: int) -> None:
-    """Delete intermediate checkpoints but the last `count`; what else lies beside them is kept."""
+    """Delete all intermediate checkpoints except the last `count`; other files beside them are kept."""
     found = sorted(output.glob("epoch_*/checkpoint"))
     for checkpoint in found[: max(len(found) - count, 0)]:
         shutil.rmtree(checkpoint)
@@ -73,11 +74,11 @@ def keep_last(output: Path, count: int) -> None:
 
 
 def set_aside(output: Path) -> None:
-    """Clear the way for a run that starts anew: nothing of a former one is resumed or taken for its result.
+    """Clear the output for a run that starts anew, so that nothing of a former run is resumed or taken for its result.
 
-    The former checkpoint is kept as `checkpoint.old` until a new one takes its place.
+    The former checkpoint is kept as `checkpoint.old` until a new one replaces it.
     """
-    (output / STATE_FILE).unlink(missing_ok=True)  # first: what is left then is resumed by nobody
+    (output / STATE_FILE).unlink(missing_ok=True)  # first: if the rest is interrupted, nothing can be resumed from it
     keep_last(output, 0)
     (output / "log.csv").unlink(missing_ok=True)
     set_checkpoint_aside(output / "checkpoint")
@@ -86,7 +87,7 @@ def set_aside(output: Path) -> None:
 def _read(path: Path, mmap: bool) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many kinds of error for a damaged file
         raise TrainingError(
             f"training state {str(path)!r} cannot be read ({type(error).__name__}: truncated or foreign); delete it or "
             "give resume=false"

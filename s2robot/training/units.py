@@ -1,4 +1,4 @@
-"""What the numbers of an action mean, as far as a dataset records the controllers that executed it."""
+"""Physical units of actions, if the dataset records the controllers that executed them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scipy.spatial.transform import Rotation
 
 @dataclass(frozen=True)
 class ActionPart:
-    """Columns of an action that belong together.
+    """Columns of an action that belong together, such as the position of one arm.
 
     Attributes:
-        name: of the error, its unit in it: `position_error_m`, `rotation_error_rad`, `gripper_error`.
-        columns: which of the action's.
-        scale: from the action's numbers to metres or radians, one for each column.
+        name: name of the error, with its unit: `position_error_m`, `rotation_error_rad`, `gripper_error`.
+        columns: columns of the action.
+        scale: factors from the action's values to metres or radians, one per column.
     """
 
     name: str
@@ -25,7 +25,7 @@ class ActionPart:
     scale: np.ndarray
 
     def error(self, predicted: np.ndarray, demonstrated: np.ndarray) -> float:
-        """Mean distance of actions [..., A]: of points [m], between rotations (their angle) [rad], or of commands."""
+        """Return the mean distance between actions [..., A]: positions in m, rotations (angle) in rad, or commands."""
         mine, theirs = (values[..., self.columns].reshape(-1, len(self.scale)) for values in (predicted, demonstrated))
         if self.name.endswith("rad"):
             first, second = (Rotation.from_rotvec(values * self.scale) for values in (mine, theirs))
@@ -34,11 +34,11 @@ class ActionPart:
 
 
 def action_parts(env_args: Mapping[str, Any], action_width: int) -> list[ActionPart]:
-    """Position, rotation and gripper of each robot, from the controllers that robosuite recorded.
+    """Return position, rotation and gripper of each robot, from the controllers that robosuite recorded.
 
-    Known are operational-space controllers of one arm per robot (`OSC_POSE`, `OSC_POSITION`), in robosuite's form
-    before 1.5 and since. For anything else, or where the widths do not add up, the list is empty: errors are then given
-    in the environment's own units alone.
+    Supported are operational-space controllers with one arm per robot (`OSC_POSE`, `OSC_POSITION`), in the formats of
+    robosuite before 1.5 and since. For anything else, or if the widths do not add up, the list is empty and errors are
+    reported in the environment's own units only.
     """
     controllers = _controllers(env_args.get("env_kwargs") or {})
     if not controllers or action_width % len(controllers):
@@ -55,7 +55,7 @@ def action_parts(env_args: Mapping[str, Any], action_width: int) -> list[ActionP
 
 
 def _controllers(kwargs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The arm's controller of each robot; empty where one is not understood."""
+    """Return the arm controller of each robot; empty if one is not understood."""
     recorded = kwargs.get("controller_configs")
     robots = kwargs.get("robots")
     count = len(robots) if isinstance(robots, list) else 1
@@ -89,7 +89,7 @@ def _parts_of(controller: Mapping[str, Any], width: int, prefix: str, first: int
 
 
 def _scale(controller: Mapping[str, Any], arm: int) -> np.ndarray | None:
-    """Metres and radians per unit of the arm's columns; None where the record does not say."""
+    """Return metres or radians per unit of each arm column; None if they are not recorded."""
     if controller.get("input_type", "delta") == "absolute" or controller.get("control_delta") is False:
         return np.ones(arm)
     try:
@@ -102,5 +102,5 @@ def _scale(controller: Mapping[str, Any], arm: int) -> np.ndarray | None:
 
 
 def _wide(values: Any, arm: int) -> np.ndarray:
-    """One number for each column, from one for all or one each."""
+    """Expand to one value per column; `values` is one number for all columns or one per column."""
     return np.broadcast_to(np.asarray(values, dtype=float), (arm,))

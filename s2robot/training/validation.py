@@ -1,4 +1,4 @@
-"""How good a policy is on held-out episodes: its loss, and how far its actions are from the demonstrated ones."""
+"""Validation on held-out episodes: the policy's loss, and the error of its actions against the demonstrated ones."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Validation:
 
     Args:
         windows: the held-out windows.
-        parts: what the numbers of an action mean; may be empty.
-        batch_size: windows at a time.
+        parts: parts of an action with physical units; may be empty.
+        batch_size: windows per batch.
     """
 
     def __init__(self, windows: WindowDataset, parts: list[ActionPart], batch_size: int) -> None:
@@ -35,12 +35,12 @@ class Validation:
 
     @torch.inference_mode()
     def __call__(self, policy: Policy, device: torch.device) -> dict[str, float]:
-        """Columns of the log: the loss, the mean absolute action error in environment units, and that of each part.
+        """Return columns of the log: loss, mean absolute action error in environment units, and error of each part.
 
         Errors are means over all Ta steps of the predicted chunks.
         """
         policy.eval()
-        seed_noise([0], device)  # the same at every validation: the curve then shows the weights alone
+        seed_noise([0], device)  # the same noise at every validation, so that the curve shows only the weights' change
         everything = np.arange(len(self._windows))
         total = 0.0
         for indices, batch in self._batches(everything, device):

@@ -16,13 +16,13 @@ from s2robot.interfaces import Batch, DatasetError, Observation
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Everything of a dataset but its images: one array per episode.
+    """A dataset without its images: one entry per episode.
 
     Attributes:
-        actions: float32 [T, A] each.
-        proprioception: float32 [T, d] each, the chosen keys concatenated.
-        starts: first frame of each episode in the cached features.
-        names: of each episode.
+        actions: actions float32 [T, A] of each episode.
+        proprioception: proprioception float32 [T, d] of each episode, the chosen keys concatenated.
+        starts: row of each episode's first frame in the cached features.
+        names: name of each episode.
     """
 
     actions: list[np.ndarray]
@@ -34,7 +34,7 @@ class Demonstrations:
 def load_demonstrations(
     dataset: DemonstrationDataset, proprioception: list[str], num_episodes: int | None = None
 ) -> Demonstrations:
-    """Read actions and proprioception of the first `num_episodes` episodes (None: all).
+    """Read actions and proprioception of the first `num_episodes` episodes (None = all).
 
     Raises:
         DatasetError: the file has fewer episodes, or two episodes differ in the width of actions or of a key.
@@ -51,7 +51,7 @@ def load_demonstrations(
                 f"dataset {str(dataset.path)!r}, {dataset.demos[index]}: actions are {episode.actions.shape[1]} wide, "
                 f"but those of {dataset.demos[0]} are {dataset.action_width} wide"
             )
-        for key in proprioception:  # together they could be as wide as before, with other numbers in the columns
+        for key in proprioception:  # per key: equal total widths could hide values in the wrong columns
             width = episode.proprioception[key].shape[1]
             if width != widths.setdefault(key, width):
                 message = f"observation {key!r} is {width} wide, but in {dataset.demos[0]} it is {widths[key]} wide"
@@ -64,12 +64,12 @@ def load_demonstrations(
 
 
 def require_long_enough(dataset: DemonstrationDataset, count: int, action_steps: int) -> None:
-    """Refuse demonstrations that are all shorter than one chunk: no window would hold a whole one.
+    """Check that at least one demonstration is as long as a chunk; otherwise no window would hold a whole chunk.
 
     A single short episode is fine: its last action is repeated.
 
     Raises:
-        DatasetError: names the lengths and the chunk's.
+        DatasetError: all are shorter; the message names their lengths and that of the chunk.
     """
     lengths = dataset.lengths[:count]
     if max(lengths) < action_steps:
@@ -80,12 +80,12 @@ def require_long_enough(dataset: DemonstrationDataset, count: int, action_steps:
 
 
 def split_episodes(count: int, validation_fraction: float) -> tuple[list[int], list[int]]:
-    """Divide episode indices into training and validation.
+    """Split episode indices into training and validation.
 
-    The split depends on the arguments alone, not on the training seed: arms of a comparison share it.
+    The split depends on the arguments alone and not on the training seed, so all arms of a comparison share it.
 
     Raises:
-        DatasetError: nothing would be left to train on.
+        DatasetError: no episode would be left to train on.
     """
     held_out = round(count * validation_fraction)
     if held_out >= count:
@@ -98,9 +98,9 @@ def split_episodes(count: int, validation_fraction: float) -> tuple[list[int], l
 
 
 class WindowDataset(Dataset[Batch]):
-    """One window per time step of the chosen episodes, fetched a batch at a time.
+    """One window per time step of the chosen episodes, fetched one batch at a time.
 
-    Before the first step the first observation is repeated; after the last step the last action is.
+    The first observation is repeated before an episode's first step, the last action after its last step.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class WindowDataset(Dataset[Batch]):
         self._names = [demonstrations.names[index] for index in episodes]
         self._actions = np.concatenate([demonstrations.actions[index] for index in episodes])
         self._proprioception = np.concatenate([demonstrations.proprioception[index] for index in episodes])
-        # Per window: the first and last row of its episode here, and the shift from here to the cached rows.
+        # Per window: first and last row of its episode in the arrays above, and the offset from these to cached rows.
         first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         self._first = np.repeat(first, lengths)
         self._last = np.repeat(first + lengths - 1, lengths)
@@ -136,8 +136,8 @@ class WindowDataset(Dataset[Batch]):
         """Gather one batch of windows.
 
         Args:
-            indices: which windows.
-            copies: for each, the copy of the frames it is taken from: 0 = as recorded, 1 … = shifted.
+            indices: indices of the windows.
+            copies: for each window, the copy of the frames that it is taken from: 0 = as recorded, 1 … = shifted.
         """
         now = np.asarray(indices)
         seen = self._seen(now)
@@ -146,23 +146,23 @@ class WindowDataset(Dataset[Batch]):
         features = {camera: torch.from_numpy(cached.gather(rows, copies)) for camera, cached in self._features.items()}
         past = np.where(seen > self._first[now, None], seen - 1, -1)
         past_actions = np.where(past[..., None] >= 0, self._actions[past], np.float32(0))
-        # Rows before the episode's first step repeat its first observation, and nothing was executed before it.
+        # Before an episode's first step its first observation is repeated; no action was executed there, hence zeros.
         observation = Observation(
             features, torch.from_numpy(self._proprioception[seen]), torch.from_numpy(past_actions)
         )
         return Batch(observation, torch.from_numpy(self._actions[ahead]))
 
     def _seen(self, now: np.ndarray) -> np.ndarray:
-        """The steps [B, To] that windows see, counted over the chosen episodes."""
+        """Return the steps [B, To] that windows see, as rows of the chosen episodes' arrays."""
         return np.maximum(now[:, None] + self._observation_offsets, self._first[now, None])
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The frames [B, To] that windows see, counted over the whole dataset: their rows in the cached features."""
+        """Return the frames [B, To] that windows see, as rows of the cached features of the whole dataset."""
         now = np.asarray(indices)
         return self._seen(now) + self._shift[now, None]
 
     def describe(self, indices: Sequence[int] | np.ndarray, at_most: int = 12) -> str:
-        """Name the windows for people: `demo_3 steps 4, 17; demo_5 step 0`, and how many more there are."""
+        """Name at most `at_most` windows in words, such as `demo_3 steps 4, 17; demo_5 step 0`; count the rest."""
         steps: dict[str, list[int]] = {}
         for index in sorted(int(index) for index in indices[:at_most]):
             steps.setdefault(self._names[self._episode[index]], []).append(index - int(self._first[index]))
