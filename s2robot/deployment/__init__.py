@@ -1,1 +1,1 @@
-"""A trained policy outside this package: exported as a file, or served to a robot on another computer."""
+"""Use a trained policy outside this package: export it to a file, or serve it to a robot on another computer."""

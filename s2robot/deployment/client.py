@@ -1,11 +1,11 @@
-"""Client of the policy server. This one file, numpy, msgpack and websockets are all that a robot's computer needs.
+"""Client of the policy server. A robot's computer needs only this file, numpy, msgpack and websockets.
 
     with RemotePolicy("ws://127.0.0.1:8765", token=…) as policy:
         policy.reset(seed=0)
         while running:
             robot.execute(policy.step(robot.observe()))  # one observation in, one action out
 
-It imports nothing else of the package, so that it can be copied.
+It imports nothing else from the package, so that it can be copied.
 """
 
 from __future__ import annotations
@@ -24,43 +24,43 @@ from websockets.sync.client import ClientConnection, connect
 
 PROTOCOL = 1
 MAX_MESSAGE = 64 * 2**20
-"""Most bytes of one message; 64 MiB are ten uncompressed frames of 1080 by 1920 pixels."""
+"""Largest size of a message in bytes; 64 MiB hold ten uncompressed frames of 1080 × 1920 pixels."""
 
-_ARRAY = 1  # msgpack extension type: the array's type and shape, then its bytes, row by row
+_ARRAY = 1  # msgpack extension type of an array: header (type and shape), then the bytes in row-major order
 _TYPES = ("|u1", "|b1", "<i4", "<i8", "<f4", "<f8")
 _MAX_DIMENSIONS = 8
 
 
 class RemotePolicyError(Exception):
-    """Base of what can go wrong between client and server."""
+    """Base class of all errors between client and server."""
 
 
 class UnreachableError(RemotePolicyError):
-    """The server did not answer in time, however often it was tried."""
+    """The server did not answer in time, after repeated attempts."""
 
 
 class RefusedError(RemotePolicyError):
-    """The server answered that it will not do this: a wrong token, or a message that makes no sense to it."""
+    """The server refused the request, because of a wrong token or an invalid message."""
 
 
 class MessageError(RemotePolicyError):
-    """Bytes that are no message of this protocol."""
+    """The bytes are not a message of this protocol."""
 
 
 def pack(message: dict[str, Any]) -> bytes:
     """Encode a message of plain values and numpy arrays.
 
     Raises:
-        MessageError: an array of another type than uint8, bool, int32, int64, float32 and float64.
+        MessageError: a value is not plain, or an array is not uint8, bool, int32, int64, float32 or float64.
     """
     return msgpack.packb(message, default=_pack_array)
 
 
 def unpack(data: bytes | str) -> dict[str, Any]:
-    """Decode a message; its arrays are read-only views of `data`. Nothing in it is ever executed.
+    """Decode a message; its arrays are read-only views of `data`. Nothing in a message is ever executed.
 
     Raises:
-        MessageError: anything else than a message that `pack` could have made.
+        MessageError: `data` is not a message that `pack` could have made.
     """
     if isinstance(data, str):
         raise MessageError("expected bytes, got text")
@@ -68,7 +68,7 @@ def unpack(data: bytes | str) -> dict[str, Any]:
         message = msgpack.unpackb(data, ext_hook=_unpack_array)
     except MessageError:
         raise
-    except Exception as error:  # msgpack raises many kinds, down to UnicodeDecodeError and RecursionError
+    except Exception as error:  # msgpack raises many kinds of error, even UnicodeDecodeError and RecursionError
         raise MessageError(f"not valid msgpack: {type(error).__name__} {error}") from error
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise MessageError("not a mapping with a string 'type'")
@@ -103,19 +103,19 @@ def _unpack_array(code: int, data: bytes) -> np.ndarray:
 class RemotePolicy:
     """A policy that runs on another computer.
 
-    A lost connection is made again, and the episode goes on: the client remembers the last observations and actions
-    that the policy looks at. (For policies that sample, the noise is then fresh, though still determined by the seed.)
+    After a lost connection the client reconnects and the episode continues: the client remembers the last observations
+    and actions that the policy needs. (Policies that sample then draw new noise, which the seed still determines.)
 
     Args:
-        url: `ws://HOST:PORT`.
-        token: what the server asks for; None where it asks for none.
+        url: address of the server, `ws://HOST:PORT`.
+        token: token that the server requires; None if it requires none.
         timeout: seconds to wait for one answer, and for one connection.
-        patience: seconds to go on trying before `UnreachableError`.
-        seed: of the first episode.
+        patience: seconds to keep trying before `UnreachableError`.
+        seed: seed of the first episode.
 
     Attributes:
-        info: what the server says of the policy: `cameras`, `proprioception`, `observation_steps`, `execute_steps`,
-            `action_width`, …
+        info: description of the policy by the server: `cameras`, `proprioception`, `observation_steps`,
+            `execute_steps`, `action_width`, …
 
     Raises:
         UnreachableError: no server answers for `patience` seconds.
@@ -127,13 +127,13 @@ class RemotePolicy:
     ) -> None:
         self._url, self._token, self._timeout, self._patience = url, token, timeout, patience
         self._socket: ClientConnection | None = None
-        self._episode: dict[str, Any] = {}  # what a server has to know to go on with the episode
+        self._episode: dict[str, Any] = {}  # message from which a server can continue the episode
         self.info: dict[str, Any] = {}
         self._retry(lambda: None)
         self.reset(seed)
 
     def reset(self, seed: int = 0) -> None:
-        """Begin an episode; `seed` determines the noise of policies that sample."""
+        """Start an episode; `seed` determines the noise of policies that sample."""
         self._chunk: list[np.ndarray] = []  # actions left to execute
         self._since: list[dict[str, Any]] = []  # observations and actions since the last decision
         self._executed: list[np.ndarray] = []
@@ -148,31 +148,31 @@ class RemotePolicy:
         self._retry(lambda: self._request(self._episode))
 
     def step(self, observation: dict[str, Any]) -> np.ndarray:
-        """One observation -> one action [A]; the server is asked when a chunk of actions has been used up.
+        """Return the next action [A]; the server is asked only when a chunk of actions has been used up.
 
         Args:
-            observation: `<camera>_image` uint8 [H, W, 3], upright, and the proprioception, float [d] each.
+            observation: `<camera>_image` uint8 [H, W, 3], upright, and the proprioception keys, float [d] each.
         """
-        seen = [*self._since, copy.deepcopy(dict(observation))]  # drivers may fill the same arrays again
+        seen = [*self._since, copy.deepcopy(dict(observation))]  # copied, because drivers may reuse their arrays
         if not self._chunk:
             self._chunk = list(self.act(seen, np.array(self._executed, np.float32)))
             seen, self._executed = [], []
-        self._since = seen  # only now: a step that failed is taken again, with an observation of its own
+        self._since = seen  # stored only after success: a failed step is repeated with a new observation
         action = self._chunk.pop(0)
         self._executed.append(action)
         return action
 
     def act(self, observations: Sequence[dict[str, Any]], executed: np.ndarray | None = None) -> np.ndarray:
-        """Actions to execute next, float32 [execute_steps, A], environment units.
+        """Return the actions to execute next, float32 [execute_steps, A] in environment units.
 
         Args:
-            observations: what was seen after each of the actions executed since the last call, oldest first; after
-                `reset` just the first observation. Only the last `observation_steps` are looked at.
-            executed: float [n, A], the actions executed since the last call; none after `reset`.
+            observations: observations after each action executed since the last call, oldest first; after `reset`, only
+                the first observation. Only the last `observation_steps` are used.
+            executed: actions executed since the last call, float [n, A]; none after `reset`.
         """
         width, steps = self.info["action_width"], self.info["observation_steps"]
         executed = np.zeros((0, width), np.float32) if executed is None else np.asarray(executed, np.float32)
-        seen = copy.deepcopy(list(observations)[-steps:])  # what is kept for a lost connection must not change
+        seen = copy.deepcopy(list(observations)[-steps:])  # copied, because it is sent again after a lost connection
         message = {
             "type": "act",
             "observations": seen,
@@ -204,7 +204,7 @@ class RemotePolicy:
         self.close()
 
     def _retry(self, request: Any) -> Any:
-        """Run `request` over a connection; make a new one as often as it takes, for as long as patience lasts."""
+        """Run `request` over a connection; reconnect and repeat it until it succeeds or `patience` ends."""
         deadline, pause = time.monotonic() + self._patience, 0.05
         while True:
             try:
@@ -212,7 +212,7 @@ class RemotePolicy:
                     self._connect()
                 return request()
             except RefusedError:
-                self._drop()  # the server may have taken half of it in; the next connection tells it the episode
+                self._drop()  # the server's state is unknown now; the next connection sends the episode again
                 raise
             except (OSError, TimeoutError, WebSocketException, MessageError) as error:
                 self._drop()
@@ -233,10 +233,10 @@ class RemotePolicy:
             open_timeout=self._timeout,
             close_timeout=1,
             max_size=MAX_MESSAGE,
-            compression=None,  # pictures gain nothing from it
+            compression=None,  # raw images hardly shrink
             proxy=None,
         )
-        self._socket = connection.__enter__()  # outlives this function; `_drop` and `close` end it
+        self._socket = connection.__enter__()  # stays open after this function; `_drop` and `close` end it
         self.info = self._receive("hello")
         if self.info.get("protocol") != PROTOCOL:
             protocol = self.info.get("protocol")
@@ -260,7 +260,7 @@ class RemotePolicy:
         return answer
 
     def _drop(self) -> None:
-        """Forget the connection without waiting for a goodbye."""
+        """Drop the connection without waiting for the closing handshake."""
         socket, self._socket = self._socket, None
         if socket is not None:
             socket.close_timeout = 0

@@ -1,6 +1,6 @@
-"""What the server computes: several clients' observations → action chunks.
+"""The computations of the server: observations of several clients → action chunks.
 
-An episode keeps what those of rollouts keep, and the proprioception of its last To steps.
+An episode keeps the same state as in rollouts, and also the proprioception of its last To steps.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from s2robot.interfaces import S2RobotError
 from s2robot.policies import Policy
 from s2robot.rollout.inference import EpisodeState, Inference
 
-_LARGEST_SIDE = 4096  # pixels; beyond any camera, and small enough to resize
+_LARGEST_SIDE = 4096  # pixels; larger than any camera's images, and still small enough to resize
 
 
 class RequestError(S2RobotError):
-    """A client asked for something that makes no sense; the message says what."""
+    """A client's request is invalid; the message says what was expected."""
 
 
 @dataclass
 class ObservedStep:
-    """One step: camera -> uint8 [H, W, 3], and proprioception float32 [d]."""
+    """Observation of one step: camera -> image uint8 [H, W, 3], and proprioception float32 [d]."""
 
     images: dict[str, np.ndarray]
     proprioception: np.ndarray
 
 
 class ServedEpisode(EpisodeState):
-    """One client's episode.
+    """The episode of one client.
 
     Args:
-        seed, past_actions: as of `EpisodeState`.
+        seed, past_actions: as in `EpisodeState`.
 
     Attributes:
-        proprioception: float32 [d] of each of the last To steps; empty before the first.
+        proprioception: proprioception float32 [d] of each of the last To steps; empty before the first step.
     """
 
     def __init__(self, seed: int, past_actions: np.ndarray) -> None:
@@ -52,7 +52,7 @@ class ServedEpisode(EpisodeState):
         self.proprioception: list[np.ndarray] = []
 
     def remember_steps(self, encoded: Sequence[Mapping[str, Tensor]], proprioception: Sequence[np.ndarray]) -> None:
-        """Remember the newest steps; as with features, the first one repeats before an episode begins."""
+        """Append the newest steps; as with features, the first step also stands for the steps before it."""
         self.remember_features(encoded)
         length = len(self.past_actions)
         earlier = self.proprioception or [proprioception[0]] * length
@@ -61,7 +61,7 @@ class ServedEpisode(EpisodeState):
 
 @dataclass
 class Request:
-    """The steps that an episode has gone on by, and the actions [n, A] executed meanwhile."""
+    """The new steps of an episode, and the actions [n, A] executed between them."""
 
     episode: ServedEpisode
     frames: list[ObservedStep]
@@ -69,11 +69,11 @@ class Request:
 
 
 class EpisodeRunner:
-    """A checkpoint that acts for several episodes at once.
+    """Runs the policy of a checkpoint for several episodes at once.
 
     Args:
-        policy, encoder, checkpoint: as `load_policy` returns them.
-        device: where they are.
+        policy, encoder, checkpoint: as returned by `load_policy`.
+        device: device of policy and encoder.
     """
 
     def __init__(self, policy: Policy, encoder: S2Encoder, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -97,23 +97,23 @@ class EpisodeRunner:
         }
 
     def warm_up(self) -> None:
-        """Act once on black pictures: engines compile in their first call."""
+        """Act once on black images, because engines compile in their first call."""
         sizes = {camera: size or largest_size(self._encoder.scales) for camera, size in self._sizes.items()}
         if any(self._encoder.feature_shape(*size) != self._spec.features[camera] for camera, size in sizes.items()):
-            return  # the checkpoint records no size, and its encoder keeps the aspect ratio of pictures that fit
+            return  # the size is not recorded, and with an encoder that keeps the aspect ratio it cannot be guessed
         images = {camera: np.zeros((*size, 3), np.uint8) for camera, size in sizes.items()}
         frame = ObservedStep(images, np.zeros(self._spec.proprioception_width, np.float32))
         none = np.zeros((self.steps, self._spec.action_width), np.float32)
         self.act([Request(ServedEpisode(0, none), [frame], none[:0])])
 
     def reset(self, message: dict[str, Any]) -> tuple[ServedEpisode, list[ObservedStep]]:
-        """Begin an episode, or go on with one that another connection began.
+        """Start an episode, or continue one that another connection started.
 
         Returns:
-            The episode, and the steps whose features it does not have yet.
+            The episode, and its steps that are not encoded yet.
 
         Raises:
-            RequestError: a field is missing or has another type or size than it must.
+            RequestError: a field is missing, or has a wrong type or size.
         """
         seed, decisions = _integer(message, "seed", 2**63), _integer(message, "decisions", 2**31, 0)
         past = np.zeros((self.steps, self._spec.action_width), np.float32)
@@ -122,15 +122,15 @@ class EpisodeRunner:
             if len(past) != self.steps:
                 raise RequestError(f"past_actions holds {len(past)} steps; expected {self.steps}")
         frames = [self._frame(entry) for entry in _list(message, "observations", self.steps)]
-        # The noise drawn before is not drawn again: it comes from another seed, which follows from the two numbers.
+        # A continued episode must not draw its first noise again, so it gets a new seed, derived from both numbers.
         noise = seed if not decisions else int(np.random.SeedSequence([seed, decisions]).generate_state(1)[0])
         return ServedEpisode(noise, past), frames
 
     def request(self, episode: ServedEpisode, waiting: list[ObservedStep], message: dict[str, Any]) -> Request:
-        """Check a client's steps; `waiting` are steps that came before them, without features so far.
+        """Check a client's new steps; `waiting` are earlier steps that are not encoded yet.
 
         Raises:
-            RequestError: as `reset`, or a number of observations that does not fit the actions executed.
+            RequestError: as for `reset`, or the number of observations does not fit the actions executed.
         """
         executed = self._actions(message.get("executed"), "executed")
         steps = _integer(message, "steps", 2**31, len(executed))
@@ -146,7 +146,7 @@ class EpisodeRunner:
 
     @torch.inference_mode()
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Actions float32 [execute_steps, A] per request; takes the steps into the episodes."""
+        """Append the requests' steps to their episodes, and return actions float32 [execute_steps, A] per request."""
         if not requests:
             return []
         encoded = iter(self._inference.encode([frame.images for request in requests for frame in request.frames]))

@@ -1,4 +1,4 @@
-"""Encoder and policy in one file for other runtimes: ONNX or `torch.export`, checked before it gets its name."""
+"""Export encoder and policy to one file for other runtimes, ONNX or `torch.export`; checked before it gets its name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from s2robot.system.extras import missing
 from s2robot.system.files import sync_and_rename, write_durably
 
 EXPORT_TOLERANCE = {"encoder": 1e-4, "policy": 1e-3}
-"""Largest difference to eager PyTorch: in units of the largest feature, or of each action's range.
+"""Largest allowed difference from eager PyTorch, relative to the largest feature or to each action's range.
 
-A policy's features are rounded to float16, where differences of float32's rounding now and then become steps of 2⁻¹¹.
+The policy's is larger because its features are rounded to float16: tiny float32 differences sometimes round to
+different float16 values, which are 2⁻¹¹ apart.
 """
 
 _EXAMPLES = 4
@@ -33,11 +34,12 @@ RunGraph = Callable[[list[Tensor]], list[Tensor]]
 
 
 def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
-    """Write `config.out`, and a JSON file beside it that says what goes in and what comes out; return the latter.
+    """Write `config.out`, and beside it a JSON file that describes its inputs and outputs; return that description.
 
     Raises:
-        ExportError: the policy cannot be traced, or the file computes something else than the policy; none is written.
-        CheckpointError: damaged checkpoint, or it records no image size and none is given.
+        ExportError: the policy cannot be traced, or the file does not compute what the policy computes; nothing is
+            written then.
+        CheckpointError: the checkpoint is damaged, or it records no image size and none is given.
         MissingLibraryError: the libraries for ONNX are not installed.
     """
     policy, encoder, checkpoint = load_policy(config.checkpoint, torch.device("cpu"), engine="eager")
@@ -81,7 +83,7 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
 
 
 def _image_sizes(config: ExportConfig, checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
-    """Camera -> height and width: those asked for, or those that the demonstrations were recorded with."""
+    """Return camera -> (height, width): the requested size, else the size of the demonstrations."""
     sizes = {}
     for camera in checkpoint.spec.features:
         size = config.image_size or recorded_size(checkpoint.environment, camera)
@@ -101,7 +103,7 @@ def _trace(graph: EncoderGraph | PolicyGraph) -> torch.export.ExportedProgram:
             return torch.export.export(graph.eval(), tuple(inputs), strict=False)
     except ExportError:
         raise
-    except Exception as error:  # whatever a network may do that a graph cannot
+    except Exception as error:  # torch.export raises many kinds of error for code that it cannot trace
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ExportError(f"{type(graph).__name__} cannot be traced by torch.export: {reason}") from error
 
@@ -122,12 +124,12 @@ def _write_torch(program: torch.export.ExportedProgram, graph: EncoderGraph | Po
 def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | PolicyGraph, path: Path) -> RunGraph:
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  # what torch.onnx translates with
+        import onnxscript  # noqa: F401  # torch.onnx needs it
     except ModuleNotFoundError as error:
         raise missing("onnxscript or onnxruntime", "onnx", error) from error
     names = [port.name for port in graph.inputs]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's about its own next versions
+        warnings.simplefilter("ignore")  # PyTorch warns of changes in its own next versions
         converted: Any = torch.onnx.export(
             program,
             tuple(graph.example(0)[0]),
@@ -152,7 +154,7 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | Pol
 
 @torch.no_grad()
 def _largest_difference(run: RunGraph, graph: EncoderGraph | PolicyGraph) -> float:
-    """Over several examples, the largest difference between the file and the policy itself, see `EXPORT_TOLERANCE`."""
+    """Return the largest difference between the file and the policy over several examples, see `EXPORT_TOLERANCE`."""
     spread = graph.spread()
     worst = 0.0
     for seed in range(1, _EXAMPLES + 1):
@@ -162,5 +164,5 @@ def _largest_difference(run: RunGraph, graph: EncoderGraph | PolicyGraph) -> flo
                 raise ExportError(f"the file returns shape {tuple(one.shape)}, the policy {tuple(other.shape)}")
             scale = spread[index] if isinstance(graph, EncoderGraph) else spread
             difference = float(((one - other).abs() / scale).max())
-            worst = difference if difference != difference else max(worst, difference)
+            worst = difference if difference != difference else max(worst, difference)  # NaN stays, `max` may drop it
     return worst

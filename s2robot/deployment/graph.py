@@ -1,4 +1,4 @@
-"""Encoder and policy as one module of plain tensors: what `export` traces and what a file is compared with."""
+"""Encoder and policy as one module of plain tensors, which `export` traces and compares the exported file with."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from s2robot.policies import Policy
 
 
 class ExportError(S2RobotError):
-    """A policy that cannot be exported, or an exported file that does not compute what the policy does."""
+    """The policy cannot be exported, or the exported file does not compute what the policy computes."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output of a graph: its name, type and shape, and what the numbers are."""
+    """One input or output of a graph: its name, type, shape and meaning."""
 
     name: str
     dtype: str
@@ -35,17 +35,18 @@ class Port:
 
 
 class NoiseTape(TorchFunctionMode):
-    """Hands a policy's random draws over from a tensor of normal noise, or records them as such.
+    """Replaces a policy's random draws by values from a tensor of normal noise, or records them in that form.
 
-    A policy draws row i from `generators[i]`; under this mode the k-th number of row i is `noise[i, k]`. A category,
-    such as the mode of a mixture, takes one number: the category in whose share of [0, 1] its normal quantile lies.
+    A graph cannot draw random numbers from a generator per row, so noise must be an input. A policy draws row i from
+    `generators[i]`; under this mode, the k-th number of row i is `noise[i, k]`. A category, such as the component of a
+    mixture, takes one number: its normal CDF is a point in [0, 1], which the categories divide by their probabilities.
 
     Args:
-        generators: one per row, as given to `Policy.act`.
-        noise: float32 [B, n] to hand over; None lets the generators draw, and records.
+        generators: one generator per row, as passed to `Policy.act`.
+        noise: noise float32 [B, n] to use; None = let the generators draw, and record.
 
     Attributes:
-        drawn: per row, the noise recorded.
+        drawn: recorded noise of each row.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], noise: Tensor | None = None) -> None:
@@ -58,7 +59,7 @@ class NoiseTape(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Intercept `torch.randn` and `torch.multinomial` with `generator=`; refuse other draws from the generators."""
+        """Intercept `torch.randn` and `torch.multinomial` with `generator=`; other draws from the generators raise."""
         kwargs = kwargs or {}
         row = self._rows.get(id(kwargs.get("generator")))
         if row is None:
@@ -80,31 +81,32 @@ class NoiseTape(TorchFunctionMode):
         return self._noise[row, start : self._used[row]].reshape(shape)
 
     def _category(self, row: int, probabilities: Tensor, draw: Callable[[], Tensor]) -> Tensor:
-        """One category int64 [1] by float32 [n] probabilities."""
+        """Draw one category int64 [1] with probabilities float32 [n]."""
         edges = probabilities.cumsum(0)
         if self._noise is not None:
             quantile = torch.special.ndtr(self._noise[row, self._used[row]])
             self._used[row] += 1
             return (quantile > edges[:-1]).sum(0, keepdim=True)
         drawn = draw()
-        middle = edges[drawn] - probabilities[drawn] / 2  # of the category's share: rounding cannot leave it
+        # Record the middle of the category's interval, so that rounding cannot move it into a neighbouring category.
+        middle = edges[drawn] - probabilities[drawn] / 2
         self.drawn[row].append(torch.special.ndtri(middle))
         return drawn
 
 
 class _Step(int):
-    """A sampler's time step as a constant: graphs have no branches, so what decides them must be a plain number."""
+    """A sampler's time step as a constant: graphs have no branches, so what samplers branch on must be a number."""
 
     def expand(self, count: int) -> Tensor:
-        """The step as int64 [count], as policies ask a tensor for it."""
+        """Return the step as int64 [count], as `Tensor.expand` would; policies call this."""
         return torch.full((count,), int(self))
 
 
 @contextlib.contextmanager
 def without_branches(policy: nn.Module) -> Iterator[None]:
-    """Let a policy be traced: samplers count with plain numbers, transformers do not look what their masks hold.
+    """Make a policy traceable during the block: samplers count with plain numbers, transformers do not inspect masks.
 
-    The numbers that come out are the same. Samplers must have been used before.
+    The results are the same. Samplers must have been used before.
     """
     samplers = list(_samplers(policy))
     kept = [dict(vars(sampler)) for sampler in samplers]
@@ -112,14 +114,15 @@ def without_branches(policy: nn.Module) -> Iterator[None]:
     hooks = [module.register_forward_pre_hook(_masks_are_any, with_kwargs=True) for module in transformers]
     try:
         for sampler in samplers:
-            sampler.set_timesteps(len(sampler.timesteps))  # forgets what it kept of the last sample
+            sampler.set_timesteps(len(sampler.timesteps))  # clears the state of the last sample
             steps = [_Step(step) for step in sampler.timesteps.tolist()]
             after = dict(itertools.pairwise([*steps, _Step(-1)]))
             sampler.timesteps = steps
             sampler.set_timesteps = lambda *args, **kwargs: None
             sampler.previous_timestep = after.__getitem__
             sampler.index_for_timestep = lambda step, *args, steps=steps: steps.index(step)
-            if sampler.config.sample_max_value == 1:  # then it is a clamp, whose general form ONNX does not take
+            # Thresholding is then a clamp. ONNX does not support the general form, with quantiles.
+            if sampler.config.sample_max_value == 1:
                 sampler._threshold_sample = lambda sample: sample.clamp(-1, 1)
         yield
     finally:
@@ -131,7 +134,7 @@ def without_branches(policy: nn.Module) -> Iterator[None]:
 
 
 def _samplers(policy: nn.Module) -> Iterator[Any]:
-    """The diffusers schedulers that a policy, or a plain object in it, samples with."""
+    """Find the diffusers schedulers that a policy, or a plain object in it, samples with."""
     for holder in [policy, *vars(policy).values()]:
         for name, value in getattr(holder, "__dict__", {}).items():
             if isinstance(value, SchedulerMixin) and name != "_noiser":
@@ -139,12 +142,12 @@ def _samplers(policy: nn.Module) -> Iterator[Any]:
 
 
 def _masks_are_any(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Forbid a look whether a mask is causal, which is for speed only."""
+    """Skip the check whether a mask is causal: it is for speed only, and branches on the mask's values."""
     return args, {**kwargs, "tgt_is_causal" if isinstance(module, nn.TransformerDecoder) else "is_causal": False}
 
 
 class EncoderGraph(nn.Module):
-    """Images of one camera → features, as `S2Encoder` gives them; what runs the graph may round otherwise."""
+    """Images of one camera → features as from `S2Encoder`; the runtime of the graph may round differently."""
 
     def __init__(self, encoder: S2Encoder, batch: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -160,7 +163,7 @@ class EncoderGraph(nn.Module):
             self.outputs.append(Port("prefix", "float32", tokens, "class and register tokens"))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Uint8 [B, H, W, 3] -> (map, prefix), without prefix where there are no such tokens."""
+        """Map uint8 [B, H, W, 3] to (map, prefix), or to (map,) if there are no prefix tokens."""
         features = self.encoder(image)
         return tuple(features) if self._has_prefix else (features.map,)
 
@@ -170,17 +173,17 @@ class EncoderGraph(nn.Module):
         return [image], self(image)
 
     def spread(self) -> Tensor:
-        """By what differences are divided before they are compared with the tolerance."""
+        """Return the divisors of differences before the comparison with the tolerance: the largest value per output."""
         return torch.cat([part.abs().max().reshape(1) for part in self.example(0)[1]])
 
 
 class PolicyGraph(nn.Module):
-    """Observations of To steps, and noise where the policy samples → action chunks in environment units.
+    """Observations of To steps, and noise if the policy samples → action chunks in environment units.
 
     Args:
-        policy, encoder, checkpoint: as loaded.
-        batch: rows.
-        sizes: camera -> height and width of its images.
+        policy, encoder, checkpoint: as returned by `load_policy`.
+        batch: number of rows.
+        sizes: camera -> (height, width) of its images.
     """
 
     def __init__(
@@ -219,7 +222,7 @@ class PolicyGraph(nn.Module):
             self.inputs.append(Port("noise", "float32", (batch, self._numbers), draws))
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """The tensors in the order of `inputs` -> actions [B, Ta, A]."""
+        """Map the tensors, in the order of `inputs`, to actions [B, Ta, A]."""
         generators = [torch.Generator() for _ in range(self._batch)]
         if not self._numbers:
             return self.policy.act(self._observation(tensors), generators)
@@ -227,7 +230,7 @@ class PolicyGraph(nn.Module):
             return self.policy.act(self._observation(tensors[:-1]), generators)
 
     def example(self, seed: int) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Inputs, and what the policy itself makes of them, drawing its noise from generators."""
+        """Return example inputs, and the policy's own outputs for them with noise drawn from generators."""
         random = torch.Generator().manual_seed(seed)
         inputs: list[Tensor] = []
         for port in self.inputs:
@@ -248,7 +251,7 @@ class PolicyGraph(nn.Module):
         return inputs, (actions.clone(),)
 
     def spread(self) -> Tensor:
-        """The range of each action dimension, by which differences are divided before they are judged."""
+        """Return the range of each action dimension, by which differences are divided before the comparison."""
         return (self.policy.actions.maximum - self.policy.actions.minimum).clamp(min=1e-3)
 
     def _samples(self) -> bool:
@@ -268,7 +271,7 @@ class PolicyGraph(nn.Module):
 
 
 def _pictures(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Bytes […, H, W, 3]: noise under even seeds, smooth colours under odd ones, which real cameras give more of."""
+    """Return images uint8 […, H, W, 3]: noise for even seeds; smooth colours, as in real images, for odd seeds."""
     random = torch.Generator().manual_seed(seed)
     if seed % 2 == 0:
         return torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Serves a checkpoint to robots on other computers: websocket and msgpack, see `client.RemotePolicy`."""
+"""Serve a checkpoint to robots on other computers over websockets and msgpack; see `client.RemotePolicy`."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _log = logging.getLogger(__name__)
 
 
 class PolicyServer:
-    """Clients on one side, an `EpisodeRunner` on the other; requests that wait are computed together.
+    """Connects clients with an `EpisodeRunner`; waiting requests are computed together.
 
     Args:
-        runner: computes actions, in a thread of its own, so that connections are answered meanwhile.
+        runner: computes the actions, in a thread of its own so that connections are served meanwhile.
         config: address and limits.
-        token: what clients have to present; None lets every local process in.
+        token: token that clients must present; None = any local process may connect.
 
     Raises:
-        ConfigError: no token for an address that other computers can reach.
+        ConfigError: other computers can reach the address, but there is no token.
     """
 
     def __init__(self, runner: EpisodeRunner, config: ServeConfig, token: str | None = None) -> None:
@@ -58,14 +58,14 @@ class PolicyServer:
         self._stopping = False
 
     async def run(self, ready: Callable[[int], None] = lambda port: None, stop: asyncio.Event | None = None) -> None:
-        """Serve until `stop` is set; `ready` is told the port once clients can connect.
+        """Serve until `stop` is set; `ready` is called with the port once clients can connect.
 
         Raises:
-            ConfigError: the address is in use or not one of this computer.
+            ConfigError: the address is in use or does not belong to this computer.
         """
         config = self._config
         with ThreadPoolExecutor(1, "policy") as thread:
-            # Before anyone can connect: what compiles in its first call takes longer than clients wait.
+            # Before clients can connect: engines compile in their first call, which takes longer than clients wait.
             await asyncio.get_running_loop().run_in_executor(thread, self._runner.warm_up)
             worker = asyncio.create_task(self._compute(thread))
             try:
@@ -74,10 +74,10 @@ class PolicyServer:
                     config.host,
                     config.port,
                     process_request=self._authorize,
-                    origins=[None],  # a browser names a page's origin: pages must not reach a local server
+                    origins=[None],  # browsers send a page's origin; no web page may connect to a local server
                     max_size=config.max_megabytes * 2**20,
                     max_queue=1,
-                    compression=None,  # pictures gain nothing, and small bytes cannot grow large
+                    compression=None,  # raw images hardly shrink, and a small message must not unpack to a huge one
                     open_timeout=config.timeout,
                     ping_interval=config.timeout,
                     ping_timeout=config.timeout,
@@ -102,7 +102,7 @@ class PolicyServer:
         await asyncio.wait([stopping, worker], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if worker.done():
-            worker.result()  # raises what ended it
+            worker.result()  # raises the error that ended the worker
 
     def _authorize(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         if self._token:
@@ -115,7 +115,7 @@ class PolicyServer:
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
-        """One client from hello to goodbye; whatever happens here ends this connection at most."""
+        """Serve one client from hello to goodbye; errors end this connection only."""
         self._clients += 1
         try:
             await self._send(connection, {"type": "hello", "protocol": PROTOCOL, **self._runner.info})
@@ -125,7 +125,7 @@ class PolicyServer:
                     data = await connection.recv()
                 answer = await client.answer(data)
                 if self._stopping:
-                    return  # without an answer, so that the client asks again after a restart
+                    return  # without an answer, so that the client repeats its request after a restart
                 await self._send(connection, answer)
         except ConnectionClosed:
             pass
@@ -139,11 +139,11 @@ class PolicyServer:
             await connection.send(pack(message))
 
     async def _submit(self, connection: ServerConnection, request: Request) -> tuple[np.ndarray, float]:
-        """Actions for one request, and the seconds that were spent on computing them."""
+        """Return the actions for one request, and the seconds spent on computing them."""
         if self._stopping:
             raise RequestError("the server is stopping")
         future: asyncio.Future[tuple[np.ndarray, float]] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((request, future))  # one per client at most: a client waits for its answer
+        self._queue.put_nowait((request, future))  # at most one per client, since a client waits for its answer
         leaving = asyncio.create_task(connection.wait_closed())
         either: list[asyncio.Future[Any]] = [future, leaving]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -153,7 +153,7 @@ class PolicyServer:
         return future.result()
 
     async def _compute(self, thread: ThreadPoolExecutor) -> None:
-        """Take whatever waits, compute it in one batch, answer, and again."""
+        """Repeat: take all waiting requests, compute them in one batch, answer."""
         loop = asyncio.get_running_loop()
         waiting: list[tuple[Request, asyncio.Future[tuple[np.ndarray, float]]]] = []
         try:
@@ -161,11 +161,13 @@ class PolicyServer:
                 waiting = [await self._queue.get()]
                 while not self._queue.empty():
                     waiting.append(self._queue.get_nowait())
-                waiting = [(request, future) for request, future in waiting if not future.done()]  # who left is skipped
+                waiting = [
+                    (request, future) for request, future in waiting if not future.done()
+                ]  # drop clients that left
                 start = time.perf_counter()
                 try:
                     results = await loop.run_in_executor(thread, self._runner.act, [request for request, _ in waiting])
-                except Exception as error:  # requests were checked: a fault of ours, which must not stop the server
+                except Exception as error:  # requests were checked, so this is our bug; it must not stop the server
                     _log.exception("the policy failed")
                     _fail(waiting, f"the policy failed: {error}")
                     continue
@@ -173,7 +175,7 @@ class PolicyServer:
                 for (_, future), actions in zip(waiting, results, strict=True):
                     if not future.done():
                         future.set_result((actions, seconds))
-        finally:  # a client that waits for its answer would keep the server from ending
+        finally:  # answer all, because a client that waits for its answer would keep the server from ending
             while not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
             _fail(waiting, "the server is stopping")
@@ -186,7 +188,7 @@ def _fail(waiting: list[tuple[Request, asyncio.Future[tuple[np.ndarray, float]]]
 
 
 class _Client:
-    """What the server keeps of one client: its episode, and steps that await their features."""
+    """The server's state of one client: its episode, and steps that are not encoded yet."""
 
     def __init__(self, runner: EpisodeRunner, submit: Callable[[Request], Any]) -> None:
         self._runner, self._submit = runner, submit
@@ -194,7 +196,7 @@ class _Client:
         self._waiting: list[Any] = []
 
     async def answer(self, data: bytes | str) -> dict[str, Any]:
-        """The answer to one message; an `error` that says why where there is no better one."""
+        """Return the answer to one message, which is of type `error` if the request is invalid."""
         try:
             message = unpack(data)
             match message["type"]:

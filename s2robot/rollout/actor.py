@@ -1,4 +1,4 @@
-"""Policy and encoder together: raw observations of several environments → action chunks."""
+"""Policy and encoder combined: raw observations of several environments → action chunks."""
 
 from __future__ import annotations
 
@@ -23,19 +23,17 @@ from s2robot.rollout.timing import Times
 
 
 class Actor:
-    """Acts for all running episodes at once (see `Inference`); every frame is encoded once, when it is new.
+    """Acts for all running episodes at once (see `Inference`); every frame is encoded only once, when it is new.
 
     Args:
-        policy: as loaded.
-        encoder: as loaded with it.
-        checkpoint: what was loaded.
-        device: where both run.
-        execute_steps: actions executed of each predicted chunk; None for what the policy was trained with.
-        temporal_ensemble: m of `ChunkEnsemble`; None executes each chunk as predicted.
+        policy, encoder, checkpoint: as returned by `load_policy`.
+        device: device that both run on.
+        execute_steps: number of actions executed of each predicted chunk; None = as in training.
+        temporal_ensemble: m of `ChunkEnsemble`; None = execute each chunk as predicted.
 
     Attributes:
-        execute_steps: as above, resolved.
-        times: of the calls of `act`.
+        execute_steps: number of actions executed of each chunk.
+        times: durations of the calls of `act`.
 
     Raises:
         RolloutError: `execute_steps` exceeds the chunk, or leaves no overlap to average.
@@ -71,13 +69,13 @@ class Actor:
         self.times = Times()
 
     def start(self, seed: int, frames: np.ndarray | None = None) -> RunningEpisode:
-        """State of an episode that begins; `frames` [1, H, W, 3] when it is filmed."""
+        """Return the state of an episode that begins; `frames` [1, H, W, 3] is its first frame if it is filmed."""
         no_actions = np.zeros((self._observation_steps, self._checkpoint.spec.action_width), np.float32)
         ensemble = None if self._ensemble is None else ChunkEnsemble(self._ensemble)
         return RunningEpisode(seed, no_actions, ensemble, frames)
 
     def prepare(self, envs: VectorEnv) -> None:
-        """Check that the environments offer what the policy needs, and warm the encoder up.
+        """Check that the environments offer what the policy needs, and warm up the encoder.
 
         Raises:
             RolloutError: see `check_spaces`.
@@ -91,11 +89,11 @@ class Actor:
         self._encode(images, [self.start(0)])  # engines compile in their first call
 
     def act(self, observation: dict[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> np.ndarray:
-        """Actions float32 [n, execute_steps, A] for n environments.
+        """Return actions float32 [n, execute_steps, A] for n environments.
 
         Args:
             observation: `<camera>_image` uint8 [n, To, H, W, 3] and proprioception float32 [n, To, d].
-            episodes: one per row; each keeps the features of its last To steps.
+            episodes: the episode of each row; each keeps the features of its last To steps.
         """
         start = time.perf_counter()
         self._encode(observation, episodes)
@@ -113,7 +111,7 @@ class Actor:
         return chunks[:, : self.execute_steps]
 
     def _encode(self, observation: Mapping[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> None:
-        """Show the episodes what is new since their last call."""
+        """Encode the frames that are new since the last call, and pass their features to the episodes."""
         counts = [min(episode.unseen, self._observation_steps) for episode in episodes]
         cameras = self._checkpoint.spec.features
         steps = [
@@ -127,7 +125,7 @@ class Actor:
             episode.unseen = 0
 
     def _predict(self, observation: Mapping[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> np.ndarray:
-        """What the policy predicts, float32 [n, Ta, A]."""
+        """Return the policy's predicted chunks, float32 [n, Ta, A]."""
         shape = len(episodes), self._observation_steps
         low_dim = [observation[key].reshape(*shape, -1) for key in self._checkpoint.proprioception]
         proprioception = np.concatenate([np.zeros((*shape, 0), np.float32), *low_dim], axis=-1)

@@ -1,4 +1,4 @@
-"""Temporal ensembling: an action is the average of what all overlapping chunks say about its step."""
+"""Temporal ensembling: each action is the average of what all overlapping chunks predict for its step."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 
 
 class ChunkEnsemble:
-    """The chunks of one episode, averaged with weights exp(-m·i), where i = 0 is the oldest (arXiv 2304.13705, §IV-A).
+    """Averages the chunks of one episode with weights exp(-m·i), i = 0 the oldest chunk (ACT, arXiv 2304.13705, §IV-A).
 
     Args:
-        m: 0 weighs all chunks alike; the larger, the more the older ones count. ACT's own is 0.01.
+        m: decay of the weights: 0 weighs all chunks equally, larger values favour older chunks. ACT uses 0.01.
     """
 
     def __init__(self, m: float) -> None:
         self._m = m
-        self._chunks: list[tuple[int, np.ndarray]] = []  # step at which a chunk begins, and its actions [Ta, A]
+        self._chunks: list[tuple[int, np.ndarray]] = []  # (step at which a chunk begins, its actions [Ta, A])
 
     def combine(self, step: int, chunk: np.ndarray, count: int) -> np.ndarray:
-        """Actions [count, A] of the steps `step` … `step + count - 1`, after a chunk [Ta, A] that begins at `step`."""
+        """Add a chunk [Ta, A] that begins at `step`, and return the actions [count, A] of the steps from `step` on."""
         self._chunks = [(start, earlier) for start, earlier in self._chunks if start + len(earlier) > step]
         self._chunks.append((step, chunk.copy()))
         return np.stack([self._action(moment) for moment in range(step, step + count)])

@@ -1,4 +1,4 @@
-"""One episode per seed, over vector environments in which an episode may fail without costing the others."""
+"""One episode per seed, in vector environments where one episode may fail without stopping the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s2robot.rollout.running import RunningEpisode
 from s2robot.rollout.timing import median_ms
 
 ATTEMPTS = 2
-"""How often an episode is begun whose simulator fails."""
+"""How many times an episode is started if its simulator fails."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class EpisodeResult:
     """Outcome of one rollout.
 
     Attributes:
-        seed: of the initial state and of the policy's noise; on one machine everything else but the latency follows
-            from it.
-        success: whether the task was solved at any step; False, and meaningless, where there is an error.
-        steps: environment steps executed.
-        error: why the simulator failed when it was tried last; None for an episode that ran.
-        latency_ms: median time of the calls of `Actor.act` that the episode took part in [ms].
-        renderer: what drew its images, OpenGL's renderer and version; None where the environment does not say.
+        seed: seed of the initial state and of the policy's noise; on one machine, it determines everything else except
+            the latency.
+        success: whether the task was solved at any step; False, without meaning, if there is an error.
+        steps: number of environment steps executed.
+        error: why the simulator failed at the last attempt; None for an episode that ran.
+        latency_ms: median duration of the calls of `Actor.act` that the episode took part in [ms].
+        renderer: renderer of its images, as OpenGL's renderer and version; None if the environment does not say.
     """
 
     seed: int
@@ -56,13 +56,15 @@ def rollout(
 ) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
     """Run one episode per seed and yield each as it ends, with its recording if its seed is in `film`.
 
-    On one machine an episode's outcome depends on its seed alone: the environment it runs in does not matter, nor, on a
-    CPU, do its neighbours; on a GPU and on other machines rounding does (docs/architecture.md). Where
-    `info["error"]` says that the simulator of an environment failed, its episode is begun once more; if that fails too,
-    it ends with an error. The others go on.
+    - On one machine, an episode's outcome depends on its seed alone. It does not matter which environment it runs in
+      or, on a CPU, which episodes run beside it. On a GPU and on other machines, rounding differs
+      (docs/architecture.md).
+    - If `info["error"]` reports that the simulator of an environment failed, its episode is started once more. If that
+      fails too, the episode ends with an error. The other episodes continue.
 
     Raises:
-        RolloutError: more environments than seeds; environments that do not fit the policy; a policy that gives NaN.
+        RolloutError: there are more environments than seeds, the environments do not fit the policy, or the policy
+            gives NaN or infinite actions.
     """
     if envs.num_envs > len(seeds):
         raise RolloutError(f"{envs.num_envs} environments for {len(seeds)} episodes; use at most one per episode")
@@ -71,7 +73,7 @@ def rollout(
 
 
 class _Rollouts:
-    """The episodes that wait, those that run (one slot per environment), and the observations of now."""
+    """The waiting seeds, the running episodes (one slot per environment), and the current observations."""
 
     def __init__(self, actor: Actor, envs: VectorEnv, seeds: Sequence[int], film: Sequence[int]) -> None:
         self._actor = actor
@@ -83,7 +85,7 @@ class _Rollouts:
         self._observation: dict[str, np.ndarray] = {}
 
     def run(self) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
-        """Until no episode waits and none runs."""
+        """Run until no seed waits and no episode runs."""
         while True:
             yield from self._begin()
             if not any(self._slots):
@@ -91,7 +93,7 @@ class _Rollouts:
             yield from self._advance()
 
     def _begin(self) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
-        """Give every free slot the next seed and reset just those environments."""
+        """Give every free slot the next seed, and reset only those environments."""
         while True:
             free = [index for index, slot in enumerate(self._slots) if slot is None]
             fresh = {index: self._waiting.popleft() for index in free[: len(self._waiting)]}
@@ -116,13 +118,13 @@ class _Rollouts:
                 continue
             episode = self._actor.start(seed, info["frames"][index] if record else None)
             episode.renderer = info["renderer"][index] if "renderer" in info else None
-            if info["is_success"][index]:  # solved as it begins: from here on the environment idles
+            if info["is_success"][index]:  # solved by the reset itself; the environment idles until its next seed
                 yield _finished(episode, True)
             else:
                 self._slots[index] = episode
 
     def _advance(self) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
-        """One chunk of actions in every environment that runs an episode."""
+        """Execute one chunk of actions in every environment that runs an episode."""
         running = {index: slot for index, slot in enumerate(self._slots) if slot is not None}
         rows = list(running)
         actions = np.zeros(self._envs.action_space.shape or (), np.float32)
@@ -149,7 +151,7 @@ class _Rollouts:
                 yield _finished(episode, success)
 
     def _failed(self, seed: int, steps: int, reason: str) -> Iterator[tuple[EpisodeResult, None]]:
-        """Once more, or an error."""
+        """Queue the seed once more, or yield an error after the last attempt."""
         self._failures[seed] += 1
         if self._failures[seed] < ATTEMPTS:
             self._waiting.appendleft(seed)

@@ -1,4 +1,4 @@
-"""Encoder and policy together, for several episodes that must not notice each other: rollouts and the server."""
+"""Encoder and policy for several independent episodes; used by rollouts and the server."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from s2robot.policies import Policy
 
 
 class EpisodeState:
-    """What a policy needs of an episode's past.
+    """The part of an episode's past that a policy needs.
 
     Args:
-        seed: of the episode's own source of noise.
-        past_actions: float32 [To, A], see `s2robot.interfaces.Observation`; zeros when it begins.
+        seed: seed of the episode's own noise generator.
+        past_actions: last actions float32 [To, A] (see `s2robot.interfaces.Observation`); zeros at the start.
 
     Attributes:
-        generator: that source.
+        generator: the episode's noise generator. Each episode has its own, so that its noise does not depend on others.
         past_actions: as above.
-        features: camera -> packed features float16 [To, numel] of the last To steps; empty before the first.
+        features: camera -> packed features float16 [To, numel] of the last To steps; empty before the first step.
     """
 
     def __init__(self, seed: int, past_actions: np.ndarray) -> None:
@@ -34,13 +34,13 @@ class EpisodeState:
         self.features: dict[str, Tensor] = {}
 
     def remember_actions(self, actions: np.ndarray) -> None:
-        """Remember actions [n, A] that were executed."""
+        """Append actions [n, A] that were executed."""
         self.past_actions = np.concatenate([self.past_actions, actions])[-len(self.past_actions) :]
 
     def remember_features(self, steps: Sequence[Mapping[str, Tensor]]) -> None:
-        """Remember the features of the newest steps, oldest first, as `Inference.encode` returns them.
+        """Append the features of the newest steps, oldest first, as `Inference.encode` returns them.
 
-        Before the first step an episode has seen the first one, as the training windows have.
+        The first step's features also stand for the steps before it, as in the training windows.
         """
         length = len(self.past_actions)
         for camera in steps[0] if steps else ():
@@ -50,17 +50,18 @@ class EpisodeState:
 
 
 class Inference:
-    """Features and action chunks of several episodes at once.
+    """Computes features and action chunks of several episodes at once.
 
-    On a GPU all frames of a size go through the encoder in one call, and all episodes through the policy in one. On a
-    CPU one call holds the cameras of one step of one episode, and the policy is asked for one episode at a time: there
-    larger batches are hardly faster, but matrix kernels round differently for other batch sizes, and what an episode
-    gets must not depend on what runs beside it.
+    On a GPU, all frames of one size go through the encoder in one call, and all episodes through the policy in one.
+
+    On a CPU, one encoder call holds the cameras of one step of one episode, and the policy is called for one episode at
+    a time. Larger batches are hardly faster there, but matrix kernels round differently for other batch sizes, and an
+    episode must not depend on what runs beside it.
 
     Args:
-        policy, encoder: as loaded, on `device`.
-        spec: of the policy.
-        device: where both run.
+        policy, encoder: policy and encoder, on `device`.
+        spec: sizes of the policy.
+        device: device that both run on.
     """
 
     def __init__(self, policy: Policy, encoder: S2Encoder, spec: PolicySpec, device: torch.device) -> None:
@@ -68,13 +69,13 @@ class Inference:
         self._exact = device.type == "cpu"
 
     def encode(self, steps: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Tensor]]:
-        """Packed features of single steps.
+        """Return the packed features of single steps.
 
         Args:
-            steps: camera -> uint8 [H, W, 3], of any episodes.
+            steps: for each step, camera -> image uint8 [H, W, 3]; the steps may belong to different episodes.
 
         Returns:
-            Per step camera -> float16 [numel], rounded as the feature cache is.
+            For each step, camera -> features float16 [numel], rounded as in the feature cache.
         """
         groups: dict[Any, list[int]] = defaultdict(list)
         for index, step in enumerate(steps):
@@ -92,11 +93,11 @@ class Inference:
         return encoded
 
     def predict(self, episodes: Sequence[EpisodeState], proprioception: np.ndarray) -> np.ndarray:
-        """Action chunks float32 [n, Ta, A] of n episodes that have seen their newest step.
+        """Return action chunks float32 [n, Ta, A] for n episodes whose newest step has been encoded.
 
         Args:
-            episodes: their state; drawing noise moves their generators on.
-            proprioception: float32 [n, To, d].
+            episodes: states of the episodes; drawing noise advances their generators.
+            proprioception: proprioception float32 [n, To, d].
         """
         single = [slice(row, row + 1) for row in range(len(episodes))]
         groups = single if self._exact else [slice(None)]

@@ -1,4 +1,4 @@
-"""The state of an episode that is running."""
+"""The state of a running episode."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from s2robot.rollout.inference import EpisodeState
 
 
 class RunningEpisode(EpisodeState):
-    """What one environment's episode carries from step to step; nothing else does, so its slot does not matter.
+    """Everything that an episode carries from step to step; nothing is kept elsewhere, so its slot does not matter.
 
     Args:
-        seed: of the episode; also seeds its source of noise.
-        no_actions: float32 [To, A], the past actions of an episode that begins.
-        ensemble: averages overlapping chunks, if that was asked for.
-        frames: the first frames uint8 [1, H, W, 3] of a recording; None when nothing is filmed.
+        seed: seed of the episode and of its noise generator.
+        no_actions: past actions float32 [To, A] of an episode that begins.
+        ensemble: averages overlapping chunks; None = no averaging.
+        frames: first frame uint8 [1, H, W, 3] of a recording; None = not filmed.
 
     Attributes:
-        unseen: steps since the policy last looked; so many observations are new to it.
-        renderer: what draws its images, where the environment says.
-        latencies: seconds of each call of `Actor.act` that the episode took part in.
+        unseen: number of steps since the policy's last call; as many observations are new to it.
+        renderer: renderer of its images; None if the environment does not say.
+        latencies: duration in seconds of each call of `Actor.act` that the episode took part in.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class RunningEpisode(EpisodeState):
         self.latencies: list[float] = []
 
     def executed(self, actions: np.ndarray, frames: np.ndarray | None) -> None:
-        """Count and remember the actions [n, A] that were executed, and the frames [n, H, W, 3] if it is filmed."""
+        """Count and append the executed actions [n, A], and the frames [n, H, W, 3] if the episode is filmed."""
         self.steps += len(actions)
         self.unseen += len(actions)
         self.remember_actions(actions)

@@ -1,4 +1,4 @@
-"""Do the environments offer what the policy was trained on?"""
+"""Check that environments offer what the policy was trained on."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def check_spaces(
     """Compare one environment's spaces with what the checkpoint records.
 
     Args:
-        checkpoint: of the policy.
-        encoder: of the policy.
-        execute_steps: actions of one step of the environment.
+        checkpoint: checkpoint of the policy.
+        encoder: encoder of the policy.
+        execute_steps: number of actions that one step of the environment executes.
         observations: key -> space, with the leading To axis.
         actions: the space of one chunk, [execute_steps, A].
 
     Raises:
-        RolloutError: actions of another shape; a camera or proprioception key is missing; images of another size.
+        RolloutError: the shape of actions differs, a camera or proprioception key is missing, or images have another
+            size.
     """
     expected = (execute_steps, checkpoint.spec.action_width)
     if actions.shape != expected:

@@ -1,4 +1,4 @@
-"""Where the time of rollouts goes."""
+"""Measure where rollouts spend their time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 @dataclass
 class Times:
-    """Seconds spent encoding and in the policy, one entry per call of `Actor.act`, and simulating, in sum.
+    """Seconds spent on encoding and in the policy (one entry per call of `Actor.act`), and on simulation (the total).
 
-    Simulating is waiting for the environments, rendering and resets included.
+    Simulation is the time spent waiting for the environments, including rendering and resets.
     """
 
     encode: list[float] = field(default_factory=list)
@@ -21,19 +21,19 @@ class Times:
     simulate: float = 0.0
 
     def add(self, other: Times) -> None:
-        """Take the other's entries in."""
+        """Add the entries of `other`."""
         self.encode += other.encode
         self.policy += other.policy
         self.simulate += other.simulate
 
     def drain(self) -> Times:
-        """Hand out what was recorded and begin anew."""
+        """Return what was recorded, and reset."""
         taken = Times(self.encode, self.policy, self.simulate)
         self.encode, self.policy, self.simulate = [], [], 0.0
         return taken
 
     def summary(self) -> dict[str, Any] | None:
-        """Median and 95th percentile of a call of `act` [ms], and the three shares; None before the first call."""
+        """Return the median and 95th percentile of a call of `act` [ms], and the three shares; None if nothing ran."""
         if not self.encode:
             return None
         calls = 1000 * (np.array(self.encode) + np.array(self.policy))
@@ -49,5 +49,5 @@ class Times:
 
 
 def median_ms(seconds: Sequence[float] | np.ndarray) -> float | None:
-    """Median [ms]; None for no values."""
+    """Return the median in milliseconds; None if there are no values."""
     return round(1000 * float(np.median(seconds)), 2) if len(seconds) else None
