@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from s2robot.benchmark import make_cells, run_benchmark, runner
+from s2robot.benchmark import make_grid, run_benchmark, runner
 from s2robot.benchmark.output import read_results
 from s2robot.cli.demonstrations import collect_demonstrations
 from s2robot.cli.words import compose
@@ -46,7 +46,7 @@ def main() -> None:
         start = time.perf_counter()
         run_benchmark(config, timed(collect_demonstrations, collecting), make_vector_env, num_envs)
         total = time.perf_counter() - start - sum(reporting)
-        cells = make_cells(config)
+        cells = make_grid(config).cells
         stages = [(read_results(Path(folder), cell) or {})["stage_seconds"] for cell in cells]
     own = sum(collecting) + sum(sum(stage.values()) - stage["demonstrations"] for stage in stages)
     print("| cells | their own time | with the harness | overhead | report |\n|---|---|---|---|---|")

@@ -17,7 +17,7 @@ import torch
 from policy_toys import READOUT, SMALL, SPEC, generators, make_batch
 
 from s2robot import S2Encoder
-from s2robot.benchmark.grid import make_cells
+from s2robot.benchmark import make_grid
 from s2robot.benchmark.stages import rollouts_key, training_key
 from s2robot.cli.words import compose
 from s2robot.data import open_dataset
@@ -45,7 +45,7 @@ def identities() -> Iterator[tuple[str, object]]:
     for name in ("robomimic_lift.hdf5", "robosuite_1_4_lift.hdf5", "replay.zarr.zip", "lerobot", "minari"):
         with open_dataset(str(DATA / name)) as dataset:
             yield f"data {name}", dataset.fingerprint()
-    cells = make_cells(compose("benchmark", ["+experiment=size_or_scales"]))
+    cells = make_grid(compose("benchmark", ["+experiment=size_or_scales"])).cells
     yield "cells", [cell.name for cell in cells]
     yield "trainings", [training_key(cell) for cell in cells]
     yield "rollouts", [rollouts_key(cell) for cell in cells]

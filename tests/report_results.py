@@ -15,7 +15,8 @@ import numpy as np
 from s2robot.report import write_report
 from s2robot.report.contrasts import Comparisons, compare_all
 from s2robot.report.load import load_arms
-from s2robot.report.plan import Plan, PlannedContrast
+from s2robot.report.plan import Plan
+from s2robot.report.plan_document import PlannedContrast
 
 SCALES = PlannedContrast("more scales", {"scales": (224,)}, {"scales": (224, 448)})
 BACKBONES = {"efficientnet_lite0": (0.4, 4.7e6), "efficientnet_lite2": (0.9, 6.1e6), "vit_small_16": (4.6, 22e6)}

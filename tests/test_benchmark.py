@@ -7,16 +7,24 @@ from dataclasses import asdict, replace
 
 import pytest
 from report_results import make_results, write_results
-from toy_benchmark import collect_toys, make_toys, run_toys, toy_config, toy_facts
+from toy_benchmark import (
+    collect_toys,
+    make_cells,
+    make_toys,
+    planned_contrasts,
+    run_toys,
+    toy_config,
+    toy_facts,
+)
 
-from s2robot.benchmark import calibrate, describe, make_cells, planned_contrasts
+from s2robot.benchmark import calibrate, describe
 from s2robot.benchmark.arms import make_arms
 from s2robot.benchmark.calibration import blocks_text, calibration_statements
 from s2robot.benchmark.cells import encoder_settings, weights_digest
 from s2robot.benchmark.controls import encoder_cost
 from s2robot.benchmark.dry_run import power_sentence
 from s2robot.benchmark.films import choose_films
-from s2robot.benchmark.sequential import is_decided, make_races, next_episodes
+from s2robot.benchmark.sequential import is_decided, make_races, next_episodes, stopping_rule
 from s2robot.benchmark.stages import demonstrations_key, rollouts_key, training_key
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, EncoderConfig, ReadoutConfig, TrainingConfig
 from s2robot.config.benchmark import CONTROLS
@@ -27,11 +35,21 @@ from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.report.contrasts import compare_all
 from s2robot.report.load import load_arms
 from s2robot.report.plan import load_plan
+from s2robot.report.plan_document import PlanDocument, selector_json
 
 
 def grid(**changes) -> BenchmarkConfig:
     """Two EfficientNets × two scale sets, described and not run."""
     return replace(BenchmarkConfig(output="unused", policy=BCConfig()), **changes)
+
+
+def planned_arm(setting):
+    """An arm's settings as `results.json` has them."""
+    return selector_json({key: value for key, value in asdict(setting).items() if key not in ("encoder", "mark")})
+
+
+def statements(config, planned=None):
+    return calibration_statements(config, make_arms(config), planned)
 
 
 def labels(config):
@@ -79,8 +97,8 @@ def test_every_control_takes_one_thing_away():
     assert {arm.readout.config.width for arm in arms.values()} == {config.readout.width}
     contrasts = planned_contrasts(config)
     assert len(contrasts) == 6
-    assert all(contrast["treatment"]["scales"] == [224, 448] for contrast in contrasts)
-    assert {contrast["baseline"]["variant"] for contrast in contrasts} == {"", *list(arms)[2:]}
+    assert all(contrast.treatment["scales"] == (224, 448) for contrast in contrasts)
+    assert {contrast.baseline["variant"] for contrast in contrasts} == {"", *list(arms)[2:]}
 
 
 def test_costs_from_shapes_are_those_of_the_encoder_itself():
@@ -101,7 +119,7 @@ def test_an_arm_that_the_grid_holds_already_is_not_run_twice():
 
 
 def test_derived_contrasts_are_more_scales_and_a_larger_backbone():
-    names = [contrast["name"] for contrast in planned_contrasts(grid())]
+    names = [contrast.name for contrast in planned_contrasts(grid())]
     assert names == [
         "Lift: efficientnet_lite0 {224, 448} against efficientnet_lite0 {224}",
         "Lift: efficientnet_lite1 {224} against efficientnet_lite0 {224}",
@@ -126,9 +144,9 @@ def test_listed_arms_and_stated_contrasts():
     )
     assert labels(config) == ["efficientnet_lite0 {224} base", "efficientnet_lite0 {224×224, 448×448} wide"]
     assert make_arms(config)[1].readout.config.width == 64
-    assert planned_contrasts(config) == config.contrasts
+    assert [contrast.to_json() for contrast in planned_contrasts(config)] == config.contrasts
     (derived,) = planned_contrasts(replace(config, contrasts=[]))
-    assert (derived["baseline"]["variant"], derived["treatment"]["variant"]) == ("base", "wide")
+    assert (derived.baseline["variant"], derived.treatment["variant"]) == ("base", "wide")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +312,7 @@ def test_what_decides_a_race_alone_does_not_decide_it_among_three(tmp_path, fake
     races = make_races(config, planned_contrasts(config), cells)
     assert len(races) == 3
     race = races[0]
-    for cell, wins in zip([*race[1], *race[2]], (0, 8), strict=True):
+    for cell, wins in zip(race.cells, (0, 8), strict=True):
         fake_results(cell, [1] * wins + [0] * (100 - wins))
     assert is_decided(config, tmp_path, [race], race)  # the mixture's p is 9/256
     assert not is_decided(config, tmp_path, races, race)
@@ -322,13 +340,12 @@ def test_what_decides_a_race_is_what_the_report_calls_a_difference(tmp_path):
     does_not = [[False, True] * 50] * 3, [[False, True] * 50] * 3
     found = []
     for sides in (differs, differs_for_these_policies, does_not):
-        for cell, outcomes in zip([*race[1], *race[2]], itertools.chain(*sides), strict=True):
-            results = make_results(outcomes, **cell.setting, training_seed=cell.training_seed)
+        for cell, outcomes in zip(race.cells, itertools.chain(*sides), strict=True):
+            results = make_results(outcomes, **planned_arm(cell.setting), training_seed=cell.training_seed)
             write_results(tmp_path / "cells" / cell.name, results)
-        stopping = {"contrasts": [race[0]["name"]], "batch": 20, "alpha": 0.05, "budget": 200, "decided": []}
-        settings = [cell.setting for cell in cells]
-        document = {"contrasts": [race[0]], "arms": settings, "sequential": stopping}
-        (tmp_path / "benchmark.json").write_text(json.dumps(document))
+        settings = tuple(cell.setting for cell in cells)
+        document = PlanDocument(contrasts=(race.contrast,), arms=settings, sequential=stopping_rule(config, races, []))
+        (tmp_path / "benchmark.json").write_text(json.dumps(document.to_json()))
         (contrast,) = compare_all(load_arms([tmp_path]), load_plan([tmp_path])).contrasts
         decided = is_decided(config, tmp_path, races, race)
         assert decided == (contrast.verdict != "no difference shown")
@@ -380,15 +397,15 @@ def test_calibration_runs_the_base_arm_alone_on_seeds_of_its_own(tmp_path):
     assert block["policies"]["bc"]["episodes"] == 4
     assert "30% to 80%" in blocks_text(config, [block])
 
-    (frozen,) = calibration_statements(replace(config, tasks=[{**task, "calibration": block}]))
+    (frozen,) = statements(replace(config, tasks=[{**task, "calibration": block}]))
     solved = block["policies"]["bc"]["successes"]
     where = "calibrated on seeds 1000000 to 1000003 with test_efficientnet {32}, mean alone"
     assert f"{where} (bc {solved} of 4 solved)" in frozen
     assert "are others" not in frozen
     dated = replace(config, tasks=[{**task, "calibration": {**block, "date": "2026-05-05"}}])
     for planned, order in (("2026-05-05T10:00:00", "not later than"), ("2026-05-04T23:00:00", "LATER than")):
-        assert f"{order} the day its contrasts were written down" in calibration_statements(dated, planned)[0]
-    (changed,) = calibration_statements(replace(config, demonstrations=9, tasks=[{**task, "calibration": block}]))
+        assert f"{order} the day its contrasts were written down" in statements(dated, planned)[0]
+    (changed,) = statements(replace(config, demonstrations=9, tasks=[{**task, "calibration": block}]))
     assert "The settings of now are others than those calibrated, for bc" in changed
 
 

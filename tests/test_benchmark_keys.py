@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from s2robot.benchmark import make_cells, planned_contrasts
-from s2robot.benchmark.plan import PLAN_FILE, store_plan
+from s2robot.benchmark import make_grid
+from s2robot.benchmark.plan import store_plan
 from s2robot.benchmark.sequential import make_races, stopping_rule
 from s2robot.benchmark.stages import (
     demonstrations_key,
@@ -24,6 +24,7 @@ from s2robot.cli.words import compose
 from s2robot.config import BenchmarkConfig, SequentialConfig, TrainingConfig
 from s2robot.config.benchmark import CONTROLS
 from s2robot.policies.bc import BCConfig
+from s2robot.report.plan_document import PLAN_FILE
 
 STORED = json.loads((Path(__file__).parent / "data" / "benchmark_keys.json").read_text())
 COUNTS = {"successes": 3, "episodes": 10}
@@ -110,21 +111,22 @@ def digest(document) -> str:
 
 def facts_of(config: BenchmarkConfig) -> dict:
     """Hashes of all that a stored benchmark is found by, and of the text of its `benchmark.json` less its dates."""
-    cells = make_cells(config)
-    document = store_plan(config, cells)
-    races = make_races(config, planned_contrasts(config), cells)
+    grid = make_grid(config)
+    cells = grid.cells
+    document = store_plan(config, grid).to_json()
+    races = make_races(config, grid.contrasts, cells)
     text = (Path(config.output) / PLAN_FILE).read_text()
+    stopping = {"stopping": digest(stopping_rule(config, races, []).to_json())} if races else {}
     return {
         "cells": len(cells),
         "names": digest([cell.name for cell in cells]),
-        "settings": digest([cell.setting for cell in cells]),
         "demonstrations": digest([demonstrations_key(cell.task) for cell in cells]),
         "training": digest([training_key(cell) for cell in cells]),
         "rollouts": digest([rollouts_key(cell) for cell in cells]),
         "outcomes": digest([outcome_settings(cell) for cell in cells]),
         "contrasts": digest(document["contrasts"]),
-        "stopping": digest(stopping_rule(config, races, [])),
         PLAN_FILE: digest(re.sub(r'"planned": ".*?"', '"planned": ""', re.sub(r"\d{4}-\d\d-\d\dT[\d:+]*", "", text))),
+        **stopping,
     }
 
 

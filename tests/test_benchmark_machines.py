@@ -4,9 +4,8 @@ import json
 
 import pytest
 from report_results import make_results
-from toy_benchmark import toy_config
+from toy_benchmark import make_cells, toy_config
 
-from s2robot.benchmark import make_cells
 from s2robot.benchmark.output import read_results, write_parquet, write_results
 from s2robot.benchmark.stages import _clip
 from s2robot.system.machine import MIXED

@@ -4,9 +4,9 @@ from collections import defaultdict
 
 import pytest
 from test_benchmark import grid
-from toy_benchmark import toy_facts
+from toy_benchmark import planned_contrasts, toy_facts
 
-from s2robot.benchmark import describe, make_cells, planned_contrasts
+from s2robot.benchmark import describe, make_grid
 from s2robot.benchmark.arms import make_arms
 from s2robot.benchmark.dry_run import Speeds
 from s2robot.benchmark.plan import store_plan
@@ -23,7 +23,7 @@ def contrast(baseline, treatment, name="a"):
 def sides(config):
     """Treatment and baseline of each contrast, by all that can tell their arms apart."""
     keys = ("backbone", "scales", "readout", "policy", "variant")
-    both = [(entry["treatment"], entry["baseline"]) for entry in planned_contrasts(config)]
+    both = [(entry.treatment, entry.baseline) for entry in planned_contrasts(config)]
     return [[tuple(side[key] for key in keys) for side in pair] for pair in both]
 
 
@@ -72,7 +72,7 @@ def test_impossible_numbers_are_refused(changes, message):
 def test_wrong_types_within_mappings_are_one_clear_error(changes, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         config = grid(output=str(tmp_path), **changes)
-        store_plan(config, make_cells(config))
+        store_plan(config, make_grid(config))
 
 
 def test_a_wrong_type_is_the_users_error_to_the_command_line_too(capsys):
@@ -115,7 +115,7 @@ def test_a_stated_contrast_that_compares_no_arms_is_refused_before_anything_runs
         contrasts=[stated],
     )
     with pytest.raises(ConfigError, match=message):
-        store_plan(config, make_cells(config))
+        store_plan(config, make_grid(config))
     with pytest.raises(ConfigError, match=message):
         describe(config, toy_facts, 1)
     assert not (tmp_path / "out" / "benchmark.json").exists()
@@ -135,7 +135,7 @@ def test_derived_contrasts_have_a_name_each():
         controls=["from_scratch"],
         arms=[{"name": "x", "encoder": LARGE | {"antialias": True}, "readout": name} for name in ("mean", "attention")],
     )
-    names = [entry["name"] for entry in planned_contrasts(config)]
+    names = [entry.name for entry in planned_contrasts(config)]
     assert names[0] == "Lift: efficientnet_lite0 {224, 448} against efficientnet_lite0 {224} (conv)"
     assert "Lift: efficientnet_lite0 {224, 448} against pixels {224} from scratch (mean against resnet18)" in names
     assert len(set(names)) == len(names) == 6
@@ -151,7 +151,7 @@ def test_an_arm_with_a_policy_of_its_own_is_held_against_the_base_arm():
     own = {"name": "own", "policy": "diffusion_unet"}
     config = grid(backbones=["efficientnet_lite0"], scale_sets=[[224]], arms=[own])
     (entry,) = planned_contrasts(config)
-    assert entry["name"].endswith(
+    assert entry.name.endswith(
         "efficientnet_lite0 {224} own against efficientnet_lite0 {224} (diffusion_unet against bc)"
     )
     config = grid(
@@ -174,8 +174,8 @@ def test_an_arm_of_the_list_changes_the_base_arm_and_nothing_else():
     *_, listed = make_arms(config)
     assert (listed.encoder.backbone, listed.encoder.scales) == ("efficientnet_lite1", [112, 224])
     assert sides(config)[-1] == [
-        ("efficientnet_lite1", [112, 224], "conv", "bc", "sharp"),
-        ("efficientnet_lite1", [112, 224], "conv", "bc", ""),
+        ("efficientnet_lite1", (112, 224), "conv", "bc", "sharp"),
+        ("efficientnet_lite1", (112, 224), "conv", "bc", ""),
     ]
 
 

@@ -5,9 +5,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from toy_benchmark import toy_config
+from toy_benchmark import make_cells, toy_config
 
-from s2robot.benchmark import check_runnable, make_cells
+from s2robot.benchmark import check_runnable
 from s2robot.benchmark.dry_run import Speeds
 from s2robot.benchmark.output import cell_folder
 from s2robot.benchmark.stages import demonstrations_path, rollouts_folder
@@ -105,7 +105,7 @@ def test_weights_of_timms_hub_are_for_the_run_to_download(tmp_path, nothing_here
     words = [f"output={tmp_path}/out", "backbones=[vit_small]", "scale_sets=[[64]]"]
     assert main(["benchmark", *words]) == 0
     assert asked[0] == ("vit_small", "hub")
-    assert asked[1][-1] == (S2RobotEnvError,)
+    assert asked[1][-2] == (S2RobotEnvError,)
 
 
 def test_weights_that_are_a_file_are_looked_for_there(tmp_path):

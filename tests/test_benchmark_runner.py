@@ -7,12 +7,12 @@ from dataclasses import replace
 from threading import Barrier
 
 import pytest
-from toy_benchmark import collect_toys, empty_report, make_toys, run_toys, toy_config
+from toy_benchmark import collect_toys, empty_report, make_cells, make_toys, planned_contrasts, run_toys, toy_config
 
-from s2robot.benchmark import make_cells, run_benchmark
+from s2robot.benchmark import make_grid, run_benchmark
 from s2robot.benchmark.output import count_episodes, read_results, write_error, write_results
 from s2robot.benchmark.plan import store_plan
-from s2robot.benchmark.runner import select_cells
+from s2robot.benchmark.selection import select_cells
 from s2robot.benchmark.sequential import make_races, next_episodes
 from s2robot.benchmark.stages import Stages, outcome_settings, rollouts_key, training_key
 from s2robot.cli.words import compose
@@ -20,6 +20,7 @@ from s2robot.config import ReadoutConfig, SequentialConfig, TrainingConfig
 from s2robot.interfaces import ConfigError, S2RobotError
 from s2robot.policies.bc import BCConfig
 from s2robot.policies.diffusion_unet import DiffusionUNetConfig
+from s2robot.report.plan_document import PlannedContrast
 
 FREE = {"save_every_steps": 7, "checkpoint_every": 3, "keep_checkpoints": 2, "loggers": ["tensorboard"]}
 
@@ -100,7 +101,7 @@ def test_a_race_goes_on_where_the_planned_states_end(amended, tmp_path):
     amended(episodes=2, videos=0)
     config = toy_config(tmp_path, training_seeds=[0], episodes=6, sequential=SequentialConfig(batch=1))
     cells = make_cells(config)
-    races = make_races(config, document_of(tmp_path)["contrasts"], cells)
+    races = make_races(config, planned_contrasts(config), cells)
     assert list(next_episodes(config, tmp_path, races, cells).values()) == [3, 3]
     elsewhere = replace(config, first_seed=99_999 + 2)
     assert [count_episodes(tmp_path, cell, elsewhere.first_seed) for cell in cells] == [1, 1]
@@ -178,13 +179,13 @@ def test_a_race_amended_away_leaves_no_record(amended, tmp_path):
 def test_contrasts_of_one_name_are_races_of_their_own(tmp_path):
     config = toy_config(tmp_path, tasks=["Lift", "Can"], sequential=SequentialConfig(batch=2, contrasts=["Scales"]))
     cells = make_cells(config)
-    sides = {"baseline": {"scales": [32]}, "treatment": {"scales": [32, 64]}}
+    sides = {"baseline": {"scales": (32,)}, "treatment": {"scales": (32, 64)}}
     contrasts = [
-        {"name": "Scales", **{side: {**selector, "task": task} for side, selector in sides.items()}}
+        PlannedContrast("Scales", **{side: {**selector, "task": task} for side, selector in sides.items()})
         for task in ("Lift", "Can")
     ]
     races = make_races(config, contrasts, cells)
-    assert [baseline[0].task.task for _, baseline, _ in races] == ["Lift", "Can"]
+    assert [race.baseline[0].task.task for race in races] == ["Lift", "Can"]
 
 
 @pytest.mark.parametrize("numbers", [[0, 0, 0, 0], True, [False], [4], []])
@@ -202,12 +203,12 @@ def test_numbers_out_of_range_write_no_plan(tmp_path):
 
 def test_a_plan_without_results_is_replaced(tmp_path, capsys):
     for config in (toy_config(tmp_path, episodes=3), toy_config(tmp_path)):
-        document = store_plan(config, make_cells(config))
-    assert (document["plan"]["episodes"], document["amendments"]) == (6, [])
+        document = store_plan(config, make_grid(config))
+    assert (document.plan.episodes, document.amendments) == (6, ())
     assert "has no results and is replaced" in capsys.readouterr().out
     write_error(tmp_path, make_cells(config)[0], "not a result")
     config = toy_config(tmp_path, training_seeds=[0])
-    assert store_plan(config, make_cells(config))["cells"] == [cell.name for cell in make_cells(config)]
+    assert list(store_plan(config, make_grid(config)).cells) == [cell.name for cell in make_cells(config)]
 
 
 @pytest.mark.parametrize(
@@ -221,11 +222,11 @@ def test_a_plan_without_results_is_replaced(tmp_path, capsys):
 )
 def test_a_plan_is_kept_once_an_episode_of_it_may_have_been_seen(tmp_path, seen, kept):
     config, other = toy_config(tmp_path, episodes=3), toy_config(tmp_path)
-    store_plan(config, make_cells(config))
+    store_plan(config, make_grid(config))
     (path := tmp_path / seen).parent.mkdir(parents=True)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="holds a plan") if kept else nullcontext():
-        store_plan(other, make_cells(other))
+        store_plan(other, make_grid(other))
 
 
 def test_an_error_of_the_simulator_is_told_without_a_traceback(tmp_path):

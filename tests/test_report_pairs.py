@@ -9,7 +9,8 @@ from report_results import SCALES, cell_writer, compare, make_results, outcomes,
 from s2robot.report import wording
 from s2robot.report.contrasts import compare_all
 from s2robot.report.load import load_arms
-from s2robot.report.plan import FailedCell, Plan, PlannedArm, PlannedContrast, StoppingRule, load_plan
+from s2robot.report.plan import FailedCell, Plan, PlannedArm, StoppingRule, load_plan
+from s2robot.report.plan_document import PlannedContrast
 from s2robot.statistics import anytime_comparison, mcnemar_exact
 
 

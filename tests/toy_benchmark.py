@@ -19,11 +19,12 @@ from gymnasium import spaces
 from helpers import needs_films
 from vectors import InProcess
 
-from s2robot.benchmark import TaskFacts, run_benchmark
+from s2robot.benchmark import Cell, TaskFacts, make_grid, run_benchmark
 from s2robot.config import BenchmarkConfig, CollectConfig, EncoderConfig, ReadoutConfig, TrainingConfig
 from s2robot.data import RobomimicWriter
 from s2robot.interfaces import Episode
 from s2robot.policies.bc import BCConfig
+from s2robot.report.plan_document import PlannedContrast
 
 SIDE, HORIZON, STEP = 64, 12, 0.25
 
@@ -164,6 +165,16 @@ def toy_config(output: Path, **changes: Any) -> BenchmarkConfig:
         training=TrainingConfig(epochs=4, batch_size=16, learning_rate=3e-3, warmup_steps=2, save_every_steps=4),
     )
     return replace(config, **changes)
+
+
+def make_cells(config: BenchmarkConfig) -> list[Cell]:
+    """All cells of a benchmark."""
+    return list(make_grid(config).cells)
+
+
+def planned_contrasts(config: BenchmarkConfig) -> list[PlannedContrast]:
+    """All contrasts of a benchmark."""
+    return list(make_grid(config).contrasts)
 
 
 def run_toys(config: BenchmarkConfig) -> Path | None:

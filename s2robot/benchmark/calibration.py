@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from s2robot import __version__
-from s2robot.benchmark.arms import make_arms
 from s2robot.benchmark.cells import Arm, Cell, hash_json
+from s2robot.benchmark.grid import Grid, make_grid
 from s2robot.benchmark.stages import Collect, Stages, training_settings
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, TaskConfig, require
 from s2robot.config.checks import require_types
@@ -31,7 +32,11 @@ _COUNTS = {"successes": int, "episodes": int}
 
 
 def calibrate(
-    config: BenchmarkConfig, collect: Collect, make_vector_env: MakeVectorEnv, num_envs: int
+    config: BenchmarkConfig,
+    collect: Collect,
+    make_vector_env: MakeVectorEnv,
+    num_envs: int,
+    grid: Grid | None = None,
 ) -> list[dict[str, Any]]:
     """Train and roll out the base arm of every task on calibration seeds, `config.episodes` episodes each.
 
@@ -39,13 +44,21 @@ def calibrate(
     and the training seed start at `CALIBRATION_SEED`: apart from those of collections (below 100 000) and of
     evaluations (100 000 to 999 999). Finished stages are kept, as in a benchmark.
 
+    Args:
+        config: of the benchmark.
+        collect: records demonstrations, see `Collect`.
+        make_vector_env: makes environments, see `s2robot.evaluation`.
+        num_envs: environments side by side.
+        grid: of the benchmark; None = made here.
+
     Returns:
         Per task, the block to put under `calibration`.
     """
+    arms = (grid or make_grid(config)).arms
     config = replace(config, cells=None)
     config.first_seed = CALIBRATION_SEED  # beyond what a benchmark accepts, which is the point
     stages = Stages(config, collect, make_vector_env, num_envs)
-    return [_block(config, task, stages) for task in config.task_list]
+    return [_block(config, task, arms, stages) for task in config.task_list]
 
 
 def blocks_text(config: BenchmarkConfig, blocks: list[dict[str, Any]]) -> str:
@@ -64,30 +77,30 @@ def blocks_text(config: BenchmarkConfig, blocks: list[dict[str, Any]]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def calibration_statements(config: BenchmarkConfig, planned: str | None = None) -> list[str]:
+def calibration_statements(config: BenchmarkConfig, arms: Sequence[Arm], planned: str | None = None) -> list[str]:
     """One sentence per task: how its difficulty was chosen, and whether that holds for the settings of now.
 
     Args:
         config: of the benchmark.
+        arms: of its grid.
         planned: when its plan was written down (ISO 8601); None before it is.
     """
-    return [_statement(config, task, planned) for task in config.task_list]
+    return [_statement(task, _base_arms(arms), planned) for task in config.task_list]
 
 
-def _base_arms(config: BenchmarkConfig) -> list[Arm]:
+def _base_arms(arms: Sequence[Arm]) -> list[Arm]:
     """The base encoder and readout with each policy."""
-    arms = make_arms(config)
     return [arm for arm in arms if (arm.encoder, arm.readout) == (arms[0].encoder, arms[0].readout)]
 
 
-def calibration_cells(config: BenchmarkConfig, task: TaskConfig) -> list[Cell]:
+def calibration_cells(arms: Sequence[Arm], task: TaskConfig) -> list[Cell]:
     """What `calibrate` runs of a task."""
-    return [Cell(task, arm, CALIBRATION_SEED) for arm in _base_arms(config)]
+    return [Cell(task, arm, CALIBRATION_SEED) for arm in _base_arms(arms)]
 
 
-def _block(config: BenchmarkConfig, task: TaskConfig, stages: Stages) -> dict[str, Any]:
+def _block(config: BenchmarkConfig, task: TaskConfig, arms: Sequence[Arm], stages: Stages) -> dict[str, Any]:
     policies = {}
-    for cell in calibration_cells(config, task):
+    for cell in calibration_cells(arms, task):
         arm, documents = cell.arm, stages.rollouts(cell, config.episodes)
         policies[arm.policy.label] = {
             "successes": sum(document["successes"] for document in documents),
@@ -114,13 +127,13 @@ def _identity(task: TaskConfig, arm: Arm) -> str:
     return hash_json([settings, task.horizon])[:16]
 
 
-def _statement(config: BenchmarkConfig, task: TaskConfig, planned: str | None) -> str:
+def _statement(task: TaskConfig, base: Sequence[Arm], planned: str | None) -> str:
     block = task.calibration
     if block is None:
         return f"{task.label}: not calibrated; its difficulty was not chosen on separate seeds."
     _check_block(task, block)
     rates, stale = [], []
-    for arm in _base_arms(config):
+    for arm in base:
         counts = block.get("policies", {}).get(arm.policy.label)
         if counts is None or counts.get("settings") != _identity(task, arm):
             stale.append(arm.policy.label)

@@ -12,7 +12,8 @@ from typing import Any
 from s2robot.backbones.table import find_spec
 from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TaskConfig, TrainingConfig
 from s2robot.interfaces import EncoderError
-from s2robot.report.arm_results import scales_label
+from s2robot.report.arm_results import Setting, scales_label
+from s2robot.report.plan_document import make_selector
 from s2robot.training.state import FREE_TRAINING
 
 
@@ -60,7 +61,7 @@ class Arm:
 
     @property
     def key(self) -> str:
-        """What the arm computes, whatever it is called."""
+        """Identity of the computation, independent of labels."""
         policy = {**asdict(self.policy.computed), "config": self.policy.config.identity()}
         return as_json([encoder_settings(self.encoder), self.readout.config.identity(), policy])
 
@@ -95,9 +96,10 @@ class Cell:
     training_seed: int
 
     @property
-    def setting(self) -> dict[str, Any]:
+    def setting(self) -> Setting:
         """By what a contrast finds the cell among the results; its training seed is not part of that."""
-        return {"task": self.task.label, "demonstrations": self.task.demonstrations, **self.arm.selector}
+        selector = make_selector(self.arm.selector)
+        return Setting(task=self.task.label, demonstrations=self.task.demonstrations or 0, **selector)
 
     @property
     def name(self) -> str:

@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from s2robot.benchmark.arms import make_arms
 from s2robot.benchmark.calibration import calibration_statements
 from s2robot.benchmark.cells import Arm, Cell
 from s2robot.benchmark.controls import PIXELS, encoder_cost
-from s2robot.benchmark.films import compared_pairs
-from s2robot.benchmark.grid import make_cells
+from s2robot.benchmark.grid import Grid, make_grid
 from s2robot.benchmark.output import count_episodes
-from s2robot.benchmark.plan import planned_contrasts
+from s2robot.benchmark.selection import compared_pairs
 from s2robot.config import BenchmarkConfig, EncoderConfig
 from s2robot.encoder.cost import EncoderCost
 from s2robot.interfaces import FeatureShape, resolve_device
@@ -46,26 +44,34 @@ class Speeds:
     training_step: dict[str, float]
 
 
-def describe(config: BenchmarkConfig, task_facts: Callable[[str], TaskFacts], num_envs: int) -> str:
+def describe(
+    config: BenchmarkConfig, task_facts: Callable[[str], TaskFacts], num_envs: int, grid: Grid | None = None
+) -> str:
     """The dry run: everything that can be said beforehand, as text; trains and simulates nothing.
 
     The time of encoder and training comes from a calibration of a few seconds with random weights on this machine, that
     of the simulator from constants; the text says so.
 
+    Args:
+        config: of the benchmark.
+        task_facts: what the simulator knows of a task.
+        num_envs: environments side by side.
+        grid: of the benchmark; None = made here.
+
     Raises:
         ConfigError, EncoderError: the benchmark could not run.
     """
-    cells = make_cells(config)
-    arms = make_arms(config)
+    grid = grid or make_grid(config)
+    cells, arms = grid.cells, grid.arms
     costs = {arm.key: encoder_cost(arm.encoder) for arm in arms}
     facts = {task.task: task_facts(task.task) for task in config.task_list}
     output = Path(config.output)
     left = [cell for cell in cells if count_episodes(output, cell, config.first_seed) < config.episodes]
     lines = [f"{len(cells)} cells, {len(left)} of them to run:", "", *_cell_table(cells, costs), ""]
-    lines += [*_contrasts(config, cells), ""]
+    lines += [*_contrasts(config, grid), ""]
     lines += [*_matching(config, arms, costs), *_time(config, left, costs, facts, num_envs), ""]
     lines += [*_disk(config, cells, costs, facts), "", *_power(config), ""]
-    lines += calibration_statements(config)
+    lines += calibration_statements(config, arms)
     return "\n".join(lines)
 
 
@@ -92,13 +98,13 @@ def _cell_table(cells: Sequence[Cell], costs: dict[str, EncoderCost]) -> list[st
     return lines
 
 
-def _contrasts(config: BenchmarkConfig, cells: Sequence[Cell]) -> list[str]:
+def _contrasts(config: BenchmarkConfig, grid: Grid) -> list[str]:
     """The planned contrasts, and how many pairs of arms they compare: Holm's correction is for so many."""
-    contrasts = planned_contrasts(config)
-    first = [cell for cell in cells if cell.training_seed == config.training_seeds[0]]
+    contrasts = grid.contrasts
+    first = [cell for cell in grid.cells if cell.training_seed == config.training_seeds[0]]
     comparisons = sum(len(compared_pairs(contrast, first)) for contrast in contrasts)
     counted = "" if comparisons == len(contrasts) else f", {comparisons} comparisons (Holm's correction is for as many)"
-    return [f"{len(contrasts)} planned contrasts{counted}:", *(f"  {contrast['name']}" for contrast in contrasts)]
+    return [f"{len(contrasts)} planned contrasts{counted}:", *(f"  {contrast.name}" for contrast in contrasts)]
 
 
 def _matching(config: BenchmarkConfig, arms: Sequence[Arm], costs: dict[str, EncoderCost]) -> list[str]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from s2robot.benchmark.cells import Cell
 from s2robot.benchmark.output import read_results
+from s2robot.benchmark.selection import compared_pairs
 from s2robot.config import BenchmarkConfig
-from s2robot.report.arm_results import SELECTORS
+from s2robot.report.plan_document import PlannedContrast
 
 
 def choose_films(
-    config: BenchmarkConfig, output: Path, contrasts: list[dict[str, Any]], cells: list[Cell]
+    config: BenchmarkConfig, output: Path, contrasts: Iterable[PlannedContrast], cells: Sequence[Cell]
 ) -> dict[str, list[int]]:
     """Cell name → evaluation seeds to film, `config.videos` for each contrast, of the first training seed.
 
@@ -27,24 +28,6 @@ def choose_films(
             for cell in (baseline, treatment):
                 films.setdefault(cell.name, set()).update(seeds)
     return {name: sorted(seeds) for name, seeds in films.items() if seeds}
-
-
-def compared_pairs(contrast: dict[str, Any], cells: list[Cell]) -> list[tuple[Cell, Cell]]:
-    """Baseline and treatment of every comparison that the contrast stands for, among cells of one training seed."""
-    baselines, treatments = ([cell for cell in cells if selects(contrast[s], cell)] for s in ("baseline", "treatment"))
-    pairs = itertools.product(baselines, treatments)
-    return [pair for pair in pairs if pair[0] is not pair[1] and are_compared(contrast, *pair)]
-
-
-def are_compared(contrast: dict[str, Any], baseline: Cell, treatment: Cell) -> bool:
-    """Whether the report compares the two: they agree in all settings that neither side of the contrast names."""
-    held = [key for key in SELECTORS if key not in contrast["baseline"] and key not in contrast["treatment"]]
-    return all(baseline.setting[key] == treatment.setting[key] for key in held)
-
-
-def selects(selector: dict[str, Any], cell: Cell) -> bool:
-    """Whether a cell has all the settings of one side of a contrast."""
-    return all(cell.setting[key] == value for key, value in selector.items())
 
 
 def _outcomes(output: Path, cell: Cell) -> dict[int, bool]:

@@ -13,9 +13,9 @@ from s2robot.backbones.table import BackboneSpec, find_spec
 from s2robot.benchmark.calibration import calibration_cells
 from s2robot.benchmark.cells import Cell
 from s2robot.benchmark.controls import PIXELS
-from s2robot.benchmark.grid import make_cells
-from s2robot.benchmark.plan import planned_contrasts
-from s2robot.benchmark.runner import lacking_episodes, select_cells
+from s2robot.benchmark.grid import Grid, make_grid
+from s2robot.benchmark.runner import lacking_episodes
+from s2robot.benchmark.selection import select_cells
 from s2robot.benchmark.sequential import make_races
 from s2robot.benchmark.stages import collect_config, demonstrations_key, demonstrations_path, has_rollouts
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, CollectConfig, EncoderConfig
@@ -25,11 +25,16 @@ CheckCollection = Callable[[CollectConfig], None]
 """`check(config)`: raise at once what recording these demonstrations would raise sooner or later."""
 
 
-def check_runnable(config: BenchmarkConfig, check_collection: CheckCollection) -> list[str]:
+def check_runnable(config: BenchmarkConfig, check_collection: CheckCollection, grid: Grid | None = None) -> list[str]:
     """Refuse a benchmark of which a cell cannot be run for want of demonstrations or weights.
 
     What the store or the output holds already needs neither, and cells that `config.cells` leaves out are not looked
     at. An unknown backbone fails its own cells alone, as in the run.
+
+    Args:
+        config: of the benchmark.
+        check_collection: see `CheckCollection`.
+        grid: of the benchmark; None = made here.
 
     Returns:
         Backbones whose weights the run downloads.
@@ -39,7 +44,7 @@ def check_runnable(config: BenchmarkConfig, check_collection: CheckCollection) -
         WeightsError: weights that are not downloaded by the run are not here.
         Exception: whatever `check_collection` raises.
     """
-    cells = _cells_to_run(config)
+    cells = _cells_to_run(config, grid or make_grid(config))
     if config.engine == "ray":  # its workers have weights and simulator, which this machine may lack
         return []
     for task in {demonstrations_key(cell.task): cell.task for cell in cells}.values():
@@ -58,14 +63,13 @@ def download_weights(backbones: Iterable[str]) -> None:
         load_backbone(name, "hub")
 
 
-def _cells_to_run(config: BenchmarkConfig) -> list[Cell]:
+def _cells_to_run(config: BenchmarkConfig, grid: Grid) -> list[Cell]:
     if config.calibrate and not config.dry_run:
-        cells = [cell for task in config.task_list for cell in calibration_cells(config, task)]
+        cells = [cell for task in config.task_list for cell in calibration_cells(grid.arms, task)]
         seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + config.episodes)
         return [cell for cell in cells if not has_rollouts(config, cell, seeds)]
-    cells = make_cells(config)
-    chosen = select_cells(config, cells)
-    races = make_races(config, planned_contrasts(config), cells)
+    chosen = select_cells(config, grid.cells)
+    races = make_races(config, grid.contrasts, grid.cells)
     lacking = lacking_episodes(config, Path(config.output).resolve(), races, chosen)
     first = config.first_seed
     return [

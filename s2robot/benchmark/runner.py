@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from s2robot.benchmark.cells import Cell
 from s2robot.benchmark.executors import run_jobs
 from s2robot.benchmark.films import choose_films
-from s2robot.benchmark.grid import make_cells
+from s2robot.benchmark.grid import Grid, make_grid
 from s2robot.benchmark.output import (
     PARQUET_FILE,
     count_episodes,
@@ -26,13 +25,15 @@ from s2robot.benchmark.output import (
     write_parquet,
     write_results,
 )
-from s2robot.benchmark.plan import PLAN_FILE, store_plan, write_plan
+from s2robot.benchmark.plan import change_document, store_plan
+from s2robot.benchmark.selection import select_cells
 from s2robot.benchmark.sequential import Race, is_decided, make_races, next_episodes, stopping_rule
 from s2robot.benchmark.stages import Collect, Stages, demonstrations_key
-from s2robot.config import BenchmarkConfig, TaskConfig, require
+from s2robot.config import BenchmarkConfig, TaskConfig
 from s2robot.evaluation import MakeVectorEnv
 from s2robot.interfaces import S2RobotError
 from s2robot.report import write_report
+from s2robot.report.plan_document import PLAN_FILE, CellError, PlannedContrast
 from s2robot.system.files import locked
 
 
@@ -98,6 +99,7 @@ def run_benchmark(
     make_vector_env: MakeVectorEnv,
     num_envs: int,
     user_errors: tuple[type[Exception], ...] = (),
+    grid: Grid | None = None,
 ) -> Path | None:
     """Run every cell that has not all its episodes yet, then write `results.parquet` and the report.
 
@@ -109,27 +111,30 @@ def run_benchmark(
         make_vector_env: makes environments, see `s2robot.evaluation`.
         num_envs: environments side by side in one cell.
         user_errors: of `collect` and `make_vector_env`, see `Runner`.
+        grid: of the benchmark; None = made here.
 
     Returns:
         The folder of the report (`report.md`, `report.html`, plots); None where only some `cells` were asked for.
 
     Raises:
         ConfigError: a setting is impossible, or the output holds another plan.
+        ReportError: the plan in the output is damaged.
         S2RobotError: a cell failed; all else is done and written by then.
     """
     output = Path(config.output).resolve()
-    cells = make_cells(config)
+    grid = grid or make_grid(config)
+    cells = grid.cells
     chosen = select_cells(config, cells)
-    document = store_plan(config, cells)
-    races = make_races(config, document["contrasts"], cells)
+    store_plan(config, grid)
+    races = make_races(config, grid.contrasts, cells)
     with locked(output / PLAN_FILE):
         for cell in cells:
             set_aside_unplanned(output, cell, range(config.first_seed, config.first_seed + config.episodes))
     if races:  # from the start: a report half way through must know of it
-        _change_document(config, sequential=stopping_rule(config, races, []))
+        change_document(config, sequential=stopping_rule(config, races, []))
     runner = Runner(Stages(config, collect, make_vector_env, num_envs), output, user_errors)
     failed = _run_rounds(config, runner, races, chosen)
-    _film(config, runner, document["contrasts"], chosen)
+    _film(config, runner, grid.contrasts, chosen)
     _record_outcome(config, cells, races)
     report = finish(config, cells) if len(chosen) == len(cells) else None
     if failed:
@@ -142,23 +147,7 @@ def run_benchmark(
     return report
 
 
-def select_cells(config: BenchmarkConfig, cells: list[Cell]) -> list[Cell]:
-    """The cells whose numbers `config.cells` names: a number, or a list of them; all for null.
-
-    Raises:
-        ConfigError: no such number, one twice, or sequential stopping, which needs them all.
-    """
-    if config.cells is None:
-        return cells
-    numbers = config.cells if isinstance(config.cells, list) else [config.cells]
-    valid = all(type(number) is int and 0 <= number < len(cells) for number in numbers) and bool(numbers)
-    once = valid and len(set(numbers)) == len(numbers)
-    require(once, "cells", config.cells, f"numbers of 0 … {len(cells) - 1}, each once")
-    require(config.sequential.batch is None, "cells", config.cells, "null with sequential stopping: it needs all cells")
-    return [cells[number] for number in numbers]
-
-
-def finish(config: BenchmarkConfig, cells: list[Cell]) -> Path:
+def finish(config: BenchmarkConfig, cells: Sequence[Cell]) -> Path:
     """Write `results.parquet` and the report of the cells that have results.
 
     Raises:
@@ -174,7 +163,7 @@ def finish(config: BenchmarkConfig, cells: list[Cell]) -> Path:
         return write_report([output], output / "report").parent
 
 
-def _record_outcome(config: BenchmarkConfig, cells: list[Cell], races: list[Race]) -> None:
+def _record_outcome(config: BenchmarkConfig, cells: Sequence[Cell], races: list[Race]) -> None:
     """Write into `benchmark.json` which cells failed and which races are decided."""
     output = Path(config.output).resolve()
     lacking = lacking_episodes(config, output, races, cells)
@@ -182,26 +171,20 @@ def _record_outcome(config: BenchmarkConfig, cells: list[Cell], races: list[Race
         if cell.name not in lacking:  # its error is of an earlier run, or of one that was to give it more episodes
             drop_error(output, cell)
     errors = {cell.name: error for cell in cells if (error := read_error(output, cell)) is not None}
-    changes: dict[str, Any] = {"failed": [{"cell": name, "error": error} for name, error in errors.items()]}
+    changes: dict[str, Any] = {"failed": tuple(CellError(name, error) for name, error in errors.items())}
     if races:
         decided = [
-            race[0]["name"] for race in races if _has_results(output, race) and is_decided(config, output, races, race)
+            race.contrast.name
+            for race in races
+            if _has_results(output, race) and is_decided(config, output, races, race)
         ]
         changes["sequential"] = stopping_rule(config, races, decided)
     elif not lacking:  # amended to a fixed number, which all have: no result decided any more when rollouts ended
         changes["sequential"] = None
-    _change_document(config, **changes)
+    change_document(config, **changes)
 
 
-def _change_document(config: BenchmarkConfig, **changes: Any) -> None:
-    """Replace entries of `benchmark.json`, which other processes change too; None removes one."""
-    path = Path(config.output) / PLAN_FILE
-    with locked(path):
-        document = json.loads(path.read_text()) | changes
-        write_plan(config, {key: value for key, value in document.items() if value is not None})
-
-
-def lacking_episodes(config: BenchmarkConfig, output: Path, races: list[Race], cells: list[Cell]) -> dict[str, int]:
+def lacking_episodes(config: BenchmarkConfig, output: Path, races: list[Race], cells: Sequence[Cell]) -> dict[str, int]:
     """Name → episodes it should have by now, of the cells that do not have them."""
     targets = next_episodes(config, output, races, cells)
     done = {cell.name: count_episodes(output, cell, config.first_seed) for cell in cells}
@@ -243,7 +226,7 @@ def _run_round(config: BenchmarkConfig, runner: Runner, jobs: list[CellJob], tot
     return failed
 
 
-def _film(config: BenchmarkConfig, runner: Runner, contrasts: list[dict[str, Any]], cells: list[Cell]) -> None:
+def _film(config: BenchmarkConfig, runner: Runner, contrasts: Sequence[PlannedContrast], cells: list[Cell]) -> None:
     """Film the initial states that divide the arms of each contrast; what cannot be filmed costs no result."""
     by_name = {cell.name: cell for cell in cells}
     jobs = []
@@ -258,4 +241,4 @@ def _film(config: BenchmarkConfig, runner: Runner, contrasts: list[dict[str, Any
 
 
 def _has_results(output: Path, race: Race) -> bool:
-    return all(read_results(output, cell) is not None for cells in race[1:] for cell in cells)
+    return all(read_results(output, cell) is not None for cell in race.cells)

@@ -9,13 +9,22 @@ SLURM); `s2robot benchmark` with the same words then finds them done and writes 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from s2robot.benchmark import TaskFacts, calibrate, check_runnable, describe, download_weights, run_benchmark
+from s2robot.benchmark import (
+    TaskFacts,
+    calibrate,
+    check_runnable,
+    describe,
+    download_weights,
+    make_grid,
+    run_benchmark,
+)
 from s2robot.benchmark.calibration import blocks_text
 from s2robot.cli.choices import register_choices
 from s2robot.cli.demonstrations import collect_demonstrations
@@ -36,11 +45,13 @@ def run_cells(config: BenchmarkConfig) -> Output:
     if config.dry_run:
         text = _dry_run(config, num_envs)
         return Output(text, {"plan": text.splitlines()})
-    download_weights(check_runnable(config, check_collection))
+    # A calibration is of the base arm alone: which contrasts are stated is nothing to it.
+    grid = make_grid(replace(config, contrasts=[]) if config.calibrate else config)
+    download_weights(check_runnable(config, check_collection, grid))
     if config.calibrate:
-        blocks = calibrate(config, collect_demonstrations, make_vector_env, num_envs)
+        blocks = calibrate(config, collect_demonstrations, make_vector_env, num_envs, grid)
         return Output(blocks_text(config, blocks), {"calibration": blocks})
-    folder = run_benchmark(config, collect_demonstrations, make_vector_env, num_envs, (S2RobotEnvError,))
+    folder = run_benchmark(config, collect_demonstrations, make_vector_env, num_envs, (S2RobotEnvError,), grid)
     if folder is None:
         return Output(f"cells {config.cells} are done; without cells= the report is written", {"cells": config.cells})
     return Output(f"{(folder / 'report.md').read_text(encoding='utf-8')}\nreport: {folder}", {"report": str(folder)})
@@ -48,12 +59,13 @@ def run_cells(config: BenchmarkConfig) -> Output:
 
 def _dry_run(config: BenchmarkConfig, num_envs: int) -> str:
     """What is planned, and what the run needs before it: its cost can be known before its weights are here."""
+    grid = make_grid(config)
     try:
-        downloads = check_runnable(config, check_collection)
+        downloads = check_runnable(config, check_collection, grid)
         needed = f"weights that the run downloads first: {', '.join(downloads)}" if downloads else ""
     except WeightsError as error:
         needed = f"before the run: {error}"
-    return f"{describe(config, task_facts, num_envs)}\n{needed}".rstrip()
+    return f"{describe(config, task_facts, num_envs, grid)}\n{needed}".rstrip()
 
 
 def task_facts(task: str) -> TaskFacts:

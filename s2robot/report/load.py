@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from s2robot.interfaces import ReportError
 from s2robot.report.arm_results import ArmResult, CellResult, Failure, Setting, Video
 from s2robot.report.plan import former_cells
-from s2robot.report.reading import Reader, find_files, read_json
+from s2robot.report.plan_document import PLAN_FILE, read_plan
+from s2robot.report.reading import Reader, find_files, read_json, read_scales
 from s2robot.system.machine import Machine, count_machines, machine_label
 
 RESULTS_SCHEMA = 1
@@ -31,7 +32,8 @@ def load_arms(folders: Sequence[Path]) -> list[ArmResult]:
     Raises:
         ReportError: a folder has none, one is damaged, or two disagree about the same cell.
     """
-    former = {cell for path in find_files(folders, "benchmark.json") for cell in former_cells(path)}
+    plans = find_files(folders, PLAN_FILE)
+    former = {cell for path in plans for cell in former_cells(read_plan(path), path.parent)}
     paths: set[Path] = set()
     for folder in folders:
         found = find_files([folder], "results.json")
@@ -68,7 +70,7 @@ def load_cell(path: Path) -> CellResult:
     fingerprints = {str(name): str(value) for name, value in reader.get("fingerprints", dict, {}).items()}
     if settings := reader.get("settings", str, ""):
         fingerprints["settings"] = settings
-    scales = _scales(reader)
+    scales = read_scales(reader)
     setting = Setting(
         task=reader.get("task", str),
         policy=reader.get("policy", str),
@@ -180,15 +182,6 @@ def _longer(first: CellResult, second: CellResult) -> CellResult:
         f"{first.path} and {second.path} are the same cell (training seed {first.training_seed} included) with {what}; "
         'report one of them, or tell them apart by "variant"'
     )
-
-
-def _scales(reader: Reader) -> tuple[Any, ...]:
-    """Image sizes: whole numbers, factors of the native size, or [height, width] pairs, which become tuples."""
-    scales = tuple(tuple(scale) if isinstance(scale, list) else scale for scale in reader.get("scales", list))
-    flat = [side for scale in scales for side in (scale if isinstance(scale, tuple) else (scale,))]
-    if not scales or not all(type(side) in (int, float) for side in flat):
-        raise ReportError(f"{reader.path}: scales must be a list of numbers or pairs of numbers, got {list(scales)!r}")
-    return scales
 
 
 def _videos(reader: Reader) -> list[Video]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from s2robot.report.arm_results import SELECTORS, ArmResult, Setting, setting_label, varying
-from s2robot.report.plan import Plan, PlannedContrast, StoppingRule
+from s2robot.report.plan import Plan, StoppingRule
+from s2robot.report.plan_document import PlannedContrast
 
 
 class Pair(NamedTuple):
@@ -56,7 +57,8 @@ def planned_pairs(arms: Sequence[ArmResult], plan: Plan) -> tuple[list[Pair], li
         awaited += len(undecided) + unknown
     raced = {setting for pair in found if pair.rule for setting in (pair.baseline.setting, pair.treatment.setting)}
     found = [
-        pair._replace(follows=not pair.rule and bool(raced & {pair[1].setting, pair[2].setting})) for pair in found
+        pair._replace(follows=not pair.rule and bool(raced & {pair.baseline.setting, pair.treatment.setting}))
+        for pair in found
     ]
     return found, missing, awaited
 
@@ -90,7 +92,7 @@ def _awaited(plan: Plan, baseline: ArmResult, treatment: ArmResult) -> str:
 
 def _names(planned: PlannedContrast, pairs: Sequence[tuple[Setting, Setting]]) -> list[str]:
     """The contrast's name for each pair, with the settings that tell the pairs apart."""
-    baselines, treatments = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    baselines, treatments = [baseline for baseline, _ in pairs], [treatment for _, treatment in pairs]
     common = varying(baselines, planned.held)
     of_baseline = _telling(baselines, [key for key in planned.treatment if key not in planned.baseline], common)
     of_treatment = _telling(treatments, [key for key in planned.baseline if key not in planned.treatment], [])

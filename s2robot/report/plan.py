@@ -1,40 +1,15 @@
-"""Read `benchmark.json` files: what was planned before the results were seen, and how it went."""
+"""What one or several benchmarks planned before results were seen, and how it went: all their `benchmark.json`."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from s2robot.interfaces import ReportError, unknown_name
-from s2robot.report.arm_results import SELECTORS, ArmResult, Setting
+from s2robot.report.arm_results import ArmResult, Setting
+from s2robot.report.plan_document import PLAN_FILE, PlanDocument, PlannedContrast, StoppingRecord, read_plan
 from s2robot.report.reading import Reader, find_files, read_json
-
-
-@dataclass(frozen=True)
-class PlannedContrast:
-    """A comparison named before the results were seen: two selectors, such as {"scales": (224,)}."""
-
-    name: str
-    baseline: dict[str, Any]
-    treatment: dict[str, Any]
-
-    @property
-    def held(self) -> list[str]:
-        """Settings that neither side names; the two arms of a pair agree in them."""
-        return [key for key in SELECTORS if key not in self.baseline and key not in self.treatment]
-
-    def pairs(self, settings: Iterable[Setting]) -> list[tuple[Setting, Setting]]:
-        """Baseline and treatment of each pair that it compares."""
-        return [
-            (baseline, treatment)
-            for baseline, treatment in itertools.permutations(settings, 2)
-            if _matches(baseline, self.baseline)
-            and _matches(treatment, self.treatment)
-            and all(getattr(baseline, key) == getattr(treatment, key) for key in self.held)
-        ]
 
 
 class PlannedArm(NamedTuple):
@@ -131,32 +106,23 @@ def load_plan(folders: Sequence[Path]) -> Plan:
     notes: list[str] = []
     rules: list[StoppingRule] = []
     budgets: list[str] = []
-    for path in find_files(folders, "benchmark.json"):
-        reader = Reader(path, read_json(path))
-        stated = Reader(path, reader.get("plan", dict, {}))
-        planned = [_contrast(entry) for entry in reader.objects("contrasts")]
-        contrasts += [contrast for contrast in planned if contrast not in contrasts]
-        seeds = frozenset(stated.get("training_seeds", list, []))
-        here = [PlannedArm(_setting(entry), seeds, path.parent) for entry in reader.objects("arms")]
-        arms += here
-        failed += _failed(reader, stated)
-        notes += _notes(reader)
-        if stopping := reader.get("sequential", dict, {}):
-            stopped = Reader(path, stopping)
-            rules.append(_stopping_rule(stopped, planned, here))
-            budgets.append(_budget(stopped))
+    for path in find_files(folders, PLAN_FILE):
+        document = read_plan(path)
+        contrasts += [contrast for contrast in document.contrasts if contrast not in contrasts]
+        seeds = frozenset(document.plan.training_seeds)
+        arms += [PlannedArm(setting, seeds, path.parent) for setting in document.arms]
+        failed += _failed(document, path.parent)
+        notes += _notes(document, path.parent)
+        if document.sequential:
+            rules.append(_stopping_rule(document, document.sequential, path.parent))
+            budgets.append(_budget(document.sequential))
     return Plan(tuple(contrasts), tuple(arms), tuple(failed), tuple(notes), tuple(rules), tuple(budgets))
 
 
-def former_cells(path: Path) -> list[Path]:
-    """Folders beside a `benchmark.json` of cells that it does not list: from before its plan was changed.
-
-    Raises:
-        ReportError: the file is damaged.
-    """
-    listed = Reader(path, read_json(path)).get("cells", list, [])
-    folders = sorted(found.parent for found in path.parent.glob("cells/*/results.json"))
-    return [folder for folder in folders if listed and folder.name not in listed]
+def former_cells(document: PlanDocument, folder: Path) -> list[Path]:
+    """Folders below that of a `benchmark.json` of cells that it does not list: from before its plan was changed."""
+    folders = sorted(found.parent for found in folder.glob("cells/*/results.json"))
+    return [found for found in folders if document.cells and found.name not in document.cells]
 
 
 def _is_of(arm: ArmResult, folder: Path) -> bool:
@@ -164,68 +130,37 @@ def _is_of(arm: ArmResult, folder: Path) -> bool:
     return not arm.setting.mark or folder in arm.folders
 
 
-def _matches(setting: Setting, selector: dict[str, Any]) -> bool:
-    return all(getattr(setting, key) == value for key, value in selector.items())
-
-
-def _contrast(entry: Reader) -> PlannedContrast:
-    selectors = (_selector(entry.get(side, dict), entry.path, side) for side in ("baseline", "treatment"))
-    return PlannedContrast(entry.get("name", str), *selectors)
-
-
-def _failed(reader: Reader, stated: Reader) -> Iterator[FailedCell]:
+def _failed(document: PlanDocument, folder: Path) -> Iterator[FailedCell]:
     """The recorded failures less those of cells that have all planned episodes by now."""
-    first, episodes = stated.get("first_seed", int, 0), stated.get("episodes", int, 0)
-    for entry in reader.objects("failed"):
-        name = str(entry.document.get("cell", "?"))
-        path = reader.path.parent / "cells" / name / "results.json"
+    first, episodes = document.plan.first_seed, document.plan.episodes
+    for failure in document.failed:
+        path = folder / "cells" / failure.cell / "results.json"
         rows = Reader(path, read_json(path)).objects("episode_results") if path.is_file() else []
         done = sum(first <= row.get("seed", int) < first + episodes for row in rows) if episodes else len(rows)
         if not done or done < episodes:
-            yield FailedCell(name, str(entry.document.get("error", "?")), done, episodes)
+            yield FailedCell(failure.cell, failure.error, done, episodes)
 
 
-def _notes(reader: Reader) -> Iterator[str]:
-    if former := former_cells(reader.path):
-        yield f"Left out, because the plan has them no more: {len(former)} of the cells in {reader.path.parent}."
-    if note := reader.get("notes", str, ""):
-        yield note
-    yield from map(str, reader.get("calibration", list, []))
-    for entry in reader.objects("amendments"):
-        changed = ", ".join(map(str, entry.get("changed", list, [])))
-        yield f"The plan was changed on {entry.get('date', str, '?')} ({changed}): {entry.get('reason', str)}"
+def _notes(document: PlanDocument, folder: Path) -> Iterator[str]:
+    if former := former_cells(document, folder):
+        yield f"Left out, because the plan has them no more: {len(former)} of the cells in {folder}."
+    if document.notes:
+        yield document.notes
+    yield from document.calibration
+    for amendment in document.amendments:
+        yield f"The plan was changed on {amendment.date} ({', '.join(amendment.changed)}): {amendment.reason}"
 
 
-def _stopping_rule(stopped: Reader, planned: list[PlannedContrast], arms: list[PlannedArm]) -> StoppingRule:
-    names = stopped.get("contrasts", list)
-    deciding = tuple(contrast for contrast in planned if contrast.name in names)
-    settings = frozenset(arm.setting for arm in arms)
+def _stopping_rule(document: PlanDocument, stopping: StoppingRecord, folder: Path) -> StoppingRule:
+    deciding = tuple(contrast for contrast in document.contrasts if contrast.name in stopping.contrasts)
+    settings = frozenset(document.arms)
     pairs = sum(len(contrast.pairs(settings)) for contrast in deciding)
-    return StoppingRule(deciding, stopped.get("alpha", float), max(len(names), pairs), settings, stopped.path.parent)
+    return StoppingRule(deciding, stopping.alpha, max(len(stopping.contrasts), pairs), settings, folder)
 
 
-def _budget(stopped: Reader) -> str:
-    names, decided = (list(map(str, stopped.get(key, list))) for key in ("contrasts", "decided"))
+def _budget(stopping: StoppingRecord) -> str:
     return (
-        f"Sequential stopping: rollouts were added {stopped.get('batch', int)} at a time until each of "
-        f"{len(names)} planned contrasts was decided at {stopped.get('alpha', float):g} in all, or "
-        f"{stopped.get('budget', int)} were spent; decided: {'; '.join(decided) or 'none'}."
+        f"Sequential stopping: rollouts were added {stopping.batch} at a time until each of "
+        f"{len(stopping.contrasts)} planned contrasts was decided at {stopping.alpha:g} in all, or "
+        f"{stopping.budget} were spent; decided: {'; '.join(stopping.decided) or 'none'}."
     )
-
-
-def _setting(entry: Reader) -> Setting:
-    fields = _selector(entry.document, entry.path, "arm")
-    try:
-        return Setting(**fields)
-    except TypeError as error:
-        raise ReportError(f"{entry.path}: an arm of the plan is incomplete: {error}") from error
-
-
-def _selector(entry: dict[str, Any], path: Path, side: str) -> dict[str, Any]:
-    selector = dict(entry)
-    for key in selector:
-        if key not in SELECTORS:
-            raise ReportError(f"{path}: {unknown_name(f'field in a contrast {side}', key, SELECTORS)}")
-    if "scales" in selector:
-        selector["scales"] = tuple(tuple(s) if isinstance(s, list) else s for s in selector["scales"])
-    return selector

@@ -62,3 +62,16 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ReportError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_scales(reader: Reader) -> tuple[Any, ...]:
+    """Image sizes: whole numbers, factors of the native size, or [height, width] pairs, which become tuples.
+
+    Raises:
+        ReportError: the field is missing, or anything else.
+    """
+    scales = tuple(tuple(scale) if isinstance(scale, list) else scale for scale in reader.get("scales", list))
+    flat = [side for scale in scales for side in (scale if isinstance(scale, tuple) else (scale,))]
+    if not scales or not all(type(side) in (int, float) for side in flat):
+        raise ReportError(f"{reader.path}: scales must be a list of numbers or pairs of numbers, got {list(scales)!r}")
+    return scales
