@@ -11,7 +11,7 @@ import torch
 from s2robot import S2Encoder
 from s2robot.checkpoint import Checkpoint, save_checkpoint
 from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TrainConfig
-from s2robot.interfaces import PolicySpec
+from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies import make_policy
 from s2robot.policies.bc import BCConfig
 
@@ -33,6 +33,7 @@ def write_checkpoint(folder: Path, policy: PolicyConfig = BC, environment: dict[
     module = make_policy(config.policy, config.readout, spec)
     rng = np.random.default_rng(0)
     module.fit_normalization([rng.uniform(-1, 1, (50, 4))], [rng.normal(size=(50, 5))])
+    module.fit([_windows(30, policy, spec)])
     checkpoint = Checkpoint(
         config=config,
         spec=spec,
@@ -45,6 +46,14 @@ def write_checkpoint(folder: Path, policy: PolicyConfig = BC, environment: dict[
     )
     save_checkpoint(folder, module.state_dict(), checkpoint)
     return folder
+
+
+def _windows(count: int, policy: PolicyConfig, spec: PolicySpec) -> Batch:
+    """Windows of noise, for a policy that remembers them."""
+    size = (count, policy.observation_steps)
+    features = {camera: torch.rand(*size, shape.numel).half() for camera, shape in spec.features.items()}
+    observation = Observation(features, torch.randn(*size, 5), torch.zeros(*size, 4))
+    return Batch(observation, 2 * torch.rand(count, policy.action_steps, 4) - 1)
 
 
 def make_observation(seed: int, size: int = SIZE) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from s2robot.policies.bc_transformer import BCTransformerConfig
 from s2robot.policies.diffusion_transformer import DiffusionTransformerConfig
 from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.policies.flow_matching import FlowMatchingConfig
+from s2robot.policies.knn import KNNConfig
 
 SHAPE = FeatureShape(channels=6, height=4, width=4, num_prefix=1)
 SPEC = PolicySpec({"agentview": SHAPE, "wrist": SHAPE}, proprioception_width=5, action_width=3)
@@ -32,6 +33,7 @@ SMALL: dict[str, PolicyConfig] = {
         action_steps=8, down_dims=[32, 64], step_embedding=32, train_timesteps=20, inference_steps=20
     ),
     "flow_matching": FlowMatchingConfig(action_steps=8, down_dims=[32, 64], step_embedding=32),
+    "knn": KNNConfig(k=12, temperature=0.3),
     "flow_matching-transformer": FlowMatchingConfig(
         network="transformer", action_steps=8, width=64, layers=2, attention_dropout=0.0
     ),
@@ -56,6 +58,8 @@ def build(name: str, seed: int = 0) -> tuple[Policy, Batch]:
     policy = make_policy(config, READOUT, SPEC)
     batch = make_batch(12, config.observation_steps, config.action_steps, seed)
     policy.actions.fit([batch.actions.flatten(0, 1).numpy()])
+    # One that is fitted acts on what it remembers: here something else, which its training replaces.
+    policy.fit([make_batch(12, config.observation_steps, config.action_steps, seed + 1000)])
     return policy, batch
 
 
@@ -72,6 +76,9 @@ def generators(count: int, first: int = 0) -> list[torch.Generator]:
 
 
 def train(policy: Policy, batch: Batch, steps: int, learning_rate: float = 3e-3) -> Policy:
+    policy.fit([batch])
+    if not policy.trainable:
+        return policy.eval()
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
     for _ in range(steps):
         loss = policy.loss(batch)

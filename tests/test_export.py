@@ -115,6 +115,12 @@ EVERY = {
 }
 
 
+def test_a_policy_that_remembers_its_demonstrations_leaves_with_them(tmp_path):
+    checkpoint, out = write_checkpoint(tmp_path / "checkpoint", SMALL["knn"]), tmp_path / "policy.pt2"
+    config = ExportConfig(checkpoint=str(checkpoint), out=str(out), format="torch_export")
+    assert export_checkpoint(config)["largest_difference"] <= 1e-3
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_every_policy_leaves_as_onnx(name, tmp_path):
     """The export itself compares the file, run by onnxruntime, with the policy on several examples."""

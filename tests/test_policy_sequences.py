@@ -33,7 +33,7 @@ def test_steps_before_the_episode_began_do_not_count_in_the_loss(name):
     batch.observation.past_actions[:, :3] = 0  # the episode began at the third of four observed steps
     chunks, valid = chunks_from_every_step(batch)
     assert valid.tolist() == [[False, False, True, True]] * 12
-    raw = policy.head(policy._states(batch.observation)[:, 2:])
+    raw = policy.head(policy.states(batch.observation)[:, 2:])
     expected = policy._output.loss(raw, policy.actions(chunks[:, 2:])).mean()
     torch.testing.assert_close(policy.loss(batch), expected)
 
@@ -54,13 +54,13 @@ def test_block_causal_mask_hides_the_later_steps_only():
 def test_bc_transformer_does_not_see_later_steps(part):
     policy, batch = build("bc_transformer")
     policy.eval()
-    before = policy._states(batch.observation)
+    before = policy.states(batch.observation)
     seen = batch.observation
     if part == "features":
         seen.features["wrist"][:, 2:] += 1
     else:
         getattr(seen, part)[:, 2:] += 0.1
-    after = policy._states(seen)
+    after = policy.states(seen)
     torch.testing.assert_close(after[:, :2], before[:, :2])
     assert not torch.allclose(after[:, 2], before[:, 2])
 

@@ -172,6 +172,7 @@ BY_HEART = {  # training steps, learning rate
     "diffusion_unet": (250, 3e-3),
     "flow_matching": (250, 3e-3),
     "flow_matching-transformer": (250, 3e-3),
+    "knn": (0, 0.0),
 }
 TWO_WAYS = {  # training steps
     "bc-gmm": 100,

@@ -208,6 +208,8 @@ def _seconds_per_step(arm: Arm, shape: FeatureShape, device_name: str) -> float:
     policy = make_policy(policy_config, arm.readout.config, PolicySpec({"camera": shape}, _PROPRIOCEPTION, _ACTION))
     rows, history = torch.rand(100, _ACTION).numpy(), policy_config.observation_steps
     policy.fit_normalization([rows], [torch.rand(100, _PROPRIOCEPTION).numpy()])
+    if not policy.trainable:
+        return 0.0  # it sees each window once, which takes no longer than to read it
     policy.to(device).train()
     optimizer = torch.optim.AdamW(policy.parameters())
     size = arm.policy.training.batch_size

@@ -23,6 +23,7 @@ POLICIES = Registry(
         "diffusion_transformer": "s2robot.policies.diffusion_transformer:DiffusionTransformerPolicy",
         "diffusion_unet": "s2robot.policies.diffusion_unet:DiffusionUNetPolicy",
         "flow_matching": "s2robot.policies.flow_matching:FlowMatchingPolicy",
+        "knn": "s2robot.policies.knn:KNNPolicy",
     },
 )
 """Name -> the policy's class, whose `settings` are its dataclass; installed packages add theirs."""

@@ -16,10 +16,10 @@ from s2robot.policies.normalization import ActionNormalizer
 
 
 class Policy(nn.Module):
-    """A trainable policy; a subclass adds its head, its loss and its way to act, in one file.
+    """A policy; a subclass adds its head, its loss and its way to act, in one file.
 
     Args:
-        readout: settings of the readout that each camera gets.
+        readout: settings of the readout that each camera gets; None where the policy reads the features itself.
         spec: measured sizes.
 
     Attributes:
@@ -30,7 +30,7 @@ class Policy(nn.Module):
 
     settings: ClassVar[type[PolicyConfig]] = PolicyConfig
 
-    def __init__(self, readout: ReadoutConfig, spec: PolicySpec) -> None:
+    def __init__(self, readout: ReadoutConfig | None, spec: PolicySpec) -> None:
         super().__init__()
         self.observation = ObservationNetwork(spec, readout)
         self.actions = ActionNormalizer(spec.action_width)
@@ -39,6 +39,20 @@ class Policy(nn.Module):
         """Take the statistics of the training episodes, float32 [T, A] and [T, d] each."""
         self.actions.fit(actions)
         self.observation.proprioception.fit(proprioception)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there is anything for an optimizer to do; else `fit` is all of its training."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Take what the policy needs of the training windows before any step of an optimizer; by default nothing.
+
+        What is taken belongs into buffers, which checkpoints hold. In several processes each of them does this.
+
+        Args:
+            batches: every training window once, in the order of the dataset, on the policy's device.
+        """
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameters for the optimizer, each group with its weight decay; `weight_decay` is the training's own."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from s2robot.config import PolicyConfig, ReadoutConfig
 from s2robot.config.policy import require_positive
-from s2robot.interfaces import Batch, Observation, PolicySpec
-from s2robot.policies.base import Policy
-from s2robot.policies.networks import HeadSettings, chunks_from_every_step, make_output
+from s2robot.interfaces import Observation, PolicySpec
+from s2robot.policies.networks import HeadSettings
+from s2robot.policies.sequence import SequencePolicy
 
 
 @dataclass
@@ -34,7 +32,7 @@ class BCRNNConfig(HeadSettings, PolicyConfig):
         require_positive(self, "layers", "hidden")
 
 
-class BCRNNPolicy(Policy):
+class BCRNNPolicy(SequencePolicy):
     """An LSTM that puts out a chunk, or a mixture of chunks, at each observed step.
 
     Training supervises every step of the window with the chunk that began there; acting reads the last step's. Each
@@ -45,22 +43,10 @@ class BCRNNPolicy(Policy):
     settings = BCRNNConfig
 
     def __init__(self, config: BCRNNConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
-        super().__init__(readout, spec)
-        self._output = make_output(config, (config.action_steps, spec.action_width))
+        super().__init__(config, (config.action_steps, spec.action_width), readout, spec)
         self.rnn = nn.LSTM(self.observation.width, config.hidden, config.layers, batch_first=True)
         self.head = nn.Linear(config.hidden, self._output.numbers)
 
-    def _states(self, observation: Observation) -> Tensor:
-        return self.rnn(self.observation(observation))[0]  # [B, To, hidden]
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Loss of the chunks from every step, both normalised: smooth-L1 or negative log-likelihood."""
-        chunks, valid = chunks_from_every_step(batch)
-        raw = self.head(self._states(batch.observation)[valid])
-        return self._output.loss(raw, self.actions(chunks[valid])).mean()
-
-    @torch.inference_mode()
-    def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
-        """Action chunks [B, Ta, A] in environment units; a mixture's mode is drawn with `generators[i]`."""
-        raw = self.head(self._states(observation)[:, -1])
-        return self.actions.inverse(self._output.sample(raw, generators))
+    def states(self, observation: Observation) -> Tensor:
+        """[B, To, hidden]."""
+        return self.rnn(self.observation(observation))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 
 from s2robot.config import PolicyConfig, ReadoutConfig
 from s2robot.config.policy import require_dropout, require_heads, require_positive
-from s2robot.interfaces import Batch, Observation, PolicySpec
-from s2robot.policies.base import Policy
-from s2robot.policies.networks import HeadSettings, block_causal_mask, chunks_from_every_step, make_output
+from s2robot.interfaces import Observation, PolicySpec
+from s2robot.policies.networks import HeadSettings, block_causal_mask
+from s2robot.policies.sequence import SequencePolicy
 
 
 @dataclass
@@ -46,7 +45,7 @@ class BCTransformerConfig(HeadSettings, PolicyConfig):
         require_dropout(self, "dropout")
 
 
-class BCTransformerPolicy(Policy):
+class BCTransformerPolicy(SequencePolicy):
     """A causal transformer over the last To steps that puts out a chunk, or a mixture of chunks, at each step.
 
     As in RPT (arXiv 2306.10007), which the paper's experiment follows, every step is one token per camera, one for
@@ -60,8 +59,7 @@ class BCTransformerPolicy(Policy):
     mask: Tensor
 
     def __init__(self, config: BCTransformerConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
-        super().__init__(readout, spec)
-        self._output = make_output(config, (config.action_steps, spec.action_width))
+        super().__init__(config, (config.action_steps, spec.action_width), readout, spec)
         self._past_actions = config.past_actions
         widths = [*self.observation.widths, *([spec.action_width] if config.past_actions else [])]
         self._tokens = len(widths)
@@ -86,7 +84,7 @@ class BCTransformerPolicy(Policy):
                 nn.init.xavier_uniform_(parameter)
         self.head = nn.Linear(config.width, self._output.numbers)
 
-    def _states(self, observation: Observation) -> Tensor:
+    def states(self, observation: Observation) -> Tensor:
         """[B, To, width]: what the transformer makes of each step and those before it."""
         parts = self.observation.parts(observation)
         if self._past_actions:
@@ -94,15 +92,3 @@ class BCTransformerPolicy(Policy):
         tokens = torch.stack([embed(part) for embed, part in zip(self.embed, parts, strict=True)], dim=2)
         tokens = (tokens + self.position + self.modality).flatten(1, 2)
         return self.transformer(tokens, mask=self.mask).unflatten(1, (-1, self._tokens)).mean(2)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Loss of the chunks from every step, both normalised: smooth-L1 or negative log-likelihood."""
-        chunks, valid = chunks_from_every_step(batch)
-        raw = self.head(self._states(batch.observation)[valid])
-        return self._output.loss(raw, self.actions(chunks[valid])).mean()
-
-    @torch.inference_mode()
-    def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
-        """Action chunks [B, Ta, A] in environment units; a mixture's mode is drawn with `generators[i]`."""
-        raw = self.head(self._states(observation)[:, -1])
-        return self.actions.inverse(self._output.sample(raw, generators))

@@ -20,6 +20,7 @@ from s2robot.policies import make_policy
 from s2robot.system.files import claimed
 from s2robot.system.machine import Machine
 from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training, prepare
+from s2robot.training.fitting import Fitting, require_fit
 from s2robot.training.loggers import require_loggers
 from s2robot.training.loop import TrainingLoop
 from s2robot.training.optimization import require_precision
@@ -87,6 +88,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
                 _LOGGER.warning(message, camera, *size, config.encoder.needed_side)
         torch.manual_seed(config.seed)
         policy = make_policy(config.policy, config.readout, plan.spec)
+        require_fit(policy, config)
         run = identity(config, encoder.fingerprint(), plan.fingerprint)
         if config.resume:
             require_same_run(Path(config.output) / STATE_FILE, run)
@@ -98,7 +100,12 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
     )
 
     result = _Result(config, plan, encoder, tensors_before)
-    loop = TrainingLoop(policy.to(processes.device), data, config, processes, run, result.save)
+    policy = policy.to(processes.device)
+    loop = (
+        TrainingLoop(policy, data, config, processes, run, result.save)
+        if policy.trainable
+        else Fitting(policy, data, config, processes, run)
+    )
     loop.run()
     folder = Path(config.output) / "checkpoint"
     # A finished run keeps its checkpoint: writing it again would replace the record of what made it.

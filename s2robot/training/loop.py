@@ -23,12 +23,12 @@ from s2robot.interfaces import Batch, TrainingError
 from s2robot.policies import Policy
 from s2robot.system.machine import Machine, differing_facts, machine_facts, with_machine
 from s2robot.training.data import Batches, TrainingData
+from s2robot.training.fitting import fit
 from s2robot.training.loggers import Logger, make_loggers, write_log_csv
 from s2robot.training.optimization import autocast, make_average, make_optimizer, make_schedule, seed_noise
 from s2robot.training.processes import Processes
 from s2robot.training.state import STATE_FILE, intermediate, keep_last, load_state, save_state, set_aside
-from s2robot.training.units import action_parts
-from s2robot.training.validation import Validation
+from s2robot.training.validation import make_validation
 
 SaveCheckpoint = Callable[[Path, dict[str, Tensor], list[dict[str, float]], list[Machine]], None]
 """`save(folder, state, rows, machines)`: write a checkpoint of these weights."""
@@ -83,11 +83,7 @@ class TrainingLoop:
         self._losses: list[Tensor] = []  # this process's share of the loss of each batch of this epoch
         self._windows = data.windows(data.plan.training_episodes, config.policy)
         self._batches = Batches(self._windows, self.settings, config.seed, processes)
-        self._validation: Validation | None = None
-        if data.plan.validation_episodes:
-            held_out = data.windows(data.plan.validation_episodes, config.policy)
-            parts = action_parts(data.plan.env_args, data.plan.spec.action_width)
-            self._validation = Validation(held_out, parts, self.settings.batch_size)
+        self._validation = make_validation(data, config)
         self.steps_per_epoch = len(self._batches)
         self.total_steps = self.settings.epochs * self.steps_per_epoch
 
@@ -103,6 +99,8 @@ class TrainingLoop:
             TrainingError: the loss or its gradients are not finite, or the saved state belongs to another run.
         """
         self._restore()
+        if not self.step:
+            fit(self.policy, self._windows, self.settings.batch_size, self.processes)
         self.module = self.processes.wrap(self.module)
         with ExitStack() as stack:
             bar = stack.enter_context(self._progress_bar())

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from s2robot.config import TrainConfig
 from s2robot.interfaces import Batch
 from s2robot.policies import Policy
-from s2robot.training.data import loaded_ahead
+from s2robot.training.data import TrainingData, loaded_ahead
 from s2robot.training.optimization import seed_noise
-from s2robot.training.units import ActionPart
+from s2robot.training.units import ActionPart, action_parts
 from s2robot.training.windows import WindowDataset
 
 _ACTING_WINDOWS = 256  # acting is slow for diffusion; this many held-out windows give a steady estimate
@@ -60,3 +61,12 @@ class Validation:
     def _batches(self, indices: np.ndarray, device: torch.device) -> Iterator[tuple[np.ndarray, Batch]]:
         parts = np.split(indices, range(self._batch_size, len(indices), self._batch_size))
         return loaded_ahead(parts, self._windows.__getitems__, device)
+
+
+def make_validation(data: TrainingData, config: TrainConfig) -> Validation | None:
+    """Over the held-out episodes of a run; None where there are none."""
+    if not data.plan.validation_episodes:
+        return None
+    held_out = data.windows(data.plan.validation_episodes, config.policy)
+    parts = action_parts(data.plan.env_args, data.plan.spec.action_width)
+    return Validation(held_out, parts, config.training.batch_size)

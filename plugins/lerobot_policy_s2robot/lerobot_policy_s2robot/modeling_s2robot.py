@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lerobot_policy_s2robot.configuration_s2robot import S2RobotConfig
 from s2robot.integrations.vision import FrozenEncoder, shared_encoder
-from s2robot.interfaces import Batch, Observation, PolicySpec
+from s2robot.interfaces import Batch, ConfigError, Observation, PolicySpec
 from s2robot.policies import make_policy
 
 
@@ -45,6 +45,11 @@ class S2RobotPolicy(PreTrainedPolicy):
             action_width=config.action_feature.shape[0],
         )
         self.network = make_policy(config.policy_settings(), config.readout, spec)
+        if not self.network.trainable:
+            raise ConfigError(
+                f"policy.network={config.network!r} is not possible with LeRobot, whose training has no place for a "
+                "policy that is fitted to the data at once; train it with `s2robot train`"
+            )
         self.reset()
 
     def get_optim_params(self) -> list[dict[str, Any]]:

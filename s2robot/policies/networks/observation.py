@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 class ObservationNetwork(nn.Module):
     """One trainable readout per camera, beside normalised proprioception.
 
-    Maps an `Observation` to [B, To, width], where width = cameras · readout width + d.
+    Maps an `Observation` to [B, To, width], where width = cameras · readout width + d; without a readout it is d.
 
     Attributes:
         widths: width of each part: the proprioception (absent if d = 0), then the cameras.
         width: their sum.
     """
 
-    def __init__(self, spec: PolicySpec, readout: ReadoutConfig) -> None:
+    def __init__(self, spec: PolicySpec, readout: ReadoutConfig | None) -> None:
         super().__init__()
-        self._shapes = spec.features
-        self.readouts = nn.ModuleDict(
-            {module_key(camera): make_readout(readout, shape) for camera, shape in spec.features.items()}
-        )
+        self._shapes = spec.features if readout else {}
+        self.readouts = nn.ModuleDict()
         self.proprioception = ProprioceptionNormalizer(spec.proprioception_width)
-        self.widths = [readout.width] * len(spec.features)
-        if spec.proprioception_width:
-            self.widths.insert(0, spec.proprioception_width)
+        self.widths = [spec.proprioception_width] if spec.proprioception_width else []
+        if readout:
+            for camera, shape in spec.features.items():
+                self.readouts[module_key(camera)] = make_readout(readout, shape)
+                self.widths.append(readout.width)
         self.width = sum(self.widths)
 
     def parts(self, observation: Observation) -> list[Tensor]:
