@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ class FrozenBackbone(nn.Module):
         num_prefix_tokens: P, class and register tokens.
         patch_size: side of a patch that tile sizes must be a multiple of [pixels]; 1 where any size works.
         minimum_size: smallest tile the model can see [pixels].
+        weights_hash: where the model's maker knows a narrower identity than `hash_tensors(model)`.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class FrozenBackbone(nn.Module):
         num_prefix_tokens: int = 0,
         patch_size: int = 1,
         minimum_size: int = 1,
+        weights_hash: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -58,7 +62,8 @@ class FrozenBackbone(nn.Module):
         self.model = model.requires_grad_(False).eval()
         self._extract = extract
         # Hashed before any cast or resampling of position embeddings, whose rounding differs between machines.
-        self._weights_hash = hash_tensors(model)
+        self._weights_hash = weights_hash or hash_tensors(model)
+        self._positions: tuple[int, int] | None = None  # tile size that position embeddings were resampled to
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map normalised images [B, 3, H, W] to (map [B, C, h, w], prefix [B, P, C])."""
@@ -72,13 +77,41 @@ class FrozenBackbone(nn.Module):
         """Resample the position embeddings to one tile size, in place; does nothing where there are none.
 
         Without this, models of the ViT family resample them in every call, which costs time and, in a traced graph,
-        leaves the resampling to another library's kernel.
+        leaves the resampling to another library's kernel. Swin's windows grow with the tile size here, and only here.
         """
-        model: Any = self.model
         divisible = height % self.patch_size == 0 and width % self.patch_size == 0
-        if divisible and hasattr(model, "set_input_size") and hasattr(model, "patch_embed"):
+        if divisible and self._has_positions():
+            model: Any = self.model
             model.set_input_size(img_size=(height, width))
             model.requires_grad_(False)
+            self._positions = (height, width)
+
+    def for_tiles(self, tile: int) -> FrozenBackbone:
+        """This backbone as `load_backbone(…, size=tile)` gives it: itself, or a copy that shares the other tensors.
+
+        Raises:
+            EncoderError: its positions were resampled to another size, from which there is no way back.
+        """
+        if not self._has_positions() or self._positions == (tile, tile) or tile % self.patch_size:
+            return self
+        if self._positions is not None:
+            raise EncoderError(
+                f"{self.name} was loaded for tiles of {self._positions[0]}x{self._positions[1]} pixels; for tiles of "
+                f"{tile} load it with size={tile}, or without a size"
+            )
+        shared = {id(tensor): tensor for tensor in itertools.chain(self.parameters(), self.buffers())}
+        resampled = copy.deepcopy(self, shared)
+        resampled.resample_positions(tile, tile)
+        return resampled
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether `resample_positions` changes more than positions: the windows within which the model attends."""
+        resize = getattr(self.model, "set_input_size", None)
+        return resize is not None and "window_size" in inspect.signature(resize).parameters
+
+    def _has_positions(self) -> bool:
+        return hasattr(self.model, "set_input_size") and hasattr(self.model, "patch_embed")
 
     def weights_hash(self) -> str:
         """Sha256 over names, shapes, dtypes and bytes of every tensor and buffer, as they were loaded."""
@@ -90,13 +123,54 @@ class FrozenBackbone(nn.Module):
 
 
 def hash_tensors(module: nn.Module) -> str:
-    """Sha256 over the names, shapes, dtypes and bytes of a module's parameters and buffers."""
+    """Sha256 over the names, shapes, dtypes and bytes of all of a module's parameters and buffers.
+
+    Tensors under several names count under each. Extra state (`nn.Module.get_extra_state`) belongs to them.
+
+    Raises:
+        EncoderError: extra state that has no bytes of its own, such as an object of some class.
+    """
+    tensors = dict(module.state_dict())
+    named = (module.named_parameters, module.named_buffers)
+    # Non-persistent buffers, and what a `state_dict` of the module's own leaves out.
+    tensors.update(
+        (name, value) for each in named for name, value in each(remove_duplicate=False) if name not in tensors
+    )
+    return _hash(tensors)
+
+
+def hash_state(module: nn.Module) -> str:
+    """The same without non-persistent buffers, for architectures from whose name and settings those follow."""
+    return _hash(module.state_dict())
+
+
+def _hash(tensors: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not tensor.is_meta:  # a model that is only counted has no bytes
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, value in sorted(tensors.items()):
+        _update(digest, name, value)
     return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        if not value.is_meta:  # a model that is only counted has no bytes
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        digest.update(f"{name} of {len(value)}".encode())
+        for key in sorted(value, key=repr):
+            _update(digest, f"{name}[{key!r}]", value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"{name} of {len(value)}".encode())
+        for index, item in enumerate(value):
+            _update(digest, f"{name}[{index}]", item)
+    elif value is None or isinstance(value, bool | int | float | str | bytes):
+        digest.update(f"{name} {value!r}".encode())
+    else:
+        raise EncoderError(
+            f"extra state {name!r} of the network is of type {type(value).__name__}, which leaves no fixed bytes; "
+            "return tensors, numbers, strings, lists or dictionaries from get_extra_state"
+        )
 
 
 def wrap_module(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import inspect
 import logging
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from s2robot.backbones.cache import fetched_file
 from s2robot.backbones.checkpoints import SUFFIXES, StateDict, load_strictly, read_state_dict
-from s2robot.backbones.frozen import FrozenBackbone
+from s2robot.backbones.frozen import FrozenBackbone, hash_state
 from s2robot.backbones.layouts import LAYOUTS, TimmModel, check_heads
 from s2robot.backbones.pixels import PIXELS, PixelBackbone
 from s2robot.backbones.table import BackboneSpec, find_spec
@@ -109,32 +110,34 @@ def freeze_timm(model: TimmModel, spec: BackboneSpec, size: int | None = None) -
     _drop_head(model)
     config = resolve_model_data_config(model)
     native = spec.size or config["input_size"][-1]
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
     has_prefix = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
     settings = [f"{key}={value}" for key, value in spec.model_kwargs.items()]
     adapted = [spec.layout] if spec.layout and LAYOUTS[spec.layout].adapt else []
     frozen = FrozenBackbone(
         model,
-        extract_timm,
+        functools.partial(extract_timm, with_prefix=bool(has_prefix and model.num_prefix_tokens)),
         name=spec.name,
         architecture=" ".join([model.pretrained_cfg["architecture"], *settings, *adapted]),
         size=native,
         mean=spec.mean or config["mean"],
         std=spec.std or config["std"],
         num_prefix_tokens=model.num_prefix_tokens if has_prefix else 0,
-        patch_size=patch[0] if patch else 1,
+        patch_size=patch if isinstance(patch, int) else patch[0],
         minimum_size=model.feature_info[-1]["reduction"],
+        # timm's non-persistent buffers (index and rotation tables) follow from model and size.
+        weights_hash=hash_state(model),
     )
     if size:
         frozen.resample_positions(size, size)
     return frozen
 
 
-def extract_timm(model: TimmModel, images: Tensor) -> TileOutput:
+def extract_timm(model: TimmModel, images: Tensor, with_prefix: bool) -> TileOutput:
     """Last feature map of a timm model, normed as its family's authors use it, and its prefix tokens if it has any."""
     kind = type(model).__name__
     options = {"indices": 1, "intermediates_only": True, "norm": kind not in _READ_BEFORE_NORM}
-    if getattr(model, "num_prefix_tokens", 0):
+    if with_prefix:
         options["return_prefix_tokens"] = True
     output = model.forward_intermediates(images, **options)[-1]
     if kind in _NORM_IN_HEAD:

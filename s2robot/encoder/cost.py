@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from s2robot.interfaces import Backbone, FeatureShape
+from s2robot.backbones.frozen import FrozenBackbone
+from s2robot.interfaces import Backbone, EncoderError, FeatureShape
 from s2robot.s2 import ScaleSet
 from s2robot.s2.tiling import Size
 
@@ -95,12 +99,58 @@ def measure_tile(backbone: Backbone, tile: Tensor) -> TileCost:
 
     Multiply-accumulates are those that `torch.utils.flop_counter` knows, half its FLOPs; activations, norms and
     resizing are not counted, as in the papers' tables.
+
+    Raises:
+        EncoderError: the backbone cannot process tiles of this size; names the nearest that it can.
     """
-    # As plain matrix products: not every version of torch counts its fused attention on every device.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        tile_map, prefix = backbone.forward_features(tile)
+    try:
+        # As plain matrix products: not every version of torch counts its fused attention on every device.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            tile_map, prefix = backbone.forward_features(tile)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, ValueError) as error:  # whatever a network says of a size
+        raise EncoderError(_unfit(backbone, tile, error)) from error
     channels, height, width = tile_map.shape[1:]
     return TileCost(channels, height, width, prefix.shape[1], counter.get_total_flops() / 2)
+
+
+def _unfit(backbone: Backbone, tile: Tensor, error: Exception) -> str:
+    height, width = tile.shape[-2:]
+    sizes = fitting_sizes(backbone, max(height, width)) if isinstance(backbone, FrozenBackbone) else []
+    # Windows and positions come in multiples of some size, or fit one size only.
+    which = f"; sizes that fit: {', '.join(map(str, sizes))}" if sizes else ""
+    reason = str(error).strip() or type(error).__name__
+    return f"{backbone.name} cannot process tiles of {height}x{width} pixels{which} ({reason})"
+
+
+def fitting_sizes(backbone: FrozenBackbone, near: int) -> list[int]:
+    """The nearest tile sizes below and above `near` that a backbone can process, and its native one [pixels].
+
+    Found by trying, without data: multiples of the patch size, or of 32 pixels, up to the larger of 1024 and twice
+    `near`.
+    """
+    tensors = itertools.chain(backbone.parameters(), backbone.buffers())
+    trial = copy.deepcopy(backbone, {id(tensor): _on_meta(tensor) for tensor in tensors})
+
+    def fits(size: int) -> bool:
+        try:
+            trial.forward_features(torch.empty((1, 3, size, size), device="meta", dtype=dtype))
+        except Exception:  # whatever a network says of a size
+            return False
+        return True
+
+    dtype = next((tensor.dtype for tensor in trial.parameters()), torch.float32)
+    step = backbone.patch_size if backbone.patch_size > 1 else 32
+    below = next(filter(fits, range((near - 1) // step * step, 0, -step)), None)
+    above = next(filter(fits, range(near // step * step + step, max(1024, 2 * near) + 1, step)), None)
+    native = backbone.size if fits(backbone.size) else None
+    return sorted({size for size in (below, above, native) if size is not None})
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def feature_shape(scale_set: ScaleSet, tiles: Sequence[TileCost], height: int, width: int) -> FeatureShape:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from s2robot.backbones import load_backbone
-from s2robot.backbones.frozen import hash_tensors, wrap_module
+from s2robot.backbones.frozen import FrozenBackbone, hash_tensors, wrap_module
 from s2robot.backbones.pixels import PixelBackbone
 from s2robot.encoder.cost import (
     EncoderCost,
@@ -100,11 +100,12 @@ class S2Encoder(nn.Module):
         sizes = tuple(in_pixels(scale, backbone.size) for scale in scales)
         if duplicate < 1 or (duplicate > 1 and len(sizes) > 1):
             raise EncoderError(f"duplicate={duplicate} with scales {sizes}; valid: 1, or more with a single scale")
-        self.backbone = backbone
+        tile = tile or first_side(sizes)
+        # As a backbone given by its name: features must not depend on who loaded it.
+        self.backbone = backbone = backbone.for_tiles(tile) if isinstance(backbone, FrozenBackbone) else backbone
         self.precision = precision
         self.engine = engine
         self.duplicate = duplicate
-        tile = tile or first_side(sizes)
         self.scale_set = ScaleSet(sizes, tile, antialias, pool_to, cover, keep_aspect, upsampled)
         self._check_tiles()
         self._check_pixels()
@@ -141,9 +142,10 @@ class S2Encoder(nn.Module):
             num_prefix_tokens: P, class and register tokens.
             name: for reports; the class's name when None.
             scales: see `S2Encoder`; (size, 2·size) when None.
-            version: part of the fingerprint, which otherwise sees the class's name, the tensors and `repr(module)`. The
-                code of `forward` and plain attributes are invisible to it: give another version whenever they change,
-                or the cache will serve the features of the network as it was.
+            version: part of the fingerprint, which otherwise sees the class's name, parameters, buffers, extra state
+                and `repr(module)`. The code of `forward`, hooks and plain attributes (tensors among them) are invisible
+                to it: give another version whenever they change, or the cache will serve the features of the network
+                as it was.
             settings: the other arguments of `S2Encoder`.
 
         Raises:
@@ -261,7 +263,12 @@ class S2Encoder(nn.Module):
 
     def _encode(self, images: Sequence[Tensor]) -> list[Features]:
         views = [self.normalize(camera) for camera in images]
-        outputs = multiview_forward(self.run_backbone, views, self.scale_set, max_tiles=self.max_tiles)
+        try:
+            outputs = multiview_forward(self.run_backbone, views, self.scale_set, max_tiles=self.max_tiles)
+        except (RuntimeError, AssertionError, ValueError):
+            for view in views:
+                self._tile_costs(*view.shape[-2:])  # says so where it is the size of the tiles
+            raise
         return [
             Features(maps.repeat(1, self.duplicate, 1, 1), prefix.repeat(1, 1, self.duplicate))
             if self.duplicate > 1
@@ -276,12 +283,7 @@ class S2Encoder(nn.Module):
         for tile in tiles:
             if tile not in self._known_tiles:
                 grey = torch.zeros((1, 3, *tile), device=self.device, dtype=self._dtype)
-                try:
-                    self._known_tiles[tile] = measure_tile(self.backbone, grey)
-                except (RuntimeError, AssertionError, ValueError) as error:  # a Hiera, whose positions fit one size
-                    raise EncoderError(
-                        f"{self.backbone.name} cannot process tiles of {tile} pixels: {error}"
-                    ) from error
+                self._known_tiles[tile] = measure_tile(self.backbone, grey)
         return [self._known_tiles[tile] for tile in tiles]
 
     def _latency_ms(self, batch: int, height: int, width: int, repeats: int = 5) -> float:

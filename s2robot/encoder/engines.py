@@ -169,7 +169,8 @@ class OpenVINOEngine:
         openvino = _import_openvino()
 
         backbone = self._backbone
-        if isinstance(backbone, FrozenBackbone):
+        # Windows stay those of the encoder's tile size, as in the other engines, also for a smaller scale.
+        if isinstance(backbone, FrozenBackbone) and not backbone.has_windows:
             backbone = copy.deepcopy(backbone)
             backbone.resample_positions(*tile.shape[2:])
         # Traced with two tiles: a batch of one could be specialised away.
