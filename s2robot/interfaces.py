@@ -56,10 +56,14 @@ class FeatureShape:
         return self.channels * (self.height * self.width + self.num_prefix)
 
     def flatten(self, features: Features) -> Tensor:
-        """Pack features into one row per frame, [B, numel]: the map first, then the prefix tokens."""
+        """Features in one row per frame, [B, numel]: the map first, then the prefix tokens."""
         import torch
 
         return torch.cat([features.map.flatten(1), features.prefix.flatten(1)], dim=1)
+
+    def pack(self, features: Features) -> Tensor:
+        """Features as a policy sees them, in training as in rollouts: one row per frame, float16 [B, numel]."""
+        return self.flatten(features).half()
 
     def unflatten(self, rows: Tensor) -> Features:
         """Undo `flatten`: [B, numel] -> features."""
@@ -75,7 +79,7 @@ class Observation:
     """Input of a policy: the last To steps of B episodes.
 
     Attributes:
-        features: camera -> packed features, float16 [B, To, numel] (see `FeatureShape.flatten`).
+        features: camera -> packed features, float16 [B, To, numel] (see `FeatureShape.pack`).
         proprioception: float32 [B, To, d] in simulator units, the keys concatenated; d may be 0.
         past_actions: the action executed just before each step, float32 [B, To, A] in environment units; zeros at and
             before an episode's first step (for relative actions, zero means no motion).

@@ -13,7 +13,8 @@ from s2robot import S2Encoder
 from s2robot.data import open_dataset
 from s2robot.feature_cache import BLOCK_FRAMES, cache_features, list_entries
 from s2robot.feature_cache.shifts import Shift, default_pixels
-from s2robot.interfaces import CacheError, EncoderError, Features
+from s2robot.interfaces import CacheError, EncoderError, Features, FeatureShape, PolicySpec
+from s2robot.rollout.inference import Inference
 from s2robot.system.machine import machine_facts, processor_name
 
 FRAMES = 7 + 40 + 1 + 30
@@ -30,7 +31,7 @@ def direct(dataset, camera="agentview"):
     encoder = PooledPixels()
     images = np.concatenate([dataset.episode(i).images[camera] for i in range(len(dataset))])
     features = encoder(torch.from_numpy(images))
-    return encoder.feature_shape(16, 16).flatten(features).half().numpy()
+    return encoder.feature_shape(16, 16).pack(features).numpy()
 
 
 def entry(root: Path) -> Path:
@@ -45,6 +46,29 @@ def test_cached_rows_are_the_encoders_features_of_every_frame(dataset, tmp_path)
     features = cached.shape.unflatten(torch.from_numpy(np.array(cached.rows)))
     assert features.map.shape == (FRAMES, 3, 2, 2)
     assert features.prefix.shape == (FRAMES, 1, 3)
+
+
+def test_training_and_rollouts_see_features_packed_by_one_function(dataset, tmp_path, monkeypatch):
+    def pack(shape, features):
+        return torch.full((len(features.map), shape.numel), 7.0, dtype=torch.float16)
+
+    monkeypatch.setattr(FeatureShape, "pack", pack)
+    cached = cache_features(dataset, PooledPixels(), "agentview", tmp_path / "cache")
+    assert (cached.rows == 7).all()
+    encoder = S2Encoder("test_efficientnet", (64,), weights="none")
+    spec = PolicySpec({"agentview": encoder.feature_shape(64, 64)}, 0, 1)
+    images = {"agentview": np.zeros((64, 64, 3), np.uint8)}
+    (encoded,) = Inference(torch.nn.Identity(), encoder, spec, torch.device("cpu")).encode([images])
+    assert (encoded["agentview"] == 7).all()
+
+
+def test_packed_features_are_float16_rows_that_unpack():
+    shape = FeatureShape(channels=2, height=3, width=4, num_prefix=1)
+    features = Features(torch.rand(5, 2, 3, 4), torch.rand(5, 1, 2))
+    rows = shape.pack(features)
+    assert (rows.dtype, rows.shape) == (torch.float16, (5, shape.numel))
+    for found, expected in zip(shape.unflatten(rows), features, strict=True):
+        assert torch.equal(found, expected.half())
 
 
 def test_second_use_encodes_nothing(dataset, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from s2robot.config import EncoderConfig
+from s2robot.encoder import S2Encoder
 from s2robot.interfaces import EncoderError
-from s2robot.s2 import ScaleSet, merge_tiles, multiscale_forward, multiview_forward, split_tiles
+from s2robot.s2 import ScaleOptions, ScaleSet, merge_tiles, multiscale_forward, multiview_forward, split_tiles
 from s2robot.s2.tiling import Tiling
 
 
@@ -243,3 +247,37 @@ def test_impossible_arguments_are_named(arguments, message):
 def test_merging_a_wrong_number_of_tiles_is_refused():
     with pytest.raises(EncoderError, match="5 tiles do not make whole images of 2x2 tiles"):
         merge_tiles(torch.zeros(5, 3, 2, 2), 2)
+
+
+def defaults(settings: type) -> dict[str, object]:
+    return {field.name: field.default for field in dataclasses.fields(settings)}
+
+
+def test_scale_set_and_configuration_have_the_documented_options_with_the_same_defaults():
+    options = {name: value for name, value in defaults(ScaleSet).items() if name not in ("sizes", "tile")}
+    assert list(options) == list(ScaleOptions.__annotations__)
+    assert options.items() <= defaults(EncoderConfig).items()
+    assert all(f" {name}: " in ScaleOptions.__doc__ for name in options)
+
+
+OTHER = {"antialias": True, "pool_to": "largest", "cover": "pad", "keep_aspect": True, "upsampled": True}
+
+
+@pytest.mark.parametrize("name", ScaleOptions.__annotations__)
+def test_every_option_reaches_the_scale_set_from_both_doors(name):
+    option = {name: OTHER[name]}
+    torch.manual_seed(0)
+    images, factor = torch.rand(1, 3, 24, 48), 1.75 if name == "cover" else 2
+    sizes = (16, int(16 * factor))
+    expected = multiview_forward(Patches(), [images], ScaleSet(sizes, 16, **option), 1)[0][0]
+    assert torch.equal(multiscale_forward(Patches(), images, sizes, 16, 1, **option)[0], expected)
+    encoder = S2Encoder("test_convnext", (64, int(64 * factor)), weights="none", **option)
+    assert option.items() <= dataclasses.asdict(encoder.scale_set).items()
+
+
+def test_a_mistyped_option_names_the_valid_ones():
+    message = "unknown option 'antialiased'; did you mean 'antialias'.*: .*cover.*keep_aspect.*pool_to.*{}"
+    with pytest.raises(EncoderError, match=message.format("upsampled")):
+        multiscale_forward(Patches(), torch.rand(1, 3, 16, 16), (16,), 16, 1, antialiased=True)
+    with pytest.raises(EncoderError, match=message.format("precision.*tile.*upsampled.*weights")):
+        S2Encoder("test_vit", (64, 128), weights="none", antialiased=True)

@@ -10,7 +10,10 @@ from s2robot.config.checks import require, without_former
 
 @dataclass
 class EncoderConfig:
-    """The frozen S² encoder; the fields are the arguments of `S2Encoder`, which documents and checks them."""
+    """The frozen S² encoder; the fields are the arguments of `S2Encoder`, which documents and checks them.
+
+    `antialias` … `upsampled` are `s2robot.s2.ScaleOptions`.
+    """
 
     backbone: str = "efficientnet_lite0"
     scales: list[Any] = field(default_factory=lambda: [224, 448])  # pixels, [height, width] pairs, or float factors

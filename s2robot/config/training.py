@@ -9,8 +9,8 @@ from omegaconf import MISSING
 from s2robot.config.checks import require
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
 from s2robot.config.policy import PolicyConfig
+from s2robot.system.precision import PRECISIONS
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "constant")
 LOGGERS = ("tensorboard", "wandb")
 

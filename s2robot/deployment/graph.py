@@ -262,9 +262,8 @@ class PolicyGraph(nn.Module):
         *_, past_actions = tensors
         batch, steps = past_actions.shape[:2]
         encoded = self.encoder.encode_cameras({camera: frames.flatten(0, 1) for camera, frames in images.items()})
-        features = {  # rounded to float16 as in training and rollouts
-            camera: self._shapes[camera].flatten(maps).half().unflatten(0, (batch, steps))
-            for camera, maps in encoded.items()
+        features = {
+            camera: self._shapes[camera].pack(maps).unflatten(0, (batch, steps)) for camera, maps in encoded.items()
         }
         nothing = past_actions.new_zeros((batch, steps, 0))
         return Observation(features, tensors[-2] if self._has_proprioception else nothing, past_actions)

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ from s2robot.encoder.cost import (
 from s2robot.encoder.engines import make_engine
 from s2robot.encoder.preprocessing import Normalize
 from s2robot.interfaces import Backbone, EncoderError, Features, FeatureShape, resolve_device
-from s2robot.s2 import ScaleSet, multiview_forward
+from s2robot.s2 import ScaleOptions, ScaleSet, multiview_forward
+from s2robot.s2.scale_set import check_options
 from s2robot.s2.tiling import Size, as_pair, first_side, in_pixels, require_scales
 
 FEATURES_VERSION = 1
@@ -47,11 +48,6 @@ class S2Encoder(nn.Module):
             are multiples of the backbone's native size.
         weights: where a named backbone's weights come from, see `s2robot.backbones.load_backbone`.
         tile: tile size [pixels]; the first scale (its height) when None.
-        antialias: low-pass filter when shrinking; off in the paper's implementation.
-        pool_to: `base` (the paper) or `largest`: the grid that all scales are pooled to.
-        cover: `exact`, `pad` or `overlap`: what happens when a size is no multiple of the tile.
-        keep_aspect: a whole-number scale is the shorter side, and the image keeps its aspect ratio.
-        upsampled: make every scale from the image at the base size instead of from the image as given.
         duplicate: repeat the features' channels so often; for a single scale. Two copies are as wide as two scales and
             hold no more than one: the control for width.
         precision: `fp32`, `bf16` or `fp16`, of the backbone; resizing and pooling stay in float32.
@@ -61,9 +57,10 @@ class S2Encoder(nn.Module):
             whatever the batch size and the number of scales. When None: 64 on a GPU; 4 per thread, but at least 8, on a
             CPU, where larger batches leave the caches.
         device: `cpu`, `cuda`, …, or `auto`.
+        options: `antialias`, `pool_to`, `cover`, `keep_aspect` and `upsampled`, see `s2robot.s2.ScaleOptions`.
 
     Raises:
-        EncoderError: unknown backbone, or a scale set that it cannot process.
+        EncoderError: unknown backbone or option, or a scale set that it cannot process.
         WeightsError: the weights are missing, damaged, or belong to another architecture.
         ConfigError: unknown precision, engine or device, or one that this machine lacks.
     """
@@ -75,19 +72,16 @@ class S2Encoder(nn.Module):
         *,
         weights: str | Sequence[str] = "default",
         tile: int | None = None,
-        antialias: bool = False,
-        pool_to: str = "base",
-        cover: str = "exact",
-        keep_aspect: bool = False,
-        upsampled: bool = False,
         duplicate: int = 1,
         precision: str = "fp32",
         channels_last: bool = False,
         engine: str = "eager",
         max_tiles: int | None = None,
         device: str | torch.device = "cpu",
+        **options: Unpack[ScaleOptions],
     ) -> None:
         super().__init__()
+        check_options(options, S2Encoder.__init__)
         _spare_forked_processes()
         require_scales(scales)
         if max_tiles is not None and max_tiles < 1:
@@ -106,7 +100,7 @@ class S2Encoder(nn.Module):
         self.precision = precision
         self.engine = engine
         self.duplicate = duplicate
-        self.scale_set = ScaleSet(sizes, tile, antialias, pool_to, cover, keep_aspect, upsampled)
+        self.scale_set = ScaleSet(sizes, tile, **options)
         self._check_tiles()
         self._check_pixels()
         self.normalize = Normalize(backbone.mean, backbone.std)

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from s2robot.backbones.frozen import FrozenBackbone
 from s2robot.interfaces import Backbone, ConfigError, unknown_name
+from s2robot.system.precision import PRECISIONS, dtype_of
 
 Engine = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Normalised float32 tiles [b, 3, th, tw] -> (map [b, C, h, w], prefix [b, P, C])."""
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ENGINES = ("eager", "compile", "cuda_graph", "openvino")
 
 
@@ -52,7 +52,7 @@ def make_engine(
         raise ConfigError(unknown_name("engine", name, ENGINES))
     if name == "openvino":
         return OpenVINOEngine(backbone, precision, device), torch.float32
-    dtype = PRECISIONS[precision]
+    dtype = dtype_of(precision)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if isinstance(backbone, nn.Module):
         backbone.to(dtype).to(memory_format=memory_format)

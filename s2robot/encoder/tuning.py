@@ -14,9 +14,10 @@ from torch import Tensor
 
 from s2robot.backbones import load_backbone
 from s2robot.encoder import S2Encoder
-from s2robot.encoder.engines import PRECISIONS, openvino_precisions
+from s2robot.encoder.engines import openvino_precisions
 from s2robot.interfaces import Backbone, Features
 from s2robot.s2.tiling import Size
+from s2robot.system.precision import PRECISIONS
 
 _REFERENCE = ("eager", "fp32", False)  # engine, precision, channels_last
 

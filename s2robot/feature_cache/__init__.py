@@ -4,7 +4,7 @@ A cache entry is a folder `<root>/<key>/`:
 
 ```
 manifest.json    what the features are: fingerprints, camera, shape, number of frames, and readable names
-features.f16     float16 [frames, numel], memory-mapped (see `FeatureShape.flatten`)
+features.f16     float16 [frames, numel], memory-mapped (see `FeatureShape.pack`)
 blocks.jsonl     one line per finished block of 32 frames: index, SHA-256 of its bytes, and what encoded it
 checked.json     size and times of features.f16 when its blocks were last known to be good
 lock, in_use     locked by the process that writes, and by those that read

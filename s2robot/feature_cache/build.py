@@ -177,7 +177,7 @@ def _fill(
     ):
         written: deque[Future[None]] = deque()
         for block, images in images_ahead:
-            packed = shape.flatten(encoder(torch.from_numpy(images))).to("cpu", torch.float16).numpy()
+            packed = shape.pack(encoder(torch.from_numpy(images))).cpu().numpy()
             written.append(writer.submit(_store, entry, block, packed, by, f"{camera} of {str(dataset.path)!r}"))
             if len(written) > _AHEAD:
                 written.popleft().result()

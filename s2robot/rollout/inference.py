@@ -87,7 +87,7 @@ class Inference:
                 for camera in self._shapes
             }
             for camera, features in self._encoder.encode_cameras(images).items():
-                rows = self._shapes[camera].flatten(features).half()
+                rows = self._shapes[camera].pack(features)
                 for index, row in zip(members, rows, strict=True):
                     encoded[index][camera] = row
         return encoded

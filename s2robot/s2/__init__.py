@@ -6,10 +6,11 @@ feature maps together again, average-pool them to one grid and concatenate them 
 """
 
 from s2robot.s2.forward import TileOutput, as_map_and_prefix, forward_tiles, multiscale_forward, multiview_forward
-from s2robot.s2.scale_set import ScaleSet, resize
+from s2robot.s2.scale_set import ScaleOptions, ScaleSet, resize
 from s2robot.s2.tiling import Size, Tiling, merge_tiles, split_tiles
 
 __all__ = [
+    "ScaleOptions",
     "ScaleSet",
     "Size",
     "TileOutput",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from s2robot.interfaces import EncoderError
-from s2robot.s2.scale_set import ScaleSet
+from s2robot.s2.scale_set import ScaleOptions, ScaleSet, check_options
 from s2robot.s2.tiling import Size, Tiling
 
 TileOutput = Tensor | tuple[Tensor, Tensor]
@@ -27,12 +28,8 @@ def multiscale_forward(
     tile: int = 224,
     num_prefix_tokens: int = 0,
     *,
-    antialias: bool = False,
-    pool_to: str = "base",
-    cover: str = "exact",
-    keep_aspect: bool = False,
-    upsampled: bool = False,
     max_tiles: int | None = None,
+    **options: Unpack[ScaleOptions],
 ) -> tuple[Tensor, Tensor]:
     """Multi-scale features of images under any single-scale model.
 
@@ -43,25 +40,22 @@ def multiscale_forward(
         sizes: image sizes of the scale set, the base size first.
         tile: size of the tiles [pixels].
         num_prefix_tokens: P, used when `fn` returns tokens.
-        antialias: see `ScaleSet`, like the next four.
-        pool_to: `base` or `largest`.
-        cover: `exact`, `pad` or `overlap`.
-        keep_aspect: an int size is the shorter side.
-        upsampled: make all scales from the image at the base size.
         max_tiles: most tiles per call of `fn`; bounds peak memory. All tiles of all scales in one call when None.
+        options: `antialias`, `pool_to`, `cover`, `keep_aspect` and `upsampled`, see `ScaleOptions`.
 
     Returns:
         map: float32 [B, S·C, h, w].
         prefix: float32 [B, P, S·C], the mean over each scale's tiles; P may be 0.
 
     Raises:
-        EncoderError: an impossible scale set, or an output of `fn` that is neither a map nor tokens.
+        EncoderError: an impossible scale set, an unknown option, or an output of `fn` that is neither a map nor tokens.
 
     >>> features, prefix = multiscale_forward(lambda t: t[:, :, ::32, ::32], torch.zeros(2, 3, 448, 448))
     >>> features.shape, prefix.shape
     (torch.Size([2, 6, 7, 7]), torch.Size([2, 0, 6]))
     """
-    scale_set = ScaleSet(tuple(sizes), tile, antialias, pool_to, cover, keep_aspect, upsampled)
+    check_options(options, multiscale_forward)
+    scale_set = ScaleSet(tuple(sizes), tile, **options)
     return multiview_forward(fn, [x], scale_set, num_prefix_tokens, max_tiles)[0]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,38 @@ from s2robot.s2.tiling import COVERS, Size, Tiling, as_pair
 POOLS = ("base", "largest")
 
 
+class ScaleOptions(TypedDict, total=False):
+    """Options of a scale set, which `S2Encoder` and `multiscale_forward` take too; `ScaleSet` has their defaults.
+
+    Attributes:
+        antialias: low-pass filter when shrinking (the reference implementation does not).
+        pool_to: `base` pools every scale to the first scale's grid (the paper), `largest` to the finest grid.
+        cover: `exact`, `pad` or `overlap`, see `Tiling.of`.
+        keep_aspect: an int size is the shorter side and the image keeps its aspect ratio, instead of a square.
+        upsampled: make all scales from the image at the base size, so that larger scales add compute but no pixels
+            (what the paper's robot experiment did), instead of from the image as given.
+    """
+
+    antialias: bool
+    pool_to: str
+    cover: str
+    keep_aspect: bool
+    upsampled: bool
+
+
+def check_options(options: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    """Refuse keyword arguments of `function` that are neither its own nor in `ScaleOptions`.
+
+    Raises:
+        EncoderError: names the choices.
+    """
+    own = (p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD)
+    valid = {*own, *ScaleOptions.__annotations__} - {"self"}
+    for name in options:
+        if name not in valid:
+            raise EncoderError(unknown_name("option", name, valid))
+
+
 @dataclass(frozen=True)
 class ScaleSet:
     """Which image sizes S² runs and how their features are joined; the defaults are the paper's algorithm.
@@ -21,12 +55,7 @@ class ScaleSet:
     Attributes:
         sizes: image sizes [pixels]; an int is a square, a pair is (height, width). The first is the base size.
         tile: tile height = width [pixels]. A size below it is one smaller tile.
-        antialias: low-pass filter when shrinking (the reference implementation does not).
-        pool_to: `base` pools every scale to the first scale's grid (the paper), `largest` to the finest grid.
-        cover: `exact`, `pad` or `overlap`, see `Tiling.of`.
-        keep_aspect: an int size is the shorter side and the image keeps its aspect ratio, instead of a square.
-        upsampled: make all scales from the image at the base size, so that larger scales add compute but no pixels
-            (what the paper's robot experiment did), instead of from the image as given.
+        antialias, pool_to, cover, keep_aspect, upsampled: see `ScaleOptions`.
     """
 
     sizes: tuple[Size, ...] = (224, 448)

@@ -12,8 +12,7 @@ from diffusers.training_utils import EMAModel
 from s2robot.config import TrainingConfig
 from s2robot.interfaces import ConfigError
 from s2robot.policies import Policy
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from s2robot.system.precision import dtype_of
 
 
 def make_optimizer(policy: Policy, settings: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
@@ -63,7 +62,7 @@ def require_precision(precision: str, policy: str, device: torch.device) -> None
 
 def autocast(precision: str, device: torch.device) -> Any:
     """Return the context in which the loss is computed."""
-    return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+    return torch.autocast(device.type, dtype=dtype_of(precision), enabled=precision != "fp32")
 
 
 def seed_noise(words: list[int], device: torch.device) -> None:
