@@ -33,7 +33,7 @@ SMALL, LARGE = {"scales": [224]}, {"scales": [224, 448]}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training_seeds": [0, 0, 1]}, "training_seeds=.* different seeds"),
+        ({"training_seeds": [0, 0, 1]}, "training_seeds=.* distinct seeds"),
         (
             {"backbones": ["test_vit"], "scale_sets": []},
             r"scale_sets=\[\] is not possible; valid: a list with at least",
