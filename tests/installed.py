@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -26,9 +27,14 @@ def install(site: Path, package: str, module: str, entries: dict[str, dict[str, 
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
-def run_with(site: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run Python with arguments where the packages of a folder are installed."""
+def run_with(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with arguments where the packages of a folder are installed beside this checkout's."""
     root = Path(__file__).parents[1]
-    path = os.pathsep.join(map(str, [site, root, root / "envs", *filter(None, [os.environ.get("PYTHONPATH")])]))
+    return run_python([site, root, root / "envs"], *arguments)
+
+
+def run_python(folders: Sequence[Path], *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Python with arguments, with these folders first on its path."""
+    path = os.pathsep.join(map(str, [*folders, *filter(None, [os.environ.get("PYTHONPATH")])]))
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=cwd)

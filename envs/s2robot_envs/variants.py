@@ -25,6 +25,11 @@ _DISTRACTORS = (
     ("cylinder", "0.025 0.015", "0.9 0.8 0.1 1"),
     ("box", "0.015 0.015 0.03", "0.5 0.1 0.6 1"),
 )
+_RANGES = {
+    "object_scale": (0.5, 1),
+    "camera_distance": (1, 2),
+    "distractors": (0, 6),
+}
 _CLEARANCE = 0.11  # metres from a distractor to the task's objects: room for the open hand
 _SPACING = 0.07  # metres between distractors
 
@@ -55,7 +60,7 @@ class Variant:
     camera_pose: bool = False
 
     def __post_init__(self) -> None:
-        for name, low, high in (("object_scale", 0.5, 1), ("camera_distance", 1, 2), ("distractors", 0, 6)):
+        for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise EnvConfigError(f"variant.{name} is {getattr(self, name)}; it must be from {low} to {high}")
 
