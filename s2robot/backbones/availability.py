@@ -10,7 +10,7 @@ import torch
 
 from s2robot.backbones.cache import fetched_file
 from s2robot.backbones.loading import package_file
-from s2robot.backbones.table import BackboneSpec
+from s2robot.backbones.spec import BackboneSpec
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 
@@ -21,6 +21,8 @@ def is_available(spec: BackboneSpec) -> bool:
         return package_file(spec) is not None
     if spec.source == "fetched":
         return fetched_file(spec.name).is_file()
+    if spec.network:
+        return False
     config = timm.get_pretrained_cfg(spec.timm_name)
     if config is None:
         return False

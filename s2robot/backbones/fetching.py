@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from s2robot.backbones.cache import fetched_file
 from s2robot.backbones.checkpoints import StateDict, load_strictly, read_state_dict
 from s2robot.backbones.layouts import LAYOUTS, check_heads
-from s2robot.backbones.loading import convert, create_timm, load_backbone, package_file
-from s2robot.backbones.table import Archive, BackboneSpec, find_spec
+from s2robot.backbones.loading import convert, create, load_backbone, package_file
+from s2robot.backbones.spec import Archive, BackboneSpec
+from s2robot.backbones.table import find_spec
 from s2robot.interfaces import WeightsError
 from s2robot.system.files import locked
 
@@ -148,15 +149,17 @@ def _from_url(spec: BackboneSpec, folder: Path) -> tuple[StateDict, str]:
 
 
 def _save(spec: BackboneSpec, state: StateDict, origin: str, target: Path) -> None:
-    """Convert to timm's names, check that everything fits, and write the file in one step."""
-    model = create_timm(spec)
+    """Convert to the model's names, check that everything fits, and write the file in one step."""
+    model = create(spec)
     complete = set(model.state_dict())
     state = convert(state, model, spec)
-    check_heads(state, model, origin)
-    model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
+    if spec.network is None:
+        check_heads(state, model, origin)
+        model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     load_strictly(model, state, optional=complete, source=origin)
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     with locked(target):  # two processes would write into one partial file
         partial = target.with_suffix(".partial")
-        save_file(tensors, partial, metadata={"origin": origin, "licence": spec.licence, "model": spec.timm_name})
+        about = {"origin": origin, "licence": spec.licence, "model": spec.timm_name or spec.name}
+        save_file(tensors, partial, metadata=about)
         partial.replace(target)

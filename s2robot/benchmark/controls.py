@@ -83,12 +83,10 @@ def compute_matched(config: BenchmarkConfig, encoder: EncoderConfig) -> str:
     Raises:
         ConfigError: there is no candidate.
     """
-    from s2robot.backbones.table import BACKBONES, find_spec
+    from s2robot.backbones.table import find_spec, known_specs
 
     base = find_spec(encoder.backbone)
-    larger = [
-        spec.name for spec in BACKBONES.values() if spec.family == base.family and spec.parameters > base.parameters
-    ]
+    larger = [spec.name for spec in known_specs() if spec.family == base.family and spec.parameters > base.parameters]
     candidates = config.larger_backbones or larger
     if not candidates:
         raise ConfigError(

@@ -9,7 +9,8 @@ from pathlib import Path
 from s2robot.backbones import load_backbone
 from s2robot.backbones.availability import is_available
 from s2robot.backbones.loading import SOURCES, local_file
-from s2robot.backbones.table import BackboneSpec, find_spec
+from s2robot.backbones.spec import BackboneSpec
+from s2robot.backbones.table import find_spec
 from s2robot.benchmark.calibration import calibration_cells
 from s2robot.benchmark.cells import Cell
 from s2robot.benchmark.controls import PIXELS

@@ -152,11 +152,19 @@ def encoders(words: list[str]) -> Output:
     from s2robot.backbones import BACKBONES
     from s2robot.backbones.availability import is_available
     from s2robot.backbones.fetching import fetch
+    from s2robot.backbones.table import known_specs
     from s2robot.encoder.listing import encoder_text, encoders_table
 
     match words:
         case []:
-            rows = [{**plain(dataclasses.asdict(spec)), "offline": is_available(spec)} for spec in BACKBONES.values()]
+            rows = [
+                {
+                    **plain(dataclasses.asdict(dataclasses.replace(spec, network=None))),
+                    "offline": is_available(spec),
+                    "package_of_row": BACKBONES.provider(spec.name),
+                }
+                for spec in known_specs()
+            ]
             return Output(encoders_table(), {"encoders": rows})
         case ["fetch"]:
             raise ConfigError("encoders fetch needs a NAME; `s2robot encoders` lists them")

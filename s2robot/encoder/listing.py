@@ -8,8 +8,9 @@ import torch
 
 from s2robot.backbones.availability import is_available
 from s2robot.backbones.frozen import FrozenBackbone
-from s2robot.backbones.loading import create_timm, freeze_timm
-from s2robot.backbones.table import BACKBONES, BackboneSpec, find_spec
+from s2robot.backbones.loading import create, freeze
+from s2robot.backbones.spec import BackboneSpec
+from s2robot.backbones.table import BACKBONES, find_spec, known_specs
 from s2robot.encoder.cost import count_parameters, feature_shape, largest_size, measure_tile, scale_costs
 from s2robot.s2 import ScaleSet
 
@@ -18,8 +19,9 @@ def encoders_table(markdown: bool = False) -> str:
     """All named backbones, one a line, with what is available offline now.
 
     Args:
-        markdown: as a Markdown table, without the column that depends on this machine.
+        markdown: as a Markdown table of this package's own, without the column that depends on this machine.
     """
+    specs = [spec for spec in known_specs() if not markdown or BACKBONES.provider(spec.name) is None]
     header = ["name", "family", "size", "width", "prefix", "params", "licence", "source"]
     rows = [
         [
@@ -32,12 +34,12 @@ def encoders_table(markdown: bool = False) -> str:
             spec.licence,
             _origin(spec),
         ]
-        for spec in BACKBONES.values()
+        for spec in specs
     ]
     if markdown:
         lines = [header, ["---"] * len(header), *rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    offline = ["yes" if is_available(spec) else "-" for spec in BACKBONES.values()]
+    offline = ["yes" if is_available(spec) else "-" for spec in specs]
     table = _aligned([[*header, "offline now"], *([*row, here] for row, here in zip(rows, offline, strict=True))])
     return (
         f"{table}\n\nsize: native pixels; width: channels of the feature map; prefix: CLS and register tokens.\n"
@@ -84,17 +86,18 @@ def encoder_text(name: str, scale_sets: Sequence[Sequence[int]] = ()) -> str:
                 f"{2 * shape.numel / 1024:.0f} KiB",
             ]
         )
+    made_by = f"timm model {spec.timm_name}" if spec.timm_name else f"network of {BACKBONES.provider(name)}"
     state = "available offline" if is_available(spec) else f"not here; run `s2robot encoders fetch {name}`"
     return (
         f"{name}: {spec.family}, {count_parameters(backbone) / 1e6:.1f} M parameters, native size {backbone.size}, "
-        f"{spec.licence}\ntimm model {spec.timm_name}; weights from {_origin(spec)}: {state}\n\n{_aligned(rows)}"
+        f"{spec.licence}\n{made_by}; weights from {_origin(spec)}: {state}\n\n{_aligned(rows)}"
     )
 
 
 def meta_backbone(spec: BackboneSpec, size: int | None) -> FrozenBackbone:
     """The row's backbone with shapes but no weights: it can be counted, not run."""
     with torch.device("meta"):
-        return freeze_timm(create_timm(spec), spec, size)
+        return freeze(create(spec), spec, size)
 
 
 def _origin(spec: BackboneSpec) -> str:
