@@ -1,0 +1,1 @@
+"""UniRepLKNet-A and LSNet-T as backbones of s2robot."""
