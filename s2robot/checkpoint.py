@@ -99,6 +99,7 @@ def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Ch
     document["document_sha256"] = _seal(document)
     write_durably(partial / _WEIGHTS, weights)
     write_durably(partial / _CONFIG, json.dumps(document, indent=1).encode())
+    # A folder cannot be renamed onto one with files in it. A kill between the two renames leaves `.old` and `.partial`.
     old = set_checkpoint_aside(folder)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -67,7 +67,7 @@ VERBS = {
     ),
     "cache": Verb(
         "cache ls | verify | prune [root=outputs/feature_cache] [days=30] [gigabytes=50] [missing=true] [delete=true]",
-        "List the cached features, hash them again, or say which entries can go; delete=true deletes them.",
+        "List the cached features, verify their checksums, or list what can be deleted; delete=true deletes it.",
         "cache:cache",
     ),
     "train": Verb(
@@ -112,7 +112,7 @@ VERBS = {
     ),
     "doctor": Verb(
         "doctor",
-        "Check OpenGL, versions, cores, memory, disk and weights; say what mends what is wrong.",
+        "Check OpenGL, versions, cores, memory, disk and weights; say how to fix what is wrong.",
         "verbs:doctor",
     ),
     "completion": Verb(

@@ -137,7 +137,7 @@ def _samplers(policy: nn.Module) -> Iterator[Any]:
     """Find the diffusers schedulers that a policy, or a plain object in it, samples with."""
     for holder in [policy, *vars(policy).values()]:
         for name, value in getattr(holder, "__dict__", {}).items():
-            if isinstance(value, SchedulerMixin) and name != "_noiser":
+            if isinstance(value, SchedulerMixin) and name != "_noiser":  # the noiser is for training only
                 yield value
 
 
@@ -168,7 +168,7 @@ class EncoderGraph(nn.Module):
         return tuple(features) if self._has_prefix else (features.map,)
 
     def example(self, seed: int) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Inputs, and what the encoder makes of them."""
+        """Return example inputs, and the encoder's own outputs for them."""
         image = _pictures(self._size, seed)
         return [image], self(image)
 
@@ -215,7 +215,7 @@ class PolicyGraph(nn.Module):
         self.outputs = [
             Port("actions", "float32", (batch, *chunk), f"environment units; execute the first {config.execute_steps}")
         ]
-        self._numbers = 0
+        self._numbers = 0  # so that the first examples run without a noise input; they show how much noise is drawn
         self._numbers = self.example(0)[0][-1].shape[1] if self._samples() else 0
         if self._numbers:
             draws = "standard normal, in the order the policy draws; other noise, another sample"

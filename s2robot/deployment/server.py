@@ -76,7 +76,7 @@ class PolicyServer:
                     process_request=self._authorize,
                     origins=[None],  # browsers send a page's origin; no web page may connect to a local server
                     max_size=config.max_megabytes * 2**20,
-                    max_queue=1,
+                    max_queue=1,  # a client waits for its answer; more would only hold memory
                     compression=None,  # raw images hardly shrink, and a small message must not unpack to a huge one
                     open_timeout=config.timeout,
                     ping_interval=config.timeout,
@@ -108,6 +108,7 @@ class PolicyServer:
         if self._token:
             given = request.headers.get_all("Authorization")
             expected = f"Bearer {self._token}".encode()
+            # compare_digest takes the same time wherever the strings differ, so that timing reveals nothing.
             if len(given) != 1 or not hmac.compare_digest(given[0].encode(errors="replace"), expected):
                 return connection.respond(http.HTTPStatus.UNAUTHORIZED, "wrong or missing token\n")
         if self._clients >= self._config.max_clients:

@@ -221,7 +221,7 @@ def _store(entry: Entry, block: int, rows: np.ndarray, by: Machine, source: str)
 
 def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """Yield the same items, while a thread makes the next few."""
-    with ThreadPoolExecutor(1, "read frames") as reader:
+    with ThreadPoolExecutor(1, "read frames") as reader:  # one thread: two cannot advance a generator at once
         pending = deque(reader.submit(next, items, None) for _ in range(_AHEAD))
         while (item := pending.popleft().result()) is not None:
             pending.append(reader.submit(next, items, None))

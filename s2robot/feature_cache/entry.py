@@ -169,9 +169,9 @@ class Entry:
         with self.features.open("r+b", buffering=0) as file:
             offset = block * BLOCK_FRAMES * self.row_bytes
             written = 0
-            while written < len(content):
+            while written < len(content):  # pwrite may write less than it was given
                 written += os.pwrite(file.fileno(), content[written:], offset + written)
-            os.fdatasync(file.fileno())
+            os.fdatasync(file.fileno())  # before the record, which must not vouch for bytes that a crash could lose
         with self._log.open("a") as log:
             record = {"block": block, "sha256": hashlib.sha256(content).hexdigest(), "by": by}
             log.write("\n" + json.dumps(record) + "\n")  # the first "\n" ends a line that a kill cut short

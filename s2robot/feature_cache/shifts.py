@@ -38,6 +38,7 @@ class Shift:
         rows, columns = np.arange(height), np.arange(width)
         shifted = np.empty_like(images)
         for index, image in enumerate(images):
+            # crc32, because Python's `hash` of a string differs between processes.
             rng = np.random.default_rng([self.copy, zlib.crc32(camera.encode()), first_frame + index])
             down, right = rng.integers(-self.pixels, self.pixels, size=2, endpoint=True)
             taken = image.take((rows + down).clip(0, height - 1), axis=0)

@@ -99,7 +99,7 @@ class _Rollouts:
             fresh = {index: self._waiting.popleft() for index in free[: len(self._waiting)]}
             if not fresh:
                 return
-            for record in (False, True):
+            for record in (False, True):  # separately, because one reset films all of its environments or none
                 chosen = {index: seed for index, seed in fresh.items() if (seed in self._film) == record}
                 if chosen:
                     yield from self._reset(chosen, record)

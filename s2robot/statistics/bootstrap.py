@@ -103,7 +103,7 @@ def paired_bootstrap(
     if pseudo_states:
         base, treated = _append_states(base, (1.0, 0.0)), _append_states(treated, (0.0, 1.0))
     draws, denominator = _paired_draws(base, treated, resamples, seed)
-    tails = ((draws <= 0).sum() + 1, (draws >= 0).sum() + 1)
+    tails = ((draws <= 0).sum() + 1, (draws >= 0).sum() + 1)  # + 1: the data count as a draw, so that p is never 0
     pvalue = min(1.0, 2 * min(tails) / (resamples + 1))
     return Difference(value, _percentile_interval(draws / denominator, confidence, lowest=-1), float(pvalue))
 
@@ -136,7 +136,7 @@ def _state_counts(n: int, resamples: int, seed: int) -> Float32Array:
 def _draw_counts(rng: np.random.Generator, n: int, draws: int, resamples: int) -> Float32Array:
     if resamples < 1:
         raise StatisticsError(f"resamples must be at least 1, got {resamples}")
-    counts = np.empty((resamples, n), np.float32)
+    counts = np.empty((resamples, n), np.float32)  # float32, because a matrix product of integers uses no BLAS
     for block in np.split(counts, range(RESAMPLES, resamples, RESAMPLES)):  # in blocks, to bound the memory of `units`
         units = rng.integers(n, size=(len(block), draws)) + n * np.arange(len(block))[:, None]
         block[:] = np.bincount(units.ravel(), minlength=block.size).reshape(block.shape)

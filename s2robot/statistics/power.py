@@ -92,11 +92,11 @@ def paired_power(
     chance = sum(max(0.0, variance - between / 2) for variance in variances) / episodes
     difference, critical = abs(p_treatment - p_baseline), two_sided_z(1 - alpha)
     deviation = math.sqrt((between + chance) / training_seeds)
-    states = chance / training_seeds + 2 / episodes**2
+    states = chance / training_seeds + 2 / episodes**2  # 2 / episodes²: what the two pseudo-states add
     bootstrap = math.sqrt(states + (deviation**2 if training_seeds > 1 else 0.0))
     flips = math.sqrt(chance / training_seeds + difference**2 / episodes)
     shifts = (
-        difference * episodes / (episodes + 2) - critical * bootstrap,
+        difference * episodes / (episodes + 2) - critical * bootstrap,  # the pseudo-states shrink the difference
         difference - 1 / (episodes * training_seeds) - critical * flips,  # 1 / …: continuity correction
     )
     return float(stats.norm.cdf(min(shifts) / deviation))

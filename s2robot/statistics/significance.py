@@ -72,7 +72,7 @@ def sign_flip_test(baseline: ArrayLike, treatment: ArrayLike) -> float:
     reach = int(steps.sum())
     null = np.zeros(2 * reach + 1)  # null[reach + t] = P(sum of signed steps = t)
     null[reach] = 1.0
-    for step in steps:
+    for step in steps:  # np.roll never wraps mass around: sums of the steps so far lie well within ±reach
         null = 0.5 * (np.roll(null, step) + np.roll(null, -step))
     sums = np.abs(np.arange(-reach, reach + 1))
     return float(min(1.0, null[sums >= observed].sum()))

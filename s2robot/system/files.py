@@ -75,6 +75,9 @@ def wait_for_lock(file: IO[Any], kind: int, what: Path) -> None:
         fcntl.flock(file, kind)
 
 
+# The two below lock a file of their own, because a lock on `path` would be lost when `durable_file` replaces it.
+
+
 @contextmanager
 def claimed(path: Path, refusal: Exception) -> Iterator[None]:
     """Hold `<path>.lock` during the block; raise `refusal` if another process holds it."""

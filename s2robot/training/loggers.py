@@ -79,6 +79,7 @@ class WeightsAndBiases:
     def __init__(self, output: Path, project: str, run: dict[str, Any]) -> None:
         import wandb
 
+        # The id follows from folder and settings: a resumed run continues its curves, a changed one starts new ones.
         unique = json.dumps([str(output.resolve()), run], sort_keys=True)
         try:
             self._run = wandb.init(

@@ -135,6 +135,7 @@ class TrainingLoop:
         # Gradients are averaged over processes as if all shares were equal; the weight corrects for unequal shares.
         self.scaler.scale(loss * (weight * self.processes.count)).backward()
         self.scaler.unscale_(self.optimizer)
+        # Without clipping, inf still measures the norm, by which gradients that are not finite are found.
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.gradient_clip or math.inf)
         taken = bool(torch.isfinite(norm + loss.detach()))
         if not taken:
@@ -143,7 +144,7 @@ class TrainingLoop:
         self.scaler.update()
         if taken:
             self.schedule.step()
-            if self.processes.main:
+            if self.processes.main:  # only the main process validates and saves, so only it needs the average
                 self.average.step(self.policy.parameters())
         self._last_loss = loss.detach()
         self._losses.append(self._last_loss * weight)

@@ -45,6 +45,7 @@ def require_precision(precision: str, policy: str, device: torch.device) -> None
     Raises:
         ConfigError: it cannot; the message names the device and the valid precisions.
     """
+    # GPUs before Ampere only emulate bf16.
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(f"training.precision='bf16' is not possible on {device}; valid: fp32, fp16")
     if precision == "fp16" and device.type not in ("cuda", "cpu"):

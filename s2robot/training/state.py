@@ -37,7 +37,7 @@ def require_same_run(path: Path, run: dict[str, Any]) -> None:
         TrainingError: it cannot be read or belongs to another run; the message names the settings that differ.
     """
     if path.exists():
-        _check(path, _read(path, mmap=True), run)
+        _check(path, _read(path, mmap=True), run)  # mapped, so that only `run` is read and not the tensors
 
 
 def load_state(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:

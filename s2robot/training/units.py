@@ -27,7 +27,7 @@ class ActionPart:
     def error(self, predicted: np.ndarray, demonstrated: np.ndarray) -> float:
         """Return the mean distance between actions [..., A]: positions in m, rotations (angle) in rad, or commands."""
         mine, theirs = (values[..., self.columns].reshape(-1, len(self.scale)) for values in (predicted, demonstrated))
-        if self.name.endswith("rad"):
+        if self.name.endswith("rad"):  # robosuite's controllers take rotations as axis-angle vectors
             first, second = (Rotation.from_rotvec(values * self.scale) for values in (mine, theirs))
             return float((first.inv() * second).magnitude().mean())
         return float(np.linalg.norm((mine - theirs) * self.scale, axis=-1).mean())
