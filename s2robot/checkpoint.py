@@ -129,7 +129,7 @@ def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     folder = Path(folder)
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
-            inside = folder / "checkpoint"  # of the output of a training run
+            inside = folder / "checkpoint"  # the given folder may be the output of a training run
             hint = (
                 f"did you mean {str(inside)!r}?" if (inside / name).is_file() else "give the folder that training wrote"
             )

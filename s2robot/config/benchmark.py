@@ -18,7 +18,7 @@ CALIBRATION_SEED = 1_000_000
 """Calibration seeds start here, both for initial states and for training; evaluation seeds end below."""
 
 CONTROLS = ("single_scale", "channel_duplicated", "upsampled", "whole_image", "larger_backbone", "from_scratch")
-"""What each scale set of several sizes may be held against, see `s2robot.benchmark.controls`."""
+"""Controls that each scale set with several sizes can be compared with; see `s2robot.benchmark.controls`."""
 
 ENGINES = ("local", "ray")
 

@@ -52,7 +52,11 @@ def build(cls: type[Any], values: dict[str, Any], where: str) -> Any:
 
 
 def without_former(settings: Any) -> dict[str, Any]:
-    """All settings of a dataclass but those that say what `former` does."""
+    """Return all settings of a dataclass except those whose value is the one in its `former`.
+
+    `former` holds settings that were added later, with the value that means what the code did before. Leaving them out
+    keeps the identity that files from before the setting have.
+    """
     former = settings.former
     return {key: value for key, value in asdict(settings).items() if key not in former or value != former[key]}
 

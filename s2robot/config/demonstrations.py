@@ -26,7 +26,8 @@ class CollectConfig:
     render_profile: str = "fast"
     horizon: int | None = None  # null = the task's own
     variant: dict[str, Any] = field(default_factory=dict)  # such as {object_scale: 0.6}; see `s2robot_envs.Variant`
-    gym: dict[str, Any] = field(default_factory=dict)  # of tasks gym:… and metaworld:…, such as {success: terminated}
+    # Options of tasks gym:… and metaworld:…, such as {success: terminated}
+    gym: dict[str, Any] = field(default_factory=dict)
     expert: str | None = None  # null = the task's own, else module:Name
     overwrite: bool = False
 

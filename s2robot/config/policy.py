@@ -1,4 +1,4 @@
-"""What the settings of every policy share; each policy's own stand beside its class, in `s2robot/policies/`."""
+"""Settings that all policies share; each policy's own settings are beside its class, in `s2robot/policies/`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from s2robot.config.checks import require, without_former
 
 @dataclass
 class PolicyConfig:
-    """What all policies share: how much they see, predict and execute.
+    """Settings of every policy: the steps that it sees, predicts and executes.
 
-    At time t a policy sees the observations t-To+1 … t, predicts the actions t … t+Ta-1 (`action_steps`) and
-    executes the first `execute_steps` of them before it looks again.
+    At time t, a policy sees the observations t-To+1 … t (`observation_steps`), predicts the actions t … t+Ta-1
+    (`action_steps`), and executes the first `execute_steps` of them before its next observation.
     """
 
     former: ClassVar[dict[str, Any]] = {}
-    """Settings that came later -> what the code did before they came: files without them mean that."""
+    """Settings added later -> value that means what the code did before; files without the setting mean that value."""
 
     name: str = MISSING
     observation_steps: int = 1
@@ -36,26 +36,26 @@ class PolicyConfig:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The settings that a result depends on, in the words of the files that were written first.
+        """Return the settings that a result depends on, in the form in which the first versions wrote them.
 
-        A setting that came later is left out where it does nothing, or says what the code did before it came: those
-        files still belong to the same run.
+        A setting that was added later is left out if it has no effect, or if its value means what the code did before.
+        So files from before the setting still belong to the same run.
         """
         return without_former(self)
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Refuse these settings of a policy below 1."""
+    """Check that the named settings of a policy are at least 1."""
     for name in names:
         require(getattr(config, name) >= 1, f"policy.{name}", getattr(config, name), "an integer of 1 or more")
 
 
 def require_dropout(config: object, *names: str) -> None:
-    """Refuse shares of dropout outside of [0, 1)."""
+    """Check that the named dropout probabilities are in [0, 1)."""
     for name in names:
         require(0 <= getattr(config, name) < 1, f"policy.{name}", getattr(config, name), "[0, 1)")
 
 
 def require_heads(width: int, heads: int) -> None:
-    """Refuse a width that the heads of an attention do not divide."""
+    """Check that the number of attention heads divides the width."""
     require(width % heads == 0, "policy.width", width, f"a multiple of heads={heads}")

@@ -162,9 +162,8 @@ class PolicyServer:
                 waiting = [await self._queue.get()]
                 while not self._queue.empty():
                     waiting.append(self._queue.get_nowait())
-                waiting = [
-                    (request, future) for request, future in waiting if not future.done()
-                ]  # drop clients that left
+                # Drop the requests of clients that left.
+                waiting = [(request, future) for request, future in waiting if not future.done()]
                 start = time.perf_counter()
                 try:
                     results = await loop.run_in_executor(thread, self._runner.act, [request for request, _ in waiting])
