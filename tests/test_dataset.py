@@ -84,7 +84,7 @@ def test_proprioception_keys_are_concatenated_in_the_order_asked_for(loaded):
 
 
 def test_more_demonstrations_than_recorded_are_refused(loaded):
-    with pytest.raises(DatasetError, match="has 4 demonstrations; 5 were asked for"):
+    with pytest.raises(DatasetError, match="has 4 demonstrations, but 5 were requested"):
         load_demonstrations(loaded[0], [], 5)
 
 
@@ -113,5 +113,5 @@ def test_a_chunk_may_be_as_long_as_the_longest_demonstration(loaded, count, step
 
 
 def test_a_split_that_leaves_nothing_to_train_on_is_refused():
-    with pytest.raises(DatasetError, match=r"validation_fraction=0\.9 holds out all of 3 demonstrations"):
+    with pytest.raises(DatasetError, match=r"validation_fraction=0\.9 holds out all 3 demonstrations"):
         split_episodes(3, 0.9)

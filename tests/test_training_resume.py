@@ -165,7 +165,7 @@ def test_settings_that_change_no_weight_may_differ_on_resuming(workspace, encode
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not a state", r"training_state\.pt.*truncated or foreign\); delete it or give resume=false"),
+        (b"not a state", r"training_state\.pt.*truncated or another kind of file\); delete it or give resume=false"),
         ({"step": 3}, r"training_state\.pt.*was not written by this version; delete it or give resume=false"),
         ([1], "was not written by this version"),
     ],
@@ -182,7 +182,7 @@ def test_truncated_training_state_is_one_clear_error(workspace, encoder, tmp_pat
     train(config, encoder)
     path = tmp_path / "training_state.pt"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(TrainingError, match="truncated or foreign"):
+    with pytest.raises(TrainingError, match="truncated or another kind of file"):
         train(config, encoder)
 
 

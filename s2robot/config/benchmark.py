@@ -103,7 +103,7 @@ class SequentialConfig:
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
-        require(self.batch is None or self.batch >= 1, "sequential.batch", self.batch, "1 or more, or null for off")
+        require(self.batch is None or self.batch >= 1, "sequential.batch", self.batch, "1 or more, or null to disable")
         require(0 < self.alpha < 1, "sequential.alpha", self.alpha, "a number between 0 and 1")
 
 
@@ -174,7 +174,7 @@ class BenchmarkConfig:
             require(len(getattr(self, name)) >= 1, name, getattr(self, name), "a list with at least one entry")
         for name in ("backbones", "scale_sets"):
             given = bool(getattr(self, name) or self.arms)
-            require(given, name, getattr(self, name), "a list with at least one entry, or arms")
+            require(given, name, getattr(self, name), "a list with at least one entry; only with arms may it be empty")
         for name in self.controls:
             if name not in CONTROLS:
                 raise ConfigError(unknown_name("control", name, CONTROLS))

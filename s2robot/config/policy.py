@@ -53,7 +53,7 @@ def require_positive(config: object, *names: str) -> None:
 def require_dropout(config: object, *names: str) -> None:
     """Check that the named dropout probabilities are in [0, 1)."""
     for name in names:
-        require(0 <= getattr(config, name) < 1, f"policy.{name}", getattr(config, name), "[0, 1)")
+        require(0 <= getattr(config, name) < 1, f"policy.{name}", getattr(config, name), "a number in [0, 1)")
 
 
 def require_heads(width: int, heads: int) -> None:

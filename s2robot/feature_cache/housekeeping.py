@@ -71,9 +71,7 @@ def list_entries(root: str | Path) -> list[EntryInfo]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise CacheError(
-            f"there is no feature cache at {str(root)!r}; give its folder, the cache_dir of training, as root="
-        )
+        raise CacheError(f"there is no feature cache at {str(root)!r}; set root to the cache_dir of training")
     folders = [path for path in root.iterdir() if (path / "lock").exists() and not path.name.startswith(_DELETED)]
     infos = [info for folder in folders if (info := _describe(folder))]
     return sorted(infos, key=lambda info: info.last_used, reverse=True)

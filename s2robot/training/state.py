@@ -89,8 +89,8 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds of error for a damaged file
         raise TrainingError(
-            f"training state {str(path)!r} cannot be read ({type(error).__name__}: truncated or foreign); delete it or "
-            "give resume=false"
+            f"training state {str(path)!r} cannot be read ({type(error).__name__}: truncated or another kind of file); "
+            "delete it or give resume=false"
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
         raise TrainingError(

@@ -41,7 +41,9 @@ def load_demonstrations(
     """
     count = len(dataset) if num_episodes is None else num_episodes
     if count > len(dataset):
-        raise DatasetError(f"dataset {str(dataset.path)!r} has {len(dataset)} demonstrations; {count} were asked for")
+        raise DatasetError(
+            f"dataset {str(dataset.path)!r} has {len(dataset)} demonstrations, but {count} were requested"
+        )
     actions, low_dim = [], []
     widths: dict[str, int] = {}
     for index in range(count):
@@ -90,8 +92,8 @@ def split_episodes(count: int, validation_fraction: float) -> tuple[list[int], l
     held_out = round(count * validation_fraction)
     if held_out >= count:
         raise DatasetError(
-            f"training.validation_fraction={validation_fraction} holds out all of {count} demonstrations; "
-            "nothing is left to train on"
+            f"training.validation_fraction={validation_fraction} holds out all {count} demonstrations and leaves none "
+            "to train on; choose a smaller fraction"
         )
     order = np.random.default_rng(0).permutation(count)
     return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())
