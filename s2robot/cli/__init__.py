@@ -182,7 +182,7 @@ def _run(verb: Verb, words: list[str], *, as_json: bool) -> None:
         with _prints_to_stderr() if as_json else contextlib.nullcontext():
             output = run(words)
     except S2RobotError as error:
-        if hasattr(error, "output"):
+        if hasattr(error, "output"):  # a verb that fails, such as `cache verify`, may still have a result to show
             _show(error.output, as_json)
         raise
     _show(output, as_json)

@@ -37,6 +37,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
         "variant": config.variant,
         "gym": config.gym,
     }
+    # Made once here for its description, so that impossible settings are an error before the file is opened.
     env: Any = make_env(config.task, **kwargs)
     recorded_as: dict[str, Any] = {"seed": config.seed, "noise": config.noise, "num": config.num}
     if config.expert is not None:

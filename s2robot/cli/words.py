@@ -39,6 +39,7 @@ def parse(cls: type[Any], words: list[str]) -> Any:
         if key.split(".")[0] not in names:
             raise ConfigError(unknown_name("setting", key, names))
         try:
+            # As YAML, a path could be a number or a mapping: `out=1`, `out=a: b`.
             if key in _PATHS and value not in ("", "null") and value[0] not in "'\"":
                 settings[key] = expand(value)
             else:
@@ -79,7 +80,7 @@ def compose_unresolved(config_name: str, overrides: list[str]) -> DictConfig:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             try:
                 return hydra.compose(config_name, words)
-            except ConfigCompositionException as error:
+            except ConfigCompositionException as error:  # one type for all of these; only the text tells them apart
                 raise (
                     _unknown_choice(error)
                     or _unknown_setting(config_name, words, error)
@@ -128,6 +129,7 @@ def _wrong_value(cls: type[Any], word: str, error: BaseException) -> ConfigError
     if valid.startswith("list"):
         make = owner.__dataclass_fields__[name].default_factory
         default = make() if callable(make) else []
+        # Without spaces and quotes, so that the example can be pasted into a shell.
         example = re.sub(r"[ ']", "", str(default)) if default else f"[{re.sub(r'[][{}]', '', value)}]"
         valid = f"{valid}, such as '{key}={example}'"
     return ConfigError(f"{word} is not possible; valid: {valid}")
@@ -191,6 +193,7 @@ def _unknown_setting(config_name: str, overrides: list[str], error: Exception) -
     if not found:
         return None
     key = found[1]
+    # Compose again without the key, to see which keys exist at its place. Another key may be unknown as well.
     others = [word for word in overrides if word.lstrip("+~").partition("=")[0] != key]
     try:
         node = hydra.compose(config_name, others)

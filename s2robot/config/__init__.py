@@ -85,6 +85,7 @@ def resolve(settings: Container) -> Any:
             adds keys without a check).
     """
     try:
+        # INSTANTIATE makes the dataclasses, whose `__post_init__` checks the values.
         config = OmegaConf.to_container(
             settings, resolve=True, throw_on_missing=True, structured_config_mode=SCMode.INSTANTIATE
         )

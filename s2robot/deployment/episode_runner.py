@@ -202,7 +202,7 @@ class EpisodeRunner:
 
 def _integer(message: dict[str, Any], name: str, bound: int, default: int | None = None) -> int:
     value = message.get(name, default)
-    if type(value) is not int or not 0 <= value < bound:
+    if type(value) is not int or not 0 <= value < bound:  # not isinstance: a bool is an int too
         raise RequestError(f"{name}={value!r} is not an integer in 0 … {bound - 1}")
     return value
 
@@ -217,7 +217,7 @@ def _list(message: dict[str, Any], name: str, most: int) -> list[Any]:
 def _numbers(value: Any, name: str) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
         raise RequestError(f"{name} must be an array of finite numbers")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and the check below names the field
         numbers = value.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise RequestError(f"{name} has numbers outside the range of float32")

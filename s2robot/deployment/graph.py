@@ -223,6 +223,7 @@ class PolicyGraph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Map the tensors, in the order of `inputs`, to actions [B, Ta, A]."""
+        # Nothing is drawn from these generators; the tape recognises the rows by them.
         generators = [torch.Generator() for _ in range(self._batch)]
         if not self._numbers:
             return self.policy.act(self._observation(tensors), generators)
@@ -236,7 +237,7 @@ class PolicyGraph(nn.Module):
         for port in self.inputs:
             if port.dtype == "uint8":
                 inputs.append(_pictures(port.shape, seed + len(inputs)))
-            elif port.name == "proprioception":
+            elif port.name == "proprioception":  # values as in training, for which the tolerance is meant
                 normal = self.policy.observation.proprioception
                 inputs.append(normal.mean + normal.std * torch.randn(port.shape, generator=random))
             elif port.name == "past_actions":

@@ -112,6 +112,7 @@ class Actor:
 
     def _encode(self, observation: Mapping[str, np.ndarray], episodes: Sequence[RunningEpisode]) -> None:
         """Encode the frames that are new since the last call, and pass their features to the episodes."""
+        # Environments return the last To observations. After more than To steps, the earlier ones are never needed.
         counts = [min(episode.unseen, self._observation_steps) for episode in episodes]
         cameras = self._checkpoint.spec.features
         steps = [

@@ -79,6 +79,7 @@ class Inference:
         """
         groups: dict[Any, list[int]] = defaultdict(list)
         for index, step in enumerate(steps):
+            # On a CPU, every step is a group of its own.
             groups[index if self._exact else tuple(step[camera].shape for camera in self._shapes)].append(index)
         encoded: list[dict[str, Tensor]] = [{} for _ in steps]
         for members in groups.values():

@@ -29,7 +29,7 @@ class RunningEpisode(EpisodeState):
         super().__init__(seed, no_actions)
         self.seed = seed
         self.ensemble = ensemble
-        self.unseen = 1
+        self.unseen = 1  # the observation of the reset
         self.steps = 0
         self.frames = None if frames is None else [frames]
         self.renderer: str | None = None

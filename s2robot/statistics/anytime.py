@@ -61,6 +61,7 @@ def anytime_comparison(baseline: ArrayLike, treatment: ArrayLike, confidence: fl
 
 def _log_wealth(differences: FloatArray, mean: float) -> FloatArray:
     """Logarithm of the wealth against the hypothesis `mean`, after each state: [E]."""
+    # In logarithms, because the wealth can double with every state and would overflow after 1024 of them.
     stakes, log_shares = _stakes(mean)
     growth = np.log1p(stakes[:, None] * (differences - mean)[None, :])
     return np.asarray(logsumexp(np.cumsum(growth, axis=1) + log_shares[:, None], axis=0))

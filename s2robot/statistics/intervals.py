@@ -49,6 +49,7 @@ def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -
     successes, n = check_counts(successes, n)
     tail = check_open_unit("confidence", 1 - confidence) / 2
     low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, n - successes + 1))
+    # isf(tail) instead of ppf(1 - tail), which loses digits for small tails.
     high = 1.0 if successes == n else float(stats.beta.isf(tail, successes + 1, n - successes))
     return Interval(low, high)
 

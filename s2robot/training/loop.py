@@ -107,11 +107,11 @@ class TrainingLoop:
             loggers = self._open_loggers(stack)
             while self.step < self.total_steps:
                 epoch, position = divmod(self.step, self.steps_per_epoch)
-                for indices, batch in self._batches.of_epoch(epoch, position):
+                for indices, batch in self._batches.of_epoch(epoch, position):  # position > 0 only after a resume
                     self._train_step(indices, batch)
                     self.step += 1
                     bar.update()
-                    if self.step % self.steps_per_epoch == 0:
+                    if self.step % self.steps_per_epoch == 0:  # before saving: the state must hold the epoch's row
                         self._finish_epoch(loggers)
                     if self.step % self.settings.save_every_steps == 0 or self.step == self.total_steps:
                         self._save()
@@ -292,6 +292,7 @@ class TrainingLoop:
         self.step, self.rows = step, state["rows"]
         self._move(state.get("machines", []))  # states of earlier versions do not record their machines
         device = self.processes.device
+        # The saved losses are sums over all processes, and will be summed again: one process takes them, the others 0.
         losses = state["losses"].to(device)
         self._losses = list(losses if self.processes.main else torch.zeros_like(losses))
         self.policy.load_state_dict(state["policy"])
