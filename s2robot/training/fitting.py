@@ -1,4 +1,4 @@
-"""What a policy takes of the training windows at once, and the whole training of one that has nothing to optimize."""
+"""Fitting a policy to all training windows in one pass, and the training of policies without trainable parameters."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from s2robot.training.windows import WindowDataset
 
 
 def require_fit(policy: Policy, config: TrainConfig) -> None:
-    """Refuse settings of the training that would have no effect on the features a policy remembers.
+    """Check that the training settings have an effect on the policy.
 
     Raises:
-        ConfigError: shifted copies, of which only a policy that sees the windows again and again gets something.
+        ConfigError: shifted copies are requested, but the policy sees every window only once: it would see just one
+            copy of each.
     """
     shifts = config.training.num_shifts
     if shifts and not policy.trainable:
@@ -38,7 +39,7 @@ def require_fit(policy: Policy, config: TrainConfig) -> None:
 
 
 def fit(policy: Policy, windows: WindowDataset, batch_size: int, processes: Processes) -> None:
-    """Hand a policy every training window once, where it asks for them; every process does."""
+    """Pass every training window to `Policy.fit` once, if the policy overrides it; every process does so."""
     if type(policy).fit is Policy.fit:
         return
     parts = np.split(np.arange(len(windows)), range(batch_size, len(windows), batch_size))
@@ -54,16 +55,17 @@ def fit(policy: Policy, windows: WindowDataset, batch_size: int, processes: Proc
 
 
 class Fitting:
-    """In place of `TrainingLoop` for a policy without parameters: one pass over the windows, one row of the log.
+    """Replaces `TrainingLoop` for a policy without trainable parameters: one pass over the windows, one row in the log.
 
-    A run that was killed begins anew: it takes seconds. Several processes do the same, and the main one writes.
+    A killed run starts again, since a run takes only seconds. Several processes all do the same, and the main one
+    writes.
 
     Args:
-        policy: on the device of `processes`.
-        data: what it is fitted to.
-        config: the run.
-        processes: those that were started together.
-        run: what identifies the run (see `identity`).
+        policy: the policy, on the device of `processes`.
+        data: the data to fit the policy to.
+        config: settings of the run.
+        processes: the processes that were started together.
+        run: identity of the run (see `identity`).
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Fitting:
         self._validation = make_validation(data, config)
 
     def run(self) -> None:
-        """Fit, unless a saved state says that it is done.
+        """Fit the policy, unless a saved state holds the result.
 
         Raises:
             TrainingError: the saved state belongs to another run.
@@ -110,5 +112,5 @@ class Fitting:
             logger.close()
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The policy's state; nothing is averaged."""
+        """Return the policy's state; without optimizer steps there is nothing to average."""
         return {name: tensor.detach().clone() for name, tensor in self.policy.state_dict().items()}

@@ -64,7 +64,7 @@ class Validation:
 
 
 def make_validation(data: TrainingData, config: TrainConfig) -> Validation | None:
-    """Over the held-out episodes of a run; None where there are none."""
+    """Make the validation over the held-out episodes of a run; None if there are none."""
     if not data.plan.validation_episodes:
         return None
     held_out = data.windows(data.plan.validation_episodes, config.policy)
