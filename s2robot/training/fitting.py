@@ -72,7 +72,7 @@ class Fitting:
         self, policy: Policy, data: TrainingData, config: TrainConfig, processes: Processes, run: dict[str, Any]
     ) -> None:
         self.policy, self.processes, self.settings = policy, processes, config.training
-        self.was_finished = False  # before this start
+        self.was_finished = False  # whether the run was finished before this start
         self.rows: list[dict[str, float]] = []
         self.machines = [machine_facts(processes.device)]
         self._resume, self._run, self._output = config.resume, run, Path(config.output)

@@ -74,7 +74,7 @@ class TrainingLoop:
         self.policy, self.processes, self.settings = policy, processes, config.training
         self.module: nn.Module = _Loss(policy)
         self.step = 0
-        self.was_finished = False  # before this start
+        self.was_finished = False  # whether the run was finished before this start
         self.rows: list[dict[str, float]] = []
         self.machines = [machine_facts(processes.device)]
         self._seed, self._resume, self._run = config.seed, config.resume, run
