@@ -18,7 +18,7 @@ from s2robot.policies.flow_matching import FlowMatchingConfig
         (BCConfig, {"head": "gnn"}, "policy.head='gnn' is not possible; valid: deterministic, gmm"),
         (BCConfig, {"modes": 0}, "policy.modes=0 is not possible; valid: 1 or more"),
         (BCConfig, {"min_std": 0.0}, "valid: a positive number"),
-        (BCConfig, {"dropout": 1.0}, r"policy.dropout=1.0 is not possible; valid: \[0, 1\)"),
+        (BCConfig, {"dropout": 1.0}, r"policy.dropout=1.0 is not possible; valid: a number in \[0, 1\)"),
         (BCConfig, {"hidden": [64, 0]}, "valid: widths of 1 or more"),
         (BCRNNConfig, {"layers": 0}, "policy.layers=0 is not possible; valid: an integer of 1 or more"),
         (BCTransformerConfig, {"width": 190}, "policy.width=190 is not possible; valid: a multiple of heads=4"),
