@@ -56,13 +56,16 @@ class FeatureShape:
         return self.channels * (self.height * self.width + self.num_prefix)
 
     def flatten(self, features: Features) -> Tensor:
-        """Features in one row per frame, [B, numel]: the map first, then the prefix tokens."""
+        """Return one row of values per frame, [B, numel]: the map first, then the prefix tokens."""
         import torch
 
         return torch.cat([features.map.flatten(1), features.prefix.flatten(1)], dim=1)
 
     def pack(self, features: Features) -> Tensor:
-        """Features as a policy sees them, in training as in rollouts: one row per frame, float16 [B, numel]."""
+        """Return the rows of `flatten` as float16, [B, numel]: what policies see, in training as well as in rollouts.
+
+        The cache stores float16, so rollouts must round in the same way.
+        """
         return self.flatten(features).half()
 
     def unflatten(self, rows: Tensor) -> Features:
