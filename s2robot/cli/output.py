@@ -1,4 +1,4 @@
-"""How a verb ends: with something to show, or with that and an error."""
+"""Results of verbs: something to show, possibly together with an error."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from s2robot.interfaces import S2RobotError
 
 @dataclass(frozen=True)
 class Output:
-    """What a verb found: `text` for people, `data` (plain JSON values) for programs, asked for with `--json`."""
+    """Result of a verb: `text` for people, and `data` (plain JSON values) for programs, printed with `--json`."""
 
     text: str
     data: dict[str, Any]
 
 
 class NotReadyError(S2RobotError):
-    """A verb that has something to show and failed all the same."""
+    """The verb failed, but has a result to show."""
 
     def __init__(self, output: Output, message: str) -> None:
         super().__init__(message)

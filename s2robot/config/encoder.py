@@ -1,4 +1,4 @@
-"""Settings of the frozen encoder and of the readouts over it."""
+"""Settings of the frozen encoder and of the trainable readout."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from s2robot.config.checks import require, without_former
 
 @dataclass
 class EncoderConfig:
-    """The frozen S² encoder; the fields are the arguments of `S2Encoder`, which documents and checks them.
+    """Settings of the frozen S² encoder: the arguments of `S2Encoder`, which documents and checks them.
 
-    `antialias` … `upsampled` are `s2robot.s2.ScaleOptions`.
+    The fields from `antialias` to `upsampled` are those of `s2robot.s2.ScaleOptions`.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -24,7 +24,7 @@ class EncoderConfig:
     cover: str = "exact"
     keep_aspect: bool = False
     upsampled: bool = False
-    duplicate: int = 1  # copies of a single scale's channels: as wide as more scales, the control for width
+    duplicate: int = 1  # copies of a single scale's channels: the control for the width that more scales bring
     precision: str = "fp32"
     channels_last: bool = False
     engine: str = "eager"
@@ -32,24 +32,26 @@ class EncoderConfig:
 
     @property
     def needed_side(self) -> int:
-        """Pixels that images must have for no scale to enlarge them; 0 where scales are factors, or upsampled ones."""
+        """Smallest image side in pixels that no scale enlarges; 0 if scales are factors or upsampled on purpose."""
         sides = [side for scale in self.scales for side in (scale if isinstance(scale, list) else [scale])]
         return 0 if self.upsampled else max((side for side in sides if isinstance(side, int)), default=0)
 
 
 @dataclass
 class ReadoutConfig:
-    """The trainable readout of one camera's feature map; every kind ends in `width` numbers.
+    """Settings of the trainable readout, which turns one camera's feature map into a vector.
 
-    A readout reads the settings it knows of, so that one set of them serves a comparison of all.
+    A readout ignores the settings that it does not use, so that one configuration serves a comparison of all readouts.
 
     Attributes:
-        channels: of `conv`, `spatial_softmax` and `resnet18`: kept per position, or keypoints.
-        queries, heads: of `attention`.
+        name: name of the readout.
+        width: width of the vector.
+        channels: channels kept per position (`conv`), or number of keypoints (`spatial_softmax`, `resnet18`).
+        queries, heads: numbers of queries and heads of `attention`.
     """
 
     former: ClassVar[dict[str, Any]] = {"heads": 4}
-    """Settings that came later -> what the code did before they came: files without them mean that."""
+    """Settings added later -> value that means what the code did before; files without the setting mean that value."""
 
     name: str = "conv"
     width: int = 256
@@ -62,5 +64,5 @@ class ReadoutConfig:
             require(getattr(self, name) >= 1, f"readout.{name}", getattr(self, name), "an integer of 1 or more")
 
     def identity(self) -> dict[str, Any]:
-        """The settings that a result depends on, in the words of the files that were written first."""
+        """Return the settings that a result depends on, in the form in which the first versions wrote them."""
         return without_former(self)
