@@ -3,35 +3,13 @@
 import re
 import shutil
 from collections import defaultdict
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from contributed import PAGE, ROOT, SECTIONS, blocks_of, entry_of
 from installed import run_python
 from moving_square import frames, numbers
-
-ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```(python|diff)\n(?:# |--- )(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SECTIONS = {
-    "A policy": "policy",
-    "A readout": "readout",
-    "A dataset format": "dataset format",
-    "An encoder (backbone)": "backbone",
-    "A task": "task of robosuite",
-    "An expert": "expert",
-    "A task variant": "task variant",
-}
-
-
-def text_of(section):
-    document = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    return document.split(f"### {section}\n")[1].split("\n### ")[0].split("\n## ")[0]
-
-
-def blocks_of(section):
-    """(language, path, content) of each code block that names a file."""
-    return BLOCK.findall(text_of(section))
 
 
 def changed(source, diff):
@@ -85,7 +63,7 @@ def demonstrations(tmp_path_factory):
 
 
 def test_each_kind_takes_as_many_files_and_lines_as_the_table_says():
-    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Adding a choice")[1].split("### ")[0]
+    table = PAGE.read_text(encoding="utf-8").split("## Adding a choice")[1].split("### ")[0]
     rows = {
         cells[0]: cells[1:3]
         for cells in (re.split(r" *\| *", row.strip("| ")) for row in table.splitlines())
@@ -103,13 +81,14 @@ def test_each_kind_takes_as_many_files_and_lines_as_the_table_says():
 
 
 def test_policy_readout_format_and_backbone_of_the_page_train_together(package, demonstrations, tmp_path):
+    policy, readout = entry_of("A policy")[0], entry_of("A readout")[0]
     assert "NumPy" in run(package, "inspect", str(demonstrations))
     output = run(
         package,
         "train",
         f"dataset={demonstrations}",
-        "policy=linear",
-        "readout=largest",
+        f"policy={policy}",
+        f"readout={readout}",
         "encoder=test_resnet",
         "encoder.weights=none",
         "encoder.scales=[32,64]",
@@ -120,7 +99,7 @@ def test_policy_readout_format_and_backbone_of_the_page_train_together(package, 
     )
     assert (tmp_path / "run" / "checkpoint" / "policy.safetensors").is_file(), output
     document = (tmp_path / "run" / "checkpoint" / "config.json").read_text()
-    assert all(f'"name": "{name}"' in document for name in ("linear", "largest"))
+    assert all(f'"name": "{name}"' in document for name in (policy, readout))
 
 
 def test_the_page_says_what_a_damaged_file_of_its_format_ends_in(package, demonstrations, tmp_path):

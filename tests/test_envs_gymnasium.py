@@ -23,7 +23,7 @@ from s2robot_envs.collection import collect_episode
 from s2robot_envs.control import Expert
 from s2robot_envs.errors import ActionError, EnvConfigError, EpisodeOverError
 from s2robot_envs.gymnasium_env import GymnasiumEnv
-from s2robot_envs.pictures import fit, upright_picture
+from s2robot_envs.pictures import fit_square, upright_picture
 
 TASK = "gym:test_envs_gymnasium:Corridor-v0"
 LENGTH = 12
@@ -345,7 +345,7 @@ def test_the_history_of_an_environment_that_reuses_its_buffers_holds_every_step(
 def test_shrinking_averages_areas():
     checkers = np.zeros((8, 8, 3), np.uint8)
     checkers[::2, ::2] = checkers[1::2, 1::2] = 200
-    assert (fit(checkers, 4) == 100).all()
+    assert (fit_square(checkers, 4) == 100).all()
 
 
 @pytest.mark.sim

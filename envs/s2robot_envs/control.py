@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 POSITION_UNIT = 0.05  # metres commanded by an action of 1
 ROTATION_UNIT = 0.5  # radians commanded by an action of 1
 OPEN, CLOSE = -1.0, 1.0
+QUARTER_TURN = np.pi / 2
 
 # The grip site of a gripper that points straight down and opens along the world's y axis.
 POINTING_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])

@@ -23,7 +23,7 @@ from s2robot_envs.foreign import (
     own_camera,
     version,
 )
-from s2robot_envs.pictures import fit, is_picture, leaves, turned_upright, upright_picture
+from s2robot_envs.pictures import fit_square, is_picture, leaves, turned_upright, upright_picture
 from s2robot_envs.rendering import OffscreenRenderer, load_triton_first
 from s2robot_envs.settings import EnvSettings
 
@@ -182,13 +182,13 @@ class GymnasiumEnv(ImageEnv):
 
     def _render(self, camera: str, size: int) -> np.ndarray:
         if camera in self._pictures:
-            return fit(upright_picture(self._leaf(self._pictures[camera])), size)
+            return fit_square(upright_picture(self._leaf(self._pictures[camera])), size)
         if camera in self._frames:
-            return fit(upright_picture(self._frames[camera](self.env)), size)
+            return fit_square(upright_picture(self._frames[camera](self.env)), size)
         if camera in self._model_cameras:
             return self._render_model(camera, size)
         load_triton_first()  # before the environment makes an OpenGL context of its own
-        return fit(upright_picture(self.env.render()), size)
+        return fit_square(upright_picture(self.env.render()), size)
 
     def _render_model(self, camera: str, size: int) -> np.ndarray:
         model, data = self.env.unwrapped.model, self.env.unwrapped.data  # type: ignore[attr-defined]

@@ -57,7 +57,7 @@ def upright_picture(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
-def fit(frame: np.ndarray, size: int) -> np.ndarray:
+def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
     """A picture uint8 [H, W, 3] in a square [size, size, 3]: whole, undistorted, black bars where it is not square.
 
     It is always a new array: `frame` may be a buffer that an environment draws every step into.

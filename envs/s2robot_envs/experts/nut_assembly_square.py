@@ -7,6 +7,7 @@ import numpy as np
 from s2robot_envs.control import (
     CLOSE,
     OPEN,
+    QUARTER_TURN,
     Expert,
     Motion,
     Pose,
@@ -23,8 +24,6 @@ from s2robot_envs.control import (
     turned,
 )
 from s2robot_envs.robosuite_env import RobosuiteEnv
-
-QUARTER_TURN = np.pi / 2
 
 
 class NutAssemblySquareExpert(Expert):
