@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from s2robot.benchmark.cells import Cell
-from s2robot.benchmark.output import read_results
+from s2robot.benchmark.output import read_outcomes
 from s2robot.benchmark.selection import compared_pairs
 from s2robot.config import BenchmarkConfig
 from s2robot.report.plan_document import PlannedContrast
@@ -24,15 +24,10 @@ def choose_films(
     films: dict[str, set[int]] = {}
     for contrast in contrasts:
         for baseline, treatment in compared_pairs(contrast, first):
-            seeds = _telling(_outcomes(output, baseline), _outcomes(output, treatment), config.videos)
+            seeds = _telling(read_outcomes(output, baseline), read_outcomes(output, treatment), config.videos)
             for cell in (baseline, treatment):
                 films.setdefault(cell.name, set()).update(seeds)
     return {name: sorted(seeds) for name, seeds in films.items() if seeds}
-
-
-def _outcomes(output: Path, cell: Cell) -> dict[int, bool]:
-    rows = (read_results(output, cell) or {}).get("episode_results", [])
-    return {row["seed"]: row["success"] for row in rows if row.get("error") is None}
 
 
 def _telling(baseline: dict[int, bool], treatment: dict[int, bool], count: int) -> list[int]:

@@ -36,6 +36,12 @@ def read_results(output: Path, cell: Cell) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def read_outcomes(output: Path, cell: Cell) -> dict[int, bool]:
+    """Evaluation seed → success, of the cell's episodes that did not end in an error of the simulator."""
+    rows = (read_results(output, cell) or {}).get("episode_results", [])
+    return {row["seed"]: row["success"] for row in rows if row.get("error") is None}
+
+
 def count_episodes(output: Path, cell: Cell, first_seed: int) -> int:
     """How many episodes the cell has, from the first planned seed on and without a gap."""
     seeds = {row["seed"] for row in (read_results(output, cell) or {}).get("episode_results", [])}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from s2robot.benchmark.cells import Cell
-from s2robot.benchmark.output import count_episodes, read_results
+from s2robot.benchmark.output import count_episodes, read_outcomes
 from s2robot.benchmark.selection import cells_matching
 from s2robot.config import BenchmarkConfig, require
 from s2robot.report.plan_document import PlannedContrast, StoppingRecord, differing
@@ -107,9 +107,6 @@ def is_decided(config: BenchmarkConfig, output: Path, races: list[Race], race: R
 
 def _outcomes(output: Path, cells: Sequence[Cell]) -> np.ndarray:
     """Outcomes [training seeds, states] by ascending evaluation seed, of the states that all cells ran."""
-    tables = []
-    for cell in cells:
-        rows = (read_results(output, cell) or {}).get("episode_results", [])
-        tables.append({row["seed"]: row["success"] for row in rows if row.get("error") is None})
+    tables = [read_outcomes(output, cell) for cell in cells]
     shared = sorted(set.intersection(*(set(table) for table in tables)))
     return np.array([[table[seed] for seed in shared] for table in tables], dtype=float)

@@ -1,10 +1,11 @@
 """Result folders → Markdown, CSV, plots and one self-contained HTML page.
 
-arm_results.py  cells and arms            load.py      reading and validating the files
-plan.py         what was planned          pairs.py     which arms are compared
-contrasts.py    arms compared             wording.py   findings in words
-plots.py        the look of the plots     figures.py   the plots
-tables.py       Markdown and CSV          page.py      the HTML page (templates/)
+load.py           reading and validating results   arm_results.py  cells and arms that have results
+plan_document.py  the file benchmark.json          plan.py         what all such files planned
+pairs.py          which arms are compared          contrasts.py    arms compared
+wording.py        findings in words                tables.py       Markdown and CSV
+plots.py          the look of the plots            figures.py      the plots
+page.py           the HTML page (templates/)
 """
 
 from s2robot.report.run import plot_run

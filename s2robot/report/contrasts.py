@@ -11,7 +11,7 @@ import numpy as np
 
 from s2robot.report.arm_results import ArmResult
 from s2robot.report.machines import machine_caveats
-from s2robot.report.pairs import Pair, neighbours, planned_pairs
+from s2robot.report.pairs import Pair, PlannedPairs, neighbours, planned_pairs
 from s2robot.report.plan import Plan
 from s2robot.statistics import (
     RESAMPLES,
@@ -120,18 +120,18 @@ def compare_all(arms: Sequence[ArmResult], plan: Plan) -> Comparisons:
     not those of all training seeds, counts too, as p = 1: a report half way through must not be the more lenient one.
     """
     if plan.contrasts:
-        pairs, missing, awaited = planned_pairs(arms, plan)
+        planned = planned_pairs(arms, plan)
     else:
-        pairs, missing, awaited = neighbours(arms), [], 0
-        if len(pairs) > MAX_EXPLORATORY:
-            missing = [f"no contrasts were planned, and picking among {len(pairs)} pairs of arms would mislead"]
-            pairs = []
-    others = sum(pair.rule is None for pair in pairs) + awaited
-    contrasts = [_compared(pair, resamples_for(others)) for pair in pairs]
+        planned = PlannedPairs(neighbours(arms), [], 0)
+        if (count := len(planned.pairs)) > MAX_EXPLORATORY:
+            refused = f"no contrasts were planned, and picking among {count} pairs of arms would mislead"
+            planned = PlannedPairs([], [refused], 0)
+    others = sum(pair.rule is None for pair in planned.pairs) + planned.awaited
+    contrasts = [_compared(pair, resamples_for(others)) for pair in planned.pairs]
     pvalues = [1.0 if found.awaited else found.pvalue for found in contrasts if not found.deciding]
-    holms = iter(holm(pvalues + [1.0] * awaited))
+    holms = iter(holm(pvalues + [1.0] * planned.awaited))
     adjusted = (found if found.deciding else replace(found, adjusted=float(next(holms))) for found in contrasts)
-    return Comparisons(tuple(adjusted), planned=bool(plan.contrasts), missing=tuple(missing))
+    return Comparisons(tuple(adjusted), planned=bool(plan.contrasts), missing=tuple(planned.missing))
 
 
 def _compared(pair: Pair, resamples: int) -> Contrast:

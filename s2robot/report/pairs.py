@@ -31,8 +31,22 @@ class Pair(NamedTuple):
     awaited: str = ""
 
 
-def planned_pairs(arms: Sequence[ArmResult], plan: Plan) -> tuple[list[Pair], list[str], int]:
-    """The pairs of arms to compare, a sentence for each that lacks an arm, and how many of those decide nothing."""
+class PlannedPairs(NamedTuple):
+    """What a plan compares.
+
+    Attributes:
+        pairs: whose two arms have results.
+        missing: a sentence for each comparison that lacks an arm.
+        awaited: how many of those decide nothing; Holm's correction counts them.
+    """
+
+    pairs: list[Pair]
+    missing: list[str]
+    awaited: int
+
+
+def planned_pairs(arms: Sequence[ArmResult], plan: Plan) -> PlannedPairs:
+    """The pairs of arms that the plan compares."""
     found: list[Pair] = []
     missing: list[str] = []
     awaited = 0
@@ -60,7 +74,7 @@ def planned_pairs(arms: Sequence[ArmResult], plan: Plan) -> tuple[list[Pair], li
         pair._replace(follows=not pair.rule and bool(raced & {pair.baseline.setting, pair.treatment.setting}))
         for pair in found
     ]
-    return found, missing, awaited
+    return PlannedPairs(found, missing, awaited)
 
 
 def neighbours(arms: Sequence[ArmResult]) -> list[Pair]:
