@@ -45,11 +45,11 @@ def calibrate(
     evaluations (100 000 to 999 999). Finished stages are kept, as in a benchmark.
 
     Args:
-        config: of the benchmark.
+        config: benchmark settings.
         collect: records demonstrations, see `Collect`.
         make_vector_env: makes environments, see `s2robot.evaluation`.
-        num_envs: environments side by side.
-        grid: of the benchmark; None = made here.
+        num_envs: number of parallel environments.
+        grid: result of `make_grid(config)`; None computes it here.
 
     Returns:
         Per task, the block to put under `calibration`.
@@ -81,9 +81,9 @@ def calibration_statements(config: BenchmarkConfig, arms: Sequence[Arm], planned
     """One sentence per task: how its difficulty was chosen, and whether that holds for the settings of now.
 
     Args:
-        config: of the benchmark.
-        arms: of its grid.
-        planned: when its plan was written down (ISO 8601); None before it is.
+        config: benchmark settings.
+        arms: all arms of its grid.
+        planned: time at which its plan was written (ISO 8601); None if it has not been written yet.
     """
     return [_statement(task, _base_arms(arms), planned) for task in config.task_list]
 
@@ -153,7 +153,7 @@ def _statement(task: TaskConfig, base: Sequence[Arm], planned: str | None) -> st
 
 
 def _check_block(task: TaskConfig, block: dict[str, Any]) -> None:
-    """Refuse a block that is not of the form that `_block` gives it."""
+    """Reject a block that `_block` cannot have written."""
     _check_part(task, block, _BLOCK)
     for counts in block.get("policies", {}).values():
         _check_part(task, counts, _COUNTS)

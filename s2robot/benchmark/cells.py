@@ -19,7 +19,7 @@ from s2robot.training.state import FREE_TRAINING
 
 @dataclass(frozen=True)
 class ReadoutChoice:
-    """A readout and what reports call it."""
+    """A readout and its label in reports."""
 
     label: str
     config: ReadoutConfig
@@ -27,7 +27,7 @@ class ReadoutChoice:
 
 @dataclass(frozen=True)
 class PolicyChoice:
-    """A policy, what reports call it, and how it is trained: the same for all arms that share it."""
+    """A policy, its label in reports, and its training, which all arms with this policy share."""
 
     label: str
     config: PolicyConfig
@@ -46,11 +46,11 @@ class Arm:
     """Everything of a cell but its task and its training seed.
 
     Attributes:
-        encoder: of the images.
-        readout: over the features.
-        policy: with its training.
-        variant: name of a control or of an arm of the list; empty for the product grid.
-        control_of: for controls, the `encoder_key`s they are to be held against; not part of the identity.
+        encoder: turns images into features.
+        readout: turns features into a vector.
+        policy: the action head and how it is trained.
+        variant: name of a control or of a listed arm; empty for the product of the factors.
+        control_of: for a control, the `encoder_key` of each encoder it is compared with; not part of its identity.
     """
 
     encoder: EncoderConfig
@@ -67,12 +67,12 @@ class Arm:
 
     @property
     def encoder_key(self) -> str:
-        """What its encoder computes."""
+        """Identity of the encoder's computation."""
         return as_json(asdict(self.encoder))
 
     @property
     def selector(self) -> dict[str, Any]:
-        """The settings by which a contrast finds this arm among the results."""
+        """Settings by which a contrast selects this arm."""
         return {
             "policy": self.policy.label,
             "backbone": self.encoder.backbone,
@@ -97,7 +97,7 @@ class Cell:
 
     @property
     def setting(self) -> Setting:
-        """By what a contrast finds the cell among the results; its training seed is not part of that."""
+        """Settings by which a contrast selects this cell; the training seed is not one of them."""
         selector = make_selector(self.arm.selector)
         return Setting(task=self.task.label, demonstrations=self.task.demonstrations or 0, **selector)
 
@@ -126,7 +126,8 @@ def weights_digest(backbone: str, weights: str) -> str | None:
     """Sha256 of the user's file of weights; None where they come from elsewhere.
 
     Raises:
-        EncoderError: there is no such backbone; as WeightsError, no such file.
+        EncoderError: the backbone is unknown.
+        WeightsError: the file does not exist.
     """
     from s2robot.backbones.loading import SOURCES, local_file
 
@@ -137,7 +138,7 @@ def weights_digest(backbone: str, weights: str) -> str | None:
 
 
 def as_json(document: Any) -> str:
-    """The one text of a document."""
+    """Canonical JSON text of a document."""
     return json.dumps(document, sort_keys=True)
 
 

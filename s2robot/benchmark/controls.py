@@ -33,7 +33,7 @@ def make_controls(
     readouts: Sequence[ReadoutChoice],
     policies: Sequence[PolicyChoice],
 ) -> Iterator[Arm]:
-    """The controls of every encoder of several scales; which of them are the same arm the caller finds out.
+    """Yield the controls of each multi-scale encoder; the caller removes duplicates.
 
     Raises:
         ConfigError: no named backbone is larger.
@@ -81,7 +81,7 @@ def compute_matched(config: BenchmarkConfig, encoder: EncoderConfig) -> str:
     """The larger backbone whose cost at the base scale is nearest to that of `encoder`, on a logarithmic scale.
 
     Raises:
-        ConfigError: there is no candidate.
+        ConfigError: no candidate exists.
     """
     from s2robot.backbones.table import find_spec, known_specs
 

@@ -53,10 +53,10 @@ def describe(
     of the simulator from constants; the text says so.
 
     Args:
-        config: of the benchmark.
+        config: benchmark settings.
         task_facts: what the simulator knows of a task.
-        num_envs: environments side by side.
-        grid: of the benchmark; None = made here.
+        num_envs: number of parallel environments.
+        grid: result of `make_grid(config)`; None computes it here.
 
     Raises:
         ConfigError, EncoderError: the benchmark could not run.

@@ -17,7 +17,7 @@ class Grid:
 
     Attributes:
         arms: each computation once; the first one is the base arm.
-        cells: of all arms; those that share an encoder are neighbours.
+        cells: arms × tasks × training seeds; cells that share an encoder are adjacent.
         contrasts: planned before anything runs.
     """
 

@@ -127,7 +127,7 @@ def _stated(entry: Any) -> PlannedContrast:
 def _require_pair(
     config: BenchmarkConfig, contrast: PlannedContrast, arms: Sequence[Arm], cells: Sequence[Cell]
 ) -> None:
-    """Refuse a contrast that would await results for ever, at the cost of all others: Holm counts it too."""
+    """Reject a contrast that no result can ever decide: Holm's correction would count it at the cost of the others."""
     if compared_pairs(contrast, cells):
         return
     selectors = {"baseline": contrast.baseline, "treatment": contrast.treatment}

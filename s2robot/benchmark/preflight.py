@@ -27,15 +27,16 @@ CheckCollection = Callable[[CollectConfig], None]
 
 
 def check_runnable(config: BenchmarkConfig, check_collection: CheckCollection, grid: Grid | None = None) -> list[str]:
-    """Refuse a benchmark of which a cell cannot be run for want of demonstrations or weights.
+    """Reject a benchmark if one of its cells lacks demonstrations or weights that the run cannot make.
 
-    What the store or the output holds already needs neither, and cells that `config.cells` leaves out are not looked
-    at. An unknown backbone fails its own cells alone, as in the run.
+    - Cells whose rollouts exist need neither.
+    - Cells outside `config.cells` are not checked.
+    - An unknown backbone fails only its own cells, as in the run.
 
     Args:
-        config: of the benchmark.
+        config: benchmark settings.
         check_collection: see `CheckCollection`.
-        grid: of the benchmark; None = made here.
+        grid: result of `make_grid(config)`; None computes it here.
 
     Returns:
         Backbones whose weights the run downloads.

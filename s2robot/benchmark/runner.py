@@ -51,9 +51,10 @@ class Runner:
     """What a job runs, here or on another machine of the same file system.
 
     Attributes:
-        stages: of the cells.
+        stages: makes or finds what a cell needs.
         output: the benchmark's folder.
-        user_errors: errors beside `S2RobotError` whose message says it all; any other is recorded with its traceback.
+        user_errors: exceptions recorded by their message alone, as `S2RobotError` is; any other is recorded with its
+            traceback.
     """
 
     stages: Stages
@@ -106,12 +107,12 @@ def run_benchmark(
     A failing cell is recorded with its error and the rest go on; the next run tries it again.
 
     Args:
-        config: the benchmark.
+        config: benchmark settings.
         collect: records demonstrations, see `Collect`.
         make_vector_env: makes environments, see `s2robot.evaluation`.
-        num_envs: environments side by side in one cell.
+        num_envs: number of parallel environments in one cell.
         user_errors: of `collect` and `make_vector_env`, see `Runner`.
-        grid: of the benchmark; None = made here.
+        grid: result of `make_grid(config)`; None computes it here.
 
     Returns:
         The folder of the report (`report.md`, `report.html`, plots); None where only some `cells` were asked for.

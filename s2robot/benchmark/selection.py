@@ -1,4 +1,4 @@
-"""Which cells are meant: by their numbers, or by the two sides of a contrast."""
+"""Select cells: by number, or by the two sides of a contrast."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class CellPair(NamedTuple):
 
 
 def select_cells(config: BenchmarkConfig, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells whose numbers `config.cells` names: a number, or a list of them; all for null.
+    """Return the cells that `config.cells` selects: one number, a list of numbers, or null for all.
 
     Raises:
-        ConfigError: no such number, one twice, or sequential stopping, which needs them all.
+        ConfigError: a number is out of range or repeated, or sequential stopping is on, which needs all cells.
     """
     if config.cells is None:
         return list(cells)
@@ -39,11 +39,11 @@ def cells_matching(selector: dict[str, Any], cells: Sequence[Cell]) -> list[Cell
 
 
 def compared_pairs(contrast: PlannedContrast, cells: Sequence[Cell]) -> list[CellPair]:
-    """Every comparison that the contrast stands for, as in the report.
+    """Return the pairs of cells that the contrast compares, as the report does.
 
     Args:
-        contrast: the comparison.
-        cells: all of one training seed.
+        contrast: a planned comparison.
+        cells: the cells of one training seed.
     """
     by_setting = {cell.setting: cell for cell in cells}
     return [CellPair(*(by_setting[setting] for setting in pair)) for pair in contrast.pairs(by_setting)]

@@ -42,10 +42,10 @@ class Stages:
     """Makes or finds the stages of cells; picklable, so that another machine can do it on the same file system.
 
     Attributes:
-        config: the benchmark's.
+        config: benchmark settings.
         collect: records demonstrations.
         make_vector_env: makes the environments of rollouts.
-        num_envs: of them, side by side.
+        num_envs: number of parallel environments.
         seconds: time spent in each stage since the last `start_clock` [s].
     """
 

@@ -22,7 +22,7 @@ class EpisodeLog:
 
     Args:
         path: the file.
-        identity: of the evaluation: everything that an episode depends on, its seed and the kind of machine apart.
+        identity: hash of everything that an episode depends on except its seed and the machine.
         machine: the one that episodes added from now on are run on.
 
     Attributes:
@@ -30,8 +30,8 @@ class EpisodeLog:
         machines: seed -> the machine that ran it, its renderer included; logs of earlier versions do not say.
         videos: as in `results.json`, by ascending seed.
         warnings: seed -> what was found wrong when it was filmed last.
-        times: of all sessions.
-        seconds: of all sessions.
+        times: latency of all sessions.
+        seconds: wall time of all sessions [s].
     """
 
     def __init__(self, path: Path, identity: str, machine: Machine | None = None) -> None:

@@ -19,12 +19,12 @@ class Aggregate:
     """One encoder, readout and policy over several training runs.
 
     Attributes:
-        setting: of its arms; the task is empty, the number of demonstrations 0 where each task has one only.
+        setting: settings of its arms, with an empty task; `demonstrations` is 0 if no task has several numbers of them.
         tasks: number of tasks.
         runs: training runs of all tasks together.
         mean: success averaged over the runs.
         iqm: mean of the middle half of the runs' success rates (Agarwal et al. 2021, arXiv 2108.13264).
-        interval: of the interquartile mean, nominally 95%: bootstrap over the training runs of each task.
+        interval: nominal 95% interval of the interquartile mean: bootstrap over the training runs of each task.
     """
 
     setting: Setting

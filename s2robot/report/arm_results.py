@@ -98,7 +98,7 @@ class CellResult:
         setting: what was evaluated.
         training_seed: seed of the training run.
         gmacs: giga multiply-accumulates of the encoder per frame.
-        parameters: of the backbone.
+        parameters: number of parameters of the backbone.
         latency_ms: median time of one action call [ms], where measured.
         seconds: wall time of the evaluation [s], where recorded.
         seeds: evaluation seeds, ascending, int64 [E]; equal seeds are equal initial states, and where the same renderer
@@ -112,7 +112,7 @@ class CellResult:
         versions: package -> its versions; several where the cell was extended after an upgrade.
         machines: kinds of machine that ran its episodes, each with their number as `episodes`; empty where unknown.
         policies: hashes of the weights that its episodes were run with; several where it was trained again in between.
-        fingerprints: of the encoder, the data, the environment, and of the settings of policy, readout and training.
+        fingerprints: hashes of encoder, data and environment, and of the settings of policy, readout and training.
     """
 
     path: Path

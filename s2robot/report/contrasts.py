@@ -37,14 +37,14 @@ class Contrast:
     """One comparison of a treatment with a baseline.
 
     Attributes:
-        name: of the plan, or made of the two labels.
+        name: name in the plan, or made from the labels of the two arms.
         baseline: the arm compared with.
         treatment: the arm of interest.
         states: initial states shared by all training seeds of both arms; 0 means the comparison is unpaired.
-        left_out: initial states that only some of them met.
+        left_out: number of initial states that only some training seeds met.
         rates: success of (baseline, treatment) on the shared states.
         difference: success of the treatment minus success of the baseline.
-        exact_pvalue: of the trained policies: exact McNemar (sign-flip) test, or Fisher's where unpaired.
+        exact_pvalue: p-value for the trained policies: exact McNemar (sign-flip) test, or Fisher's where unpaired.
         adjusted: the larger of both p-values, adjusted for the number of contrasts, see `compare_all`.
         discordant: states solved by (baseline, treatment) alone, averaged over training seeds; None where unpaired.
         improvement: probability that a training run of the treatment beats one of the baseline; several seeds only.
@@ -52,7 +52,7 @@ class Contrast:
         stopping: "decides": rollouts were added until this comparison was decided; "follows": until another one was,
             of one of its arms. Interval and p are then anytime-valid ones.
         alpha: up to which the adjusted p-value counts as a difference.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
         awaited: which planned training seeds have results; "" where all have. Until then there is no verdict.
     """
 
@@ -151,12 +151,12 @@ def compare(
     """Compare two arms on the initial states that all their training seeds share; unpaired where there is none.
 
     Args:
-        name: of the comparison.
+        name: name of the comparison.
         baseline: the arm compared with.
         treatment: the arm of interest.
         stopping: whether and how the number of states followed from outcomes, see `Contrast`; then the anytime-valid
             test and interval take the place of the exact test and of the bootstrap's interval.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
     """
     shared = np.intersect1d(baseline.shared_seeds(), treatment.shared_seeds())
     everything = np.unique(np.concatenate([cell.seeds for arm in (baseline, treatment) for cell in arm.cells]))

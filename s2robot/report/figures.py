@@ -149,7 +149,7 @@ def _legend(ax: Axes, backbones: Sequence[str], styles: dict[str, MarkerStyle], 
 
 
 def difference_figure(contrasts: Sequence[Contrast]) -> Figure:
-    """Every contrast's difference with its interval, the name above its line; zero is no difference."""
+    """Every contrast's difference with its interval, the name above its line; zero means no difference."""
     with style():
         names = [textwrap.wrap(contrast.name, 52) for contrast in contrasts]
         heights = [1.5 + 0.55 * len(lines) for lines in names]

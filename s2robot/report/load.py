@@ -62,7 +62,7 @@ def load_cell(path: Path) -> CellResult:
     """Read and validate one `results.json`.
 
     Raises:
-        ReportError: the file is no results document of this schema; the message names the file and the field.
+        ReportError: the file is not a results document of this schema; the message names the file and the field.
     """
     reader = Reader(path, read_json(path))
     if reader.document.get("schema") != RESULTS_SCHEMA:

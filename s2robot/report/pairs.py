@@ -15,7 +15,7 @@ class Pair(NamedTuple):
     """Two arms to compare.
 
     Attributes:
-        name: of the comparison.
+        name: name of the comparison.
         baseline: the arm compared with.
         treatment: the arm of interest.
         rule: by which this comparison decided when rollouts ended.

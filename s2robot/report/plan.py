@@ -37,8 +37,8 @@ class StoppingRule:
         contrasts: the deciding ones.
         alpha: at which they were decided, all together.
         comparisons: so many pairs of arms decided.
-        arms: of that benchmark; empty for any.
-        folder: of that benchmark.
+        arms: settings of that benchmark's arms; empty for any arm.
+        folder: output folder of that benchmark.
     """
 
     contrasts: tuple[PlannedContrast, ...]
@@ -58,10 +58,10 @@ class Plan:
 
     Attributes:
         contrasts: named before the results were seen; one that several benchmarks name alike is there once.
-        arms: of all benchmarks, those without results included.
+        arms: arms of all benchmarks, including those without results.
         failed: cells that failed and lack planned episodes.
         notes: what the report says as it stands: how difficulty was chosen, how the plan was changed.
-        rules: of the benchmarks with sequential stopping.
+        rules: one per benchmark with sequential stopping.
         budgets: per benchmark with sequential stopping, one sentence on it.
     """
 
@@ -126,7 +126,7 @@ def former_cells(document: PlanDocument, folder: Path) -> list[Path]:
 
 
 def _is_of(arm: ArmResult, folder: Path) -> bool:
-    """Whether what that benchmark planned is about this arm: of marked ones, several benchmarks have one each."""
+    """Whether that benchmark's plan covers this arm; a marked arm belongs only to the benchmarks in its folders."""
     return not arm.setting.mark or folder in arm.folders
 
 

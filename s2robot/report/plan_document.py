@@ -26,7 +26,7 @@ class PlannedContrast:
     """A comparison named before the results were seen.
 
     Attributes:
-        name: of the comparison.
+        name: unique name of the comparison.
         baseline, treatment: settings that an arm must have, such as {"scales": (224,)}.
     """
 
@@ -67,11 +67,11 @@ class Preregistration:
     """What must not change once results may have been seen.
 
     Attributes:
-        contrasts: that the report judges.
-        tasks: all settings of each.
-        episodes: of each cell.
-        first_seed: of them.
-        training_seeds: of each arm.
+        contrasts: comparisons that the report judges.
+        tasks: all settings of each task.
+        episodes: episodes per cell.
+        first_seed: evaluation seed of the first episode.
+        training_seeds: training seeds of each arm.
         sequential: settings of sequential stopping; None where all episodes are run.
     """
 
@@ -189,7 +189,7 @@ class PlanDocument:
         notes: a sentence for the report, written by hand.
         sequential: how sequential stopping went; None without it.
         others: further fields of the file, kept as they are.
-        order: of the fields in the file, so that it is written back as it was.
+        order: field order of the file, kept so that writing changes nothing else.
     """
 
     planned: str | None = None
@@ -228,7 +228,7 @@ class PlanDocument:
 
         Args:
             document: the parsed file.
-            path: of the file, for errors.
+            path: file name for error messages.
 
         Raises:
             ReportError: it is damaged; the message names the file, the field and its value.
