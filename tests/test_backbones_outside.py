@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -23,6 +23,8 @@ from installed import install, run_with
 from torch import Tensor, nn
 
 from s2robot.backbones import BackboneSpec, Network, load_backbone, table
+from s2robot.benchmark.cells import encoder_settings
+from s2robot.config import EncoderConfig
 from s2robot.encoder import S2Encoder
 from s2robot.encoder.listing import encoder_text
 from s2robot.interfaces import EncoderError, WeightsError
@@ -143,6 +145,16 @@ def test_its_fingerprint_depends_on_weights_structure_version_and_name(monkeypat
     changes = [{}, {"version": "2"}, {"build": Strided}, {"build": Louder}, {"name": "other"}, {"mean": 0.4}]
     assert len({fingerprint(monkeypatch, **change) for change in changes}) == len(changes)
     assert fingerprint(monkeypatch) == fingerprint(monkeypatch)
+
+
+def test_cells_of_a_benchmark_are_others_where_the_features_have_another_version(monkeypatch):
+    settings = []
+    for version in ("1", "2"):
+        offer(monkeypatch, replace(TINY, network=replace(TINY.network, version=version)))
+        settings.append(encoder_settings(EncoderConfig(backbone="tiny", weights="none")))
+    assert settings[0] != settings[1]
+    own = EncoderConfig(backbone="test_vit", weights="none")
+    assert encoder_settings(own) == asdict(own)
 
 
 def test_what_finishing_a_network_rounds_is_no_part_of_its_fingerprint(monkeypatch):

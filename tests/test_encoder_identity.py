@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -110,6 +111,14 @@ def test_extra_state_is_part_of_the_weights():
 def test_extra_state_without_bytes_of_its_own_is_refused():
     with pytest.raises(EncoderError, match=r"extra state .*\[.x.\].* of type object.*numbers"):
         hash_tensors(ExtraState({"x": object()}))
+
+
+@pytest.mark.parametrize("make", [tuple, torch.tensor, lambda values: np.asarray(values, np.float32)])
+def test_normalisation_may_be_given_in_any_kind_of_number(make):
+    normalization = {name: make(values) for name, values in NORMALIZATION.items()}  # exact in float32
+    found = S2Encoder.from_module(Network(), size=32, **normalization)
+    assert found.fingerprint() == encoder_of(Network()).fingerprint()
+    assert torch.equal(found.normalize.scale, encoder_of(Network()).normalize.scale)
 
 
 @pytest.mark.parametrize("change", ["weight", "buffer"])

@@ -114,11 +114,18 @@ class Cell:
 
 
 def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
-    """All that the features depend on: the settings, and the content of weights that are a file of the user's."""
+    """All that the features depend on.
+
+    That is the settings, the content of weights that are a file of the user's, and the version that an installed
+    package gives the features of its network.
+    """
+    settings = asdict(encoder)
     with suppress(EncoderError):  # the plan, or the cell itself, says so
+        if network := find_spec(encoder.backbone).network:
+            settings["features_version"] = network.version
         if digest := weights_digest(encoder.backbone, encoder.weights):
-            return {**asdict(encoder), "weights_sha256": digest}
-    return asdict(encoder)
+            settings["weights_sha256"] = digest
+    return settings
 
 
 @lru_cache(maxsize=64)  # read once: a run goes on with the weights that it began with

@@ -161,7 +161,7 @@ def encoders(words: list[str]) -> Output:
                 {
                     **plain(dataclasses.asdict(dataclasses.replace(spec, network=None))),
                     "offline": is_available(spec),
-                    "package_of_row": BACKBONES.provider(spec.name),
+                    "provider": BACKBONES.provider(spec.name),
                 }
                 for spec in known_specs()
             ]

@@ -9,7 +9,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, Unpack
 
@@ -220,8 +220,8 @@ class S2Encoder(nn.Module):
             "weights": self.backbone.weights_hash(),
             "architecture": getattr(self.backbone, "architecture", type(self.backbone).__name__),
             "scale_set": asdict(self.scale_set),
-            "mean": list(self.backbone.mean),
-            "std": list(self.backbone.std),
+            "mean": _plain(self.backbone.mean),
+            "std": _plain(self.backbone.std),
             "num_prefix_tokens": self.backbone.num_prefix_tokens,
             "precision": self.precision,
         }
@@ -315,6 +315,11 @@ class S2Encoder(nn.Module):
                         f"scale {size} needs tiles that are no multiple of the {patch}-pixel patches of "
                         f"{self.backbone.name}; use multiples of {patch}"
                     )
+
+
+def _plain(values: Iterable[Any]) -> list[float]:
+    """Return numbers as JSON knows them; ints stay ints, or fingerprints would change."""
+    return [value if isinstance(value, int | float) else float(value) for value in values]
 
 
 @functools.cache
