@@ -29,7 +29,7 @@ class EvaluateConfig:
     allow_mismatch: bool = False  # allow images that look different from those the policy was trained on
     execute_steps: int | None = None  # actions executed of each predicted chunk; null = as in training
     temporal_ensemble: float | None = None  # m: average overlapping chunks with weights exp(-m·i), i = 0 the oldest
-    videos: int = 4  # number of videos of the first successes and failures
+    videos: int = 4  # number of videos: half successes and half failures, if there are enough of both
     step_timeout: float = 300.0  # seconds without an answer after which a simulator counts as hung
     output: str | None = None  # null = the checkpoint's parent folder
     device: str = "auto"
