@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from s2robot.cli.output import Output
+from s2robot.cli.outcome import Output
 from s2robot.cli.words import parse
 from s2robot.interfaces import CacheError, ConfigError, unknown_name
 

@@ -28,7 +28,7 @@ from s2robot.benchmark import (
 from s2robot.benchmark.calibration import blocks_text
 from s2robot.cli.choices import register_choices
 from s2robot.cli.demonstrations import collect_demonstrations
-from s2robot.cli.output import Output
+from s2robot.cli.outcome import Output
 from s2robot.cli.words import prepare_arguments
 from s2robot.config import CONFIG_DIR, BenchmarkConfig, CollectConfig, resolve
 from s2robot.interfaces import S2RobotError, WeightsError

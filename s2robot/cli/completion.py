@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from s2robot.cli import VERBS
-from s2robot.cli.output import Output
+from s2robot.cli.outcome import Output
 from s2robot.interfaces import ConfigError, unknown_name
 
 _BASH = """\

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from s2robot.cli.output import Output
+from s2robot.cli.outcome import Output
 from s2robot.cli.words import parse
 from s2robot.config.deployment import ExportConfig, ServeConfig
 from s2robot.interfaces import ConfigError

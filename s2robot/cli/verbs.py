@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from s2robot.cli.output import NotReadyError, Output
+from s2robot.cli.outcome import NotReadyError, Output
 from s2robot.cli.words import compose, parse, split
 from s2robot.config import (
     EVALUATION_SEED,
