@@ -18,13 +18,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from s2robot.config import EncoderConfig, TrainConfig, TrainingConfig, build
+from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TrainConfig, TrainingConfig, build
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
-from s2robot.policies import Policy, make_policy, policy_from_dict
-from s2robot.policies.readouts import readout_from_dict
+from s2robot.policies import POLICIES, Policy, make_policy, policy_from_dict
+from s2robot.policies.readouts import READOUTS, readout_from_dict
 from s2robot.system.files import write_durably
 from s2robot.system.machine import Machine
+from s2robot.system.registry import Registry, providers
 
 _LAYOUT = 2
 _UNSEALED = 1  # the layout in which `config.json` had no hash of itself
@@ -55,6 +56,17 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def packages_of(policy: PolicyConfig, readout: ReadoutConfig, *others: tuple[Registry, str]) -> dict[str, str]:
+    """Return the installed packages that a run rests on, such as {"policy my_policy": "my-package 1.2"}; ours left out.
+
+    Args:
+        policy: settings of the run's policy.
+        readout: settings of its readout.
+        others: further choices by name, each with its registry.
+    """
+    return providers([(POLICIES, policy.name), (READOUTS, readout.name), *others])
+
+
 @dataclass
 class Checkpoint:
     """Everything that a checkpoint stores besides the weights.
@@ -72,6 +84,7 @@ class Checkpoint:
         machines: machines that trained the policy (see `s2robot.system.machine`); more than one if the run was resumed
             on another machine.
         renderers: renderers that drew the images of the demonstrations, if the dataset records them.
+        packages: installed packages that brought something chosen by name, see `packages_of`.
     """
 
     config: TrainConfig
@@ -85,6 +98,7 @@ class Checkpoint:
     versions: dict[str, str] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
     renderers: list[str] = field(default_factory=list)
+    packages: dict[str, str] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from s2robot.backbones.table import find_spec
+from s2robot.checkpoint import packages_of
 from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TaskConfig, TrainingConfig
 from s2robot.interfaces import EncoderError
 from s2robot.report.arm_results import Setting, scales_label
@@ -63,7 +64,13 @@ class Arm:
     def key(self) -> str:
         """Identity of the computation, independent of labels."""
         policy = {**asdict(self.policy.computed), "config": self.policy.config.identity()}
-        return as_json([encoder_settings(self.encoder), self.readout.config.identity(), policy])
+        others = [self.packages] if self.packages else []
+        return as_json([encoder_settings(self.encoder), self.readout.config.identity(), policy, *others])
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Installed packages that bring the policy or the readout: another version may compute something else."""
+        return packages_of(self.policy.config, self.readout.config)
 
     @property
     def encoder_key(self) -> str:

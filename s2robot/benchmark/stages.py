@@ -206,6 +206,7 @@ def training_settings(cell: Cell) -> dict[str, Any]:
     arm = cell.arm
     return {
         "version": _VERSION,
+        **({"packages": arm.packages} if arm.packages else {}),
         "demonstrations": demonstrations_settings(cell.task),
         "encoder": encoder_settings(arm.encoder),
         "readout": arm.readout.config.identity(),

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from s2robot.checkpoint import Checkpoint, package_versions
+from s2robot.checkpoint import Checkpoint, package_versions, packages_of
 from s2robot.config import EncoderConfig, EvaluateConfig
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import RolloutError
@@ -79,6 +79,8 @@ def make_results(
             "policy": policy_sha256,
         },
         "versions": package_versions(),
+        "packages": packages_of(trained.policy, trained.readout),
+        "training_packages": checkpoint.packages,
         "command": shlex.join(sys.argv),
         "training_command": checkpoint.command,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

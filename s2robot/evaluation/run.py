@@ -12,7 +12,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
-from s2robot.checkpoint import Checkpoint, load_policy, package_versions, require_task
+from s2robot.checkpoint import Checkpoint, load_policy, package_versions, packages_of, require_task
 from s2robot.config import EVALUATION_SEED, EvaluateConfig
 from s2robot.data.appearance import evaluation_environment
 from s2robot.evaluation.log import EpisodeLog
@@ -70,7 +70,8 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     run = _make_run(config, actor, checkpoint, environment, make_vector_env, num_envs)
     together = None if device.type == "cpu" else num_envs  # on a GPU episodes depend on their neighbours by rounding
     acting = (str(device), together, config.engine, actor.execute_steps, config.temporal_ensemble)
-    identity = hash_json([recorded, environment, package_versions(), acting])
+    versions = package_versions() | packages_of(checkpoint.config.policy, checkpoint.config.readout)
+    identity = hash_json([recorded, environment, versions, acting])
     machine = {**machine_facts(device), "engine": config.engine or checkpoint.config.encoder.engine}
 
     output = Path(config.output or Path(config.checkpoint).parent)

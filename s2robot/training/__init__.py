@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from s2robot.checkpoint import Checkpoint, load_checkpoint, package_versions, save_checkpoint
+from s2robot.checkpoint import Checkpoint, load_checkpoint, package_versions, packages_of, save_checkpoint
 from s2robot.config import TrainConfig
-from s2robot.data import open_dataset
+from s2robot.data import FORMATS, format_of, open_dataset
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, TrainingError
 from s2robot.policies import make_policy
@@ -99,7 +99,8 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
         [plan.demonstrations.proprioception[index] for index in plan.training_episodes],
     )
 
-    result = _Result(config, plan, encoder, tensors_before)
+    packages = packages_of(config.policy, config.readout, (FORMATS, format_of(config.dataset)))
+    result = _Result(config, plan, encoder, tensors_before, packages)
     policy = policy.to(processes.device)
     loop = (
         TrainingLoop(policy, data, config, processes, run, result.save)
@@ -130,6 +131,7 @@ class _Result:
     plan: TrainingPlan
     encoder: S2Encoder
     tensors_before: str
+    packages: dict[str, str]
 
     def save(
         self, folder: Path, state: dict[str, torch.Tensor], rows: list[dict[str, float]], machines: list[Machine]
@@ -153,6 +155,7 @@ class _Result:
             versions=package_versions(),
             machines=machines,
             renderers=self.plan.renderers,
+            packages=self.packages,
         )
         save_checkpoint(folder, state, checkpoint)
 

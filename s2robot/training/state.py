@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from s2robot.checkpoint import set_checkpoint_aside
+from s2robot.checkpoint import packages_of, set_checkpoint_aside
 from s2robot.config import TrainConfig
 from s2robot.interfaces import TrainingError, differences
 from s2robot.system.files import durable_file
@@ -26,6 +26,8 @@ def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: st
     settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
     settings["policy"] = config.policy.identity()
     settings["readout"] = config.readout.identity()
+    if packages := packages_of(config.policy, config.readout):
+        settings["packages"] = packages  # another version may compute something else
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in FREE_TRAINING}
     return {**settings, "encoder weights": encoder_fingerprint, "data": data_fingerprint}
 
