@@ -488,3 +488,4 @@ def test_an_installed_package_is_listed_and_trained_with(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     saved = json.loads((output / "checkpoint" / "config.json").read_text())
     assert saved["config"]["encoder"]["backbone"] == "unireplknet_a"
+    assert saved["packages"] == {"backbone unireplknet_a": "s2robot_backbones 0.1.0"}

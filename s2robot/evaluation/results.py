@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from s2robot.backbones import BACKBONES
 from s2robot.checkpoint import Checkpoint, package_versions, packages_of
 from s2robot.config import EncoderConfig, EvaluateConfig
 from s2robot.encoder import S2Encoder
@@ -79,7 +80,7 @@ def make_results(
             "policy": policy_sha256,
         },
         "versions": package_versions(),
-        "packages": packages_of(trained.policy, trained.readout),
+        "packages": packages_of(trained.policy, trained.readout, (BACKBONES, trained.encoder.backbone)),
         "training_packages": checkpoint.packages,
         "command": shlex.join(sys.argv),
         "training_command": checkpoint.command,

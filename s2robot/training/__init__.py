@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from s2robot.backbones import BACKBONES
 from s2robot.checkpoint import Checkpoint, load_checkpoint, package_versions, packages_of, save_checkpoint
 from s2robot.config import TrainConfig
 from s2robot.data import FORMATS, format_of, open_dataset
@@ -99,7 +100,9 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
         [plan.demonstrations.proprioception[index] for index in plan.training_episodes],
     )
 
-    packages = packages_of(config.policy, config.readout, (FORMATS, format_of(config.dataset)))
+    packages = packages_of(
+        config.policy, config.readout, (FORMATS, format_of(config.dataset)), (BACKBONES, config.encoder.backbone)
+    )
     result = _Result(config, plan, encoder, tensors_before, packages)
     policy = policy.to(processes.device)
     loop = (
