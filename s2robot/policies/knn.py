@@ -20,7 +20,7 @@ _STEADY = 1e-6  # a camera whose features spread less than this shows nothing, a
 
 @dataclass
 class KNNConfig(PolicyConfig):
-    """Locally weighted regression over the training windows, as in VINN (arXiv 2112.01511, §III-C).
+    """Locally weighted regression over the training windows, as in VINN (arXiv 2112.01511, §III).
 
     The paper weighs the k nearest by exp(-distance). Here distances are in units of the spread of the demonstrations,
     whatever the encoder, which a `temperature` makes local; its value, k and the weight of the proprioception are ours.
