@@ -103,6 +103,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
     packages = packages_of(
         config.policy, config.readout, (FORMATS, format_of(config.dataset)), (BACKBONES, config.encoder.backbone)
     )
+    packages |= plan.env_args.get("packages", {})  # those that brought the task and the expert
     result = _Result(config, plan, encoder, tensors_before, packages)
     policy = policy.to(processes.device)
     loop = (
