@@ -136,7 +136,7 @@ def test_what_cannot_be_encoded_is_refused(encoder, layout, settings, message):
 
 def test_an_environment_that_breaks_its_word_is_refused(encoder):
     env = EncodeObservation(Pictures("image"), encoder)
-    with pytest.raises(EncoderError, match="no image of 64x64"):
+    with pytest.raises(EncoderError, match="does not hold images of 64x64 pixels"):
         env.observation(np.zeros((32, 32, 3), np.uint8))
 
 

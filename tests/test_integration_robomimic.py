@@ -171,7 +171,7 @@ def test_the_relu_behind_the_core_takes_nothing_away(core_module, shared):
         ([3, 128, 128], {"encodr": {}}, "lack 'encoder'"),
         ([3, 128, 128], {"encoder": {"backbon": "efficientnet_lite0"}}, "did you mean 'backbone'"),
         ([3, 128, 128], {"encoder": {}, "readout": {"widht": 64}}, "did you mean 'width'"),
-        ([1, 128, 128], {"encoder": {}}, r"RGB images \[3, H, W\], got observations of shape \[1, 128, 128\]"),
+        ([1, 128, 128], {"encoder": {}}, r"RGB images \[3, H, W\], but the observations have shape \[1, 128, 128\]"),
     ],
 )
 def test_wrong_settings_are_named(core_module, shape, settings, message):

@@ -225,7 +225,7 @@ def test_wrong_observations_are_refused():
     image = spaces.Box(0, 255, (3, SIZE, SIZE), np.uint8)
     with pytest.raises(ConfigError, match="give an encoder"):
         S2FeaturesExtractor(image)
-    with pytest.raises(ConfigError, match="1 channels; the encoder takes RGB"):
+    with pytest.raises(ConfigError, match="1 channels, but the encoder takes RGB images"):
         S2FeaturesExtractor(spaces.Box(0, 255, (1, SIZE, SIZE), np.uint8), SETTINGS)
     with pytest.raises(EncoderError, match="normalize_images=False"):
         S2FeaturesExtractor(image, SETTINGS)(torch.full((1, 3, SIZE, SIZE), 200.0))
@@ -235,7 +235,7 @@ def test_an_extractor_that_alone_is_told_that_images_are_bytes_refuses_them():
     settings = kwargs(SharedEncoder(**SETTINGS), normalize_images=False)
     steps = {"n_steps": 8, "batch_size": 8}
     model = PPO("CnnPolicy", ReachTheDot(), policy_kwargs=settings, **steps)
-    with pytest.raises(EncoderError, match="values between whole numbers.*the policy needs normalize_images=False"):
+    with pytest.raises(EncoderError, match="fractional values: the policy .* normalize_images=False"):
         model.learn(8)
     PPO("CnnPolicy", ReachTheDot(), policy_kwargs={**settings, "normalize_images": False}, **steps).learn(8)
 

@@ -63,7 +63,9 @@ def test_an_encoder_on_another_device_is_still_the_one_that_was_saved():
 def test_an_encoder_that_was_passed_as_an_object_cannot_follow():
     encoder = FrozenEncoder({"front": (SIZE, SIZE)}, SharedEncoder.of(S2Encoder(**SETTINGS)))
     assert encoder({"front": images()})["front"].map.device.type == "cpu"
-    with pytest.raises(ConfigError, match="images are on meta, the S2Encoder that was passed as an object on cpu"):
+    with pytest.raises(
+        ConfigError, match="images are on meta, but the S2Encoder that was passed as an object is on cpu"
+    ):
         encoder({"front": images(device=ELSEWHERE)})
 
 
@@ -100,7 +102,7 @@ def test_an_engine_of_the_cpu_is_the_one_that_encodes(monkeypatch):
 
 
 def test_images_of_another_size_than_announced_are_refused():
-    with pytest.raises(EncoderError, match="images of 'front' have 48x48 pixels, the encoder was set up for 64x64"):
+    with pytest.raises(EncoderError, match="images of 'front' have 48x48 pixels, but the encoder was set up for 64x64"):
         frozen()({"front": images(size=48)})
 
 

@@ -123,18 +123,18 @@ def test_a_finer_grid_tells_positions_apart_which_the_mean_does_not():
 
 
 def test_a_grid_finer_than_the_map_is_refused():
-    with pytest.raises(ConfigError, match="policy.grid=5 is not possible; valid: 1 … 4, the map of camera"):
+    with pytest.raises(ConfigError, match="policy.grid=5 is not possible; valid: 1 … 4, the shorter side of"):
         make_policy(replace(KNN, grid=5), READOUT, SPEC)
 
 
 def test_fewer_windows_than_neighbours_are_refused():
-    with pytest.raises(ConfigError, match="policy.k=30 is not possible; valid: 1 … 20, the training windows"):
+    with pytest.raises(ConfigError, match="policy.k=30 is not possible; valid: 1 … 20, the number of training windows"):
         fitted(replace(KNN, k=30))
 
 
 def test_acting_before_it_is_fitted_is_an_error_that_says_so():
     batch = make_batch(1, 1, 4)
-    with pytest.raises(TrainingError, match="remembers no demonstrations yet"):
+    with pytest.raises(TrainingError, match="has no demonstrations yet; call `fit`"):
         make_policy(KNN, READOUT, SPEC).act(batch.observation, generators(1))
 
 

@@ -26,7 +26,7 @@ from s2robot.policies.flow_matching import FlowMatchingConfig
         (DiffusionUNetConfig, {"execute_steps": 20}, r"policy.execute_steps=20 is not possible; valid: 1 … action"),
         (DiffusionUNetConfig, {"action_steps": 18}, r"policy.action_steps=18 is not possible; valid: a multiple of 4"),
         (DiffusionUNetConfig, {"down_dims": [30]}, "multiples of groups=8"),
-        (DiffusionUNetConfig, {"down_dims": []}, "one width or more"),
+        (DiffusionUNetConfig, {"down_dims": []}, "at least one width"),
         (DiffusionUNetConfig, {"sampler": "euler"}, "valid: ddpm, ddim, dpm_solver"),
         (DiffusionUNetConfig, {"inference_steps": 101}, "valid: 1 … train_timesteps=100"),
         (

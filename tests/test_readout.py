@@ -175,7 +175,7 @@ def test_a_setting_that_came_later_leaves_the_identity_of_earlier_runs_alone():
 
 
 def test_settings_beside_options_are_refused():
-    with pytest.raises(ConfigError, match="'conv' is given as settings; width and options are fields of these"):
+    with pytest.raises(ConfigError, match="'conv' is a settings object; set width and options as its fields"):
         make_readout(ReadoutConfig(), SHAPE, 8)
 
 
@@ -262,5 +262,5 @@ def test_readouts_over_features_refuse_pixels(name):
     "shape", [FeatureShape(640, 7, 7), FeatureShape(3, 84, 84, num_prefix=1), FeatureShape(3, 8, 8)]
 )
 def test_network_from_scratch_refuses_features(shape):
-    with pytest.raises(ConfigError, match="trained on images, not on features .*encoder.backbone=pixels"):
+    with pytest.raises(ConfigError, match="'resnet18' reads images, not features of .*encoder.backbone=pixels"):
         make_readout("resnet18", shape, width=8)

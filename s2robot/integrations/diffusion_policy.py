@@ -44,7 +44,7 @@ class S2ObsEncoder(nn.Module):
         self._images, self._vectors = _read_shapes(shape_meta)
         self._low, high = image_range
         if not high > self._low:
-            raise ConfigError(f"image_range={tuple(image_range)} is not possible; give (smallest, largest)")
+            raise ConfigError(f"image_range={tuple(image_range)} is not possible; valid: (smallest, largest)")
         self._range = high - self._low
         readout_settings = read_readout(readout)
         self.vision = FrozenVision(
@@ -86,5 +86,7 @@ def _read_shapes(shape_meta: Mapping[str, Any]) -> tuple[dict[str, tuple[int, in
         else:
             vectors[key] = shape[0]
     if not images:
-        raise ConfigError(f"no observation of type rgb among {', '.join(sorted(shape_meta['obs'])) or 'none'}")
+        raise ConfigError(
+            f"shape_meta has no observation of type rgb; its keys: {', '.join(sorted(shape_meta['obs'])) or 'none'}"
+        )
     return images, vectors

@@ -113,5 +113,5 @@ def _images(entries: Mapping[str, spaces.Space[Any]], keys: Sequence[str] | None
             found[key] = layout
     if not found:
         described = ", ".join(f"{key or 'observation'}: {space}" for key, space in entries.items())
-        raise ConfigError(f"no uint8 images […, H, W, 3] or […, 3, H, W] among the observations ({described})")
+        raise ConfigError(f"the observations hold no uint8 images […, H, W, 3] or […, 3, H, W]: {described}")
     return found

@@ -72,7 +72,7 @@ class ImageFeatures:
             key: self.shared.encoder.feature_shape(layout.height, layout.width) for key, layout in self.layouts.items()
         }
         if output == "cls" and not all(shape.num_prefix for shape in self._shapes.values()):
-            raise ConfigError("output 'cls' needs a backbone with a CLS token; this one has none, use 'mean'")
+            raise ConfigError("output 'cls' needs a backbone with a CLS token; this one has none; use output 'mean'")
 
     def frame_shape(self, key: Any) -> tuple[int, ...]:
         """Shape of the features that replace one image of `key`."""
@@ -94,7 +94,8 @@ class ImageFeatures:
             found, layout = ImageLayout.of(value.shape), self.layouts[key]
             if found is None or (found.height, found.width) != (layout.height, layout.width):
                 raise EncoderError(
-                    f"{key!r} has shape {tuple(value.shape)}, which ends in no image of {layout.height}x{layout.width}"
+                    f"{key!r} has shape {tuple(value.shape)}, which does not hold images of "
+                    f"{layout.height}x{layout.width} pixels"
                 )
         encoded = self.shared({key: self.layouts[key].flatten(value) for key, value in images.items()})
         return {

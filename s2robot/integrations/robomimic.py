@@ -29,7 +29,7 @@ try:
     from robomimic.models.obs_core import EncoderCore
 except ModuleNotFoundError as error:
     raise MissingLibraryError(
-        f"robomimic is not installed ({error}); `make test-robomimic` installs it, docs/integrations.md says from where"
+        f"robomimic is not installed ({error}); `make test-robomimic` installs it as docs/integrations.md describes"
     ) from error
 
 
@@ -56,9 +56,11 @@ class S2Core(EncoderCore):
     ) -> None:
         super().__init__(input_shape=input_shape)
         if encoder is None:  # robomimic drops misspelt core_kwargs without a word, so there is no default
-            raise ConfigError("core_kwargs of S2Core lack 'encoder', such as {'backbone': 'efficientnet_lite0'}")
+            raise ConfigError(
+                "core_kwargs of S2Core lack 'encoder'; give its settings, such as {'backbone': 'efficientnet_lite0'}"
+            )
         if len(input_shape) != 3 or input_shape[0] != 3:
-            raise ConfigError(f"S2Core reads RGB images [3, H, W], got observations of shape {list(input_shape)}")
+            raise ConfigError(f"S2Core reads RGB images [3, H, W], but the observations have shape {list(input_shape)}")
         settings = read_readout(readout)
         self._width = settings.width
         size = (int(input_shape[1]), int(input_shape[2]))
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     script = f"robomimic.scripts.{name}"
     if not name.isidentifier() or importlib.util.find_spec(script) is None:
         raise ConfigError(
-            f"robomimic has no script {name!r}; choices are its scripts, such as train, run_trained_agent"
+            f"robomimic has no script {name!r}; give a module of robomimic.scripts, such as train or run_trained_agent"
         )
     sys.argv = [script, *rest]
     runpy.run_module(script, run_name="__main__", alter_sys=True)

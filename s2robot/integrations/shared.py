@@ -68,7 +68,7 @@ class SharedEncoder:
             if self._fingerprint not in (None, encoder.fingerprint()):
                 raise ConfigError(
                     f"saved with encoder {str(self._fingerprint)[:12]}, but {self} gives {encoder.fingerprint()[:12]} "
-                    "here: other backbone weights or code version"
+                    "here: the backbone weights or the code version differ"
                 )
             self._encoder = encoder
         return self._encoder
@@ -94,8 +94,9 @@ class SharedEncoder:
         """
         if not self.settings and self.encoder.device != device:
             raise ConfigError(
-                f"the images are on {device}, the S2Encoder that was passed as an object on {self.encoder.device}; "
-                "pass its settings instead, SharedEncoder(backbone=…, scales=…), or move one of them"
+                f"the images are on {device}, but the S2Encoder that was passed as an object is on "
+                f"{self.encoder.device}; pass its settings instead, SharedEncoder(backbone=…, scales=…), or move the "
+                "images or the encoder"
             )
         return self._variant(device=str(device))
 

@@ -124,7 +124,9 @@ class _Stack:
         self._channels_first = shape[0] == min(shape)  # Stable-Baselines3's own rule
         channels, self.height, self.width = shape if self._channels_first else (shape[2], *shape[:2])
         if channels % 3:
-            raise ConfigError(f"observation {key!r} has {channels} channels; the encoder takes RGB images, 3 a frame")
+            raise ConfigError(
+                f"observation {key!r} has {channels} channels, but the encoder takes RGB images: 3 channels per frame"
+            )
         self.frames = channels // 3
 
     def bytes(self, images: Tensor) -> Tensor:
@@ -134,13 +136,14 @@ class _Stack:
         images = images * self._to_bytes
         if images.max() > 255.5:
             raise EncoderError(
-                f"observation {self.key!r} has values beyond [0, 1]: the extractor needs normalize_images=False too"
+                f"observation {self.key!r} has values outside [0, 1]: the policy does not divide images by 255; give "
+                "the extractor normalize_images=False too"
             )
         whole = images.round()
         if self._to_bytes == 1 and not torch.equal(whole, images):
             raise EncoderError(
-                f"observation {self.key!r} has values between whole numbers, as of images divided by 255: the policy "
-                "needs normalize_images=False as the extractor does"
+                f"observation {self.key!r} has fractional values: the policy seems to divide images by 255; give it "
+                "normalize_images=False, as the extractor has"
             )
         return whole.to(torch.uint8).reshape(-1, 3, self.height, self.width)
 

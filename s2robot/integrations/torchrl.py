@@ -52,7 +52,7 @@ class S2Transform(Transform):
     ) -> None:
         out_keys = list(in_keys) if out_keys is None else list(out_keys)
         if len(in_keys) != len(out_keys):
-            raise ConfigError(f"in_keys={list(in_keys)} and out_keys={out_keys} must be equally many")
+            raise ConfigError(f"in_keys={list(in_keys)} and out_keys={out_keys} must have equal lengths")
         super().__init__(in_keys=list(in_keys), out_keys=out_keys)
         self._shared = SharedEncoder.of(encoder)
         self._output = output
@@ -83,7 +83,9 @@ class S2Transform(Transform):
     def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
         """Put the features' shapes in place of the images'."""
         if not isinstance(observation_spec, Composite):
-            raise ConfigError(f"the observations of the environment are {observation_spec}, not named tensors")
+            raise ConfigError(
+                f"the environment's observations are {observation_spec}; S2Transform needs a Composite of named tensors"
+            )
         spec = observation_spec.clone()
         shapes = {}
         for key in self.in_keys:

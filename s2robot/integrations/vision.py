@@ -77,7 +77,7 @@ class FrozenEncoder(nn.Module):
             found = tuple(images[camera].shape[-2:])
             if found != size:
                 raise EncoderError(
-                    f"images of {camera!r} have {found[0]}x{found[1]} pixels, the encoder was set up for "
+                    f"images of {camera!r} have {found[0]}x{found[1]} pixels, but the encoder was set up for "
                     f"{size[0]}x{size[1]}: features of resized images differ"
                 )
         device = next(iter(images.values())).device
@@ -132,8 +132,8 @@ def check_fingerprint(saved: Tensor | None, encoder: S2Encoder) -> None:
     found = bytes(saved.cpu().tolist()).hex()
     if found != encoder.fingerprint():
         raise CheckpointError(
-            f"these weights were trained on features of the encoder {found[:12]}…, but the encoder is "
-            f"{encoder.fingerprint()[:12]}…: give the backbone, weights and scales that they were trained with"
+            f"these weights were trained on features of the encoder {found[:12]}…, but the encoder here is "
+            f"{encoder.fingerprint()[:12]}…; use the backbone, weights and scales of the training"
         )
 
 

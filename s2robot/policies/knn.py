@@ -74,7 +74,9 @@ class KNNPolicy(Policy):
         self._numbers = [shape.channels * config.grid**2 for shape in spec.features.values()]
         for camera, shape in spec.features.items():
             side = min(shape.height, shape.width)
-            require(config.grid <= side, "policy.grid", config.grid, f"1 … {side}, the map of camera {camera!r}")
+            require(
+                config.grid <= side, "policy.grid", config.grid, f"1 … {side}, the shorter side of {camera!r}'s map"
+            )
         self._weights = (1 / config.observation_steps, config.proprioception_weight / config.observation_steps)
         width = config.observation_steps * (sum(self._numbers) + spec.proprioception_width)
         self.register_buffer("keys", torch.zeros(0, width, dtype=torch.float16))
@@ -95,7 +97,7 @@ class KNNPolicy(Policy):
             chunks.append(self.actions(batch.actions).cpu())
         count = sum(map(len, chunks))
         if count < self._k:
-            raise ConfigError(f"policy.k={self._k} is not possible; valid: 1 … {count}, the training windows")
+            raise ConfigError(f"policy.k={self._k} is not possible; valid: 1 … {count}, the number of training windows")
         device = self.keys.device
         features = torch.cat(pooled)
         self._take_spread(features.double().flatten(0, 1))
@@ -131,7 +133,7 @@ class KNNPolicy(Policy):
     def _predict(self, observation: Observation) -> Tensor:
         """Normalised chunks [B, Ta, A]."""
         if not len(self.keys):
-            raise TrainingError("policy knn remembers no demonstrations yet; `fit` gives it the training windows")
+            raise TrainingError("policy knn has no demonstrations yet; call `fit` with the training windows first")
         felt = self.observation.proprioception(observation.proprioception)
         queries = self._vectors(self._pooled(observation), felt).float()
         nearest, index = _nearest(queries, self.keys.float(), self._k)

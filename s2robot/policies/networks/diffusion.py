@@ -46,7 +46,7 @@ class DiffusionSettings:
             exact,
             "policy.inference_steps",
             steps,
-            f"a divisor of train_timesteps ({', '.join(divisors)}); with ddpm and dpm_solver most other numbers too",
+            f"a divisor of train_timesteps ({', '.join(divisors)}); ddpm and dpm_solver accept most other numbers too",
         )
 
 

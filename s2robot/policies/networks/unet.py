@@ -38,7 +38,7 @@ class UNetSettings:
             len(self.down_dims) >= 1 and min(self.down_dims) >= 1,
             "policy.down_dims",
             self.down_dims,
-            "one width or more, each 1 or more",
+            "at least one width, each 1 or more",
         )
         require(
             all(d % self.groups == 0 for d in self.down_dims),

@@ -60,7 +60,7 @@ def make_readout(config: ReadoutConfig | str, shape: FeatureShape, width: int | 
                 raise ConfigError(unknown_name("readout option", option, known))
         config = readout_from_dict({"name": config, **given})
     elif width is not None or options:
-        raise ConfigError(f"readout {config.name!r} is given as settings; width and options are fields of these")
+        raise ConfigError(f"readout {config.name!r} is a settings object; set width and options as its fields")
     made = READOUTS.find(config.name)
     _check_pixels(config.name, shape)
     readout: Readout = made(config, shape)
@@ -107,7 +107,7 @@ def _check_pixels(name: str, shape: FeatureShape) -> None:
     pixels = shape.channels == 3 and not shape.num_prefix and min(shape.height, shape.width) >= STRIDE
     if name == "resnet18" and not pixels:
         raise ConfigError(
-            f"readout 'resnet18' is trained on images, not on features {shape.channels}x{shape.height}x{shape.width}; "
+            f"readout 'resnet18' reads images, not features of {shape.channels}x{shape.height}x{shape.width}; "
             "use encoder.backbone=pixels encoder.scales=[84], or another readout"
         )
     if name != "resnet18" and pixels:

@@ -19,7 +19,7 @@ class ClsReadout(Readout):
     def __init__(self, config: ReadoutConfig, shape: FeatureShape) -> None:
         super().__init__(config, shape)
         if not shape.num_prefix:
-            raise ConfigError("readout 'cls' needs a backbone with a CLS token; this one has none, use 'mean'")
+            raise ConfigError("readout 'cls' needs a backbone with a CLS token; this one has none; use readout 'mean'")
         self.project = projection(shape.channels, config.width)
 
     def forward(self, features: Features) -> Tensor:
