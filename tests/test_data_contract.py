@@ -190,7 +190,9 @@ def test_a_file_linked_from_outside_is_refused(example, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     file.rename(elsewhere)
     file.symlink_to(elsewhere)
-    with pytest.raises(DatasetError, match=re.escape(f"'{file.name}' leads to '{elsewhere}', outside of its folder")):
+    with pytest.raises(
+        DatasetError, match=re.escape(f"'{file.name}' leads to '{elsewhere}', outside the dataset's folder")
+    ):
         open_dataset(path)
 
 
@@ -277,6 +279,6 @@ except DatasetError as error:
 """
     error = run_with(site, "-c", words).stdout
     assert "unknown format (file ending '.csv'); known: LeRobot v3" in error
-    assert "robomimic: a file *.hdf5 or *.h5; Plain: a file *.plain. Not asked: " in error
+    assert "robomimic: a file *.hdf5 or *.h5; Plain: a file *.plain. Not tried: " in error
     assert "dataset format 'broken' of plain_format 1.2 cannot be imported from 'plain_format:nothing'" in error
     assert "dataset format 'words' of plain_format 1.2 is 'no reader'; valid: a subclass of" in error

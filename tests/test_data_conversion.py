@@ -172,7 +172,7 @@ def test_interrupted_writing_leaves_nothing_behind(tmp_path):
 def test_episode_with_other_fields_is_refused(tmp_path):
     other = make_episode(4, 1)
     other.proprioception.pop("extra")
-    with pytest.raises(DatasetError, match="episode 1 has the fields .*; the first .*extra \\[2\\]"):  # noqa: SIM117
+    with pytest.raises(DatasetError, match="episode 1 has the fields .*, but the first episode has .*extra \\[2\\]"):  # noqa: SIM117
         with LeRobotWriter(tmp_path / "demos", video=False) as writer:
             writer.add(make_episode(4, 0))
             writer.add(other)
@@ -181,7 +181,7 @@ def test_episode_with_other_fields_is_refused(tmp_path):
 def test_odd_image_sizes_name_the_way_out(tmp_path):
     episode = make_episode(4, 0)
     episode.images = {"front": np.zeros((4, 15, 16, 3), np.uint8)}
-    with pytest.raises(DatasetError, match="images are 15 x 16 pixels; give video=false"):  # noqa: SIM117
+    with pytest.raises(DatasetError, match="images are 15 x 16 pixels, but .*; give video=false"):  # noqa: SIM117
         with LeRobotWriter(tmp_path / "demos") as writer:
             writer.add(episode)
 
@@ -292,7 +292,7 @@ def test_interrupted_conversion_is_not_mixed_with_another_source(monkeypatch, tm
 
 @pytest.mark.parametrize("ending", [".txt", ".HDF5"])
 def test_a_file_of_another_ending_is_no_folder_of_lerobot(tmp_path, ending):
-    with pytest.raises(DatasetError, match=rf"{ending}' ends as a file of unknown format; valid: \*.hdf5"):
+    with pytest.raises(DatasetError, match=rf"{ending}' has the ending of an unknown format; valid: \*.hdf5"):
         convert_dataset(write_dataset(tmp_path / "demos.hdf5"), tmp_path / f"copy{ending}")
     assert not (tmp_path / f"copy{ending}").exists()
 

@@ -181,7 +181,7 @@ def change_info(folder, change):
         (lambda info: info.update(codebase_version="v2.1"), "LeRobot version 'v2.1'; valid: v3.0"),
         (lambda info: info["features"].pop("action"), "has no feature 'action'"),
         (lambda info: info.pop("features"), "KeyError: 'features'"),
-        (lambda info: info.update(data_path="../../{chunk_index}/secret.parquet"), "outside of its folder"),
+        (lambda info: info.update(data_path="../../{chunk_index}/secret.parquet"), "outside the dataset's folder"),
         (lambda info: info["features"]["observation.images.wrist"].update(shape=[8, 8, 3]), "episode_0: images of wr"),
         (
             lambda info: info["features"].update({"observation.force": {"dtype": "float32", "shape": [1]}}),
@@ -209,7 +209,7 @@ def unequal(file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (unequal, "episode_1: observation 'position' has 9 steps; 9 actions need 10"),
+        (unequal, "episode_1: observation 'position' has 9 steps, but 9 actions need 10"),
         (lambda f: f["episode_1/observations"].pop("front"), "episode_1: observation 'front' is missing"),
         (lambda f: f["episode_1"].pop("actions"), "episode_1: field 'actions' is missing"),
         (lambda f: f["episode_1/actions"].write_direct(np.full((9, 2), np.nan, np.float32)), "episode_1: .*not finite"),
@@ -229,7 +229,10 @@ def test_minari_damage_names_episode_and_field(change, message, tmp_path):
     ("change", "message"),
     [
         (lambda root: root["data"].create_array("extra", data=np.zeros((5, 2))), r"data/extra has shape \(5, 2\)"),
-        (lambda root: root["data/img"].__setitem__((0, 0, 0, 0), 0.5), "img are float32, not whole numbers"),
+        (
+            lambda root: root["data/img"].__setitem__((0, 0, 0, 0), 0.5),
+            "img are float32 with values other than whole numbers",
+        ),
         (lambda root: root["data/action"].__setitem__((7, 1), np.nan), "episode_1: 'actions' is not finite at step 1"),
         (lambda root: root["meta/episode_ends"].__setitem__(slice(None), [6, 5, 19]), "valid: increasing positive"),
         (lambda root: root.__delitem__("meta"), "has no array 'meta/episode_ends'"),
@@ -284,7 +287,7 @@ def test_pickled_objects_are_never_loaded(description, as_zip, tmp_path):
         chunk.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     if as_zip:
         folder = Path(shutil.make_archive(str(tmp_path / "replay.zarr"), "zip", folder))
-    with pytest.raises(DatasetError, match="asks for the codec 'pickle'"), open_dataset(folder) as dataset:
+    with pytest.raises(DatasetError, match="uses the codec 'pickle'"), open_dataset(folder) as dataset:
         dataset.episode(0)
     assert not (tmp_path / "sprung").exists()
 
@@ -298,7 +301,7 @@ def test_a_chunk_of_a_replay_buffer_that_was_cut_is_named(chunk, left, tmp_path)
         archive.extractall(tmp_path / "replay.zarr")
     file = tmp_path / "replay.zarr" / chunk
     file.write_bytes(file.read_bytes()[:left])
-    with pytest.raises(DatasetError, match=f"{chunk} is damaged: {left} bytes; its header says"):
+    with pytest.raises(DatasetError, match=f"{chunk} is damaged: it has {left} bytes, its header says"):
         open_dataset(tmp_path / "replay.zarr")
 
 
@@ -309,7 +312,7 @@ def test_arrays_behind_a_link_to_another_folder_are_refused(tmp_path):
     array = tmp_path / "replay.zarr" / "data" / "action"
     array.rename(tmp_path / "elsewhere")
     array.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DatasetError, match="'action' leads to .*elsewhere', outside of its folder"):
+    with pytest.raises(DatasetError, match="'action' leads to .*elsewhere', outside the dataset's folder"):
         open_dataset(tmp_path / "replay.zarr")
 
 

@@ -88,12 +88,12 @@ def fail(file):
     ("change", "problem"),
     [
         (set_nan, "demo_1: 'obs/position' is not finite at step 3"),
-        (cut_images, "demo_1: 'images of wrist' has 11 steps; the episode has 12"),
+        (cut_images, "demo_1: 'images of wrist' has 11 steps, but the episode has 12"),
         (repeat_episode, "duplicate demonstrations: demo_0, demo_3"),
         (freeze_channel, "constant channel: actions[2] never changes"),
-        (freeze_camera, "demo_2: camera agentview shows the same picture at all 5 steps"),
+        (freeze_camera, "demo_2: camera agentview shows the same image at all 5 steps"),
         (leave_range, "action out of range: actions[1] leave the environment's [-1, 1]"),
-        (mix_looks, "pictures of several looks, which training refuses: fast; full"),
+        (mix_looks, "images with several looks, which training refuses: fast; full"),
         (fail, "1 of 4 demonstrations did not succeed"),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_quaternion_equals_its_negative():
 
 def test_source_is_never_written_to(path):
     before = path.read_bytes()
-    with open_dataset(path) as source, pytest.raises(DatasetError, match="is the source itself"):
+    with open_dataset(path) as source, pytest.raises(DatasetError, match="is the source dataset"):
         render_dataset(source, path.parent / "." / path.name, {}, shifted_by(0))
     assert path.read_bytes() == before
 

@@ -55,7 +55,7 @@ def test_names_with_a_slash_are_refused_as_no_reader_would_find_them(tmp_path, f
     episode = make_episode()
     setattr(episode, field, {"arm/wrist": next(iter(getattr(episode, field).values()))})
     with (
-        pytest.raises(DatasetError, match="'arm/wrist' cannot be a name in HDF5, for its slash; write 'arm_wrist'"),
+        pytest.raises(DatasetError, match="'arm/wrist' has a slash, which HDF5 names cannot have; write 'arm_wrist'"),
         RobomimicWriter(tmp_path / "demos.hdf5", {}) as writer,
     ):
         writer.add(episode)
@@ -64,7 +64,7 @@ def test_names_with_a_slash_are_refused_as_no_reader_would_find_them(tmp_path, f
 
 @pytest.mark.parametrize(("argument", "name"), [("cameras", "agentview"), ("proprioception", "robot0_eef_pos")])
 def test_a_name_in_place_of_a_list_is_not_read_letter_by_letter(path, argument, name):
-    with open_dataset(path) as dataset, pytest.raises(DatasetError, match=rf"is no list of .*; write \('{name}',\)"):
+    with open_dataset(path) as dataset, pytest.raises(DatasetError, match=rf"is not a list of .*; write \('{name}',\)"):
         dataset.episode(0, **{argument: name})
 
 
@@ -196,7 +196,7 @@ def test_parts_of_another_environment_are_not_mixed_in(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "a.hdf5", list(range(6)), fail=4)
     assert RobomimicWriter(tmp_path / "a.hdf5", {"env_name": "Stack"}).count == 0
-    assert "a.hdf5': the demonstrations of an interrupted run are discarded (4)" in (said := capsys.readouterr().err)
+    assert "a.hdf5': 4 demonstrations of an interrupted run are discarded" in (said := capsys.readouterr().err)
     assert "env_args.env_name is 'Stack', was 'Lift'" in said
 
 
@@ -214,7 +214,7 @@ def test_a_recording_that_goes_on_under_another_renderer_says_so_once(tmp_path, 
     with RobomimicWriter(path, {}) as writer:
         for seed in (1, 2):
             writer.add(drawn_by(seed, now))
-    message = "the demonstrations of an interrupted run were rendered by a, those that follow by b"
+    message = "the demonstrations of an interrupted run were rendered by a, the following ones by b"
     assert capsys.readouterr().err.count(message) == said
     with open_dataset(path) as dataset:
         found = [dataset.episode(index).attributes.get("renderer") for index in range(3)]
@@ -287,7 +287,7 @@ def test_unequal_lengths_are_refused(path):
         file["data/demo_2/obs/agentview_image"] = np.zeros((4, 16, 16, 3), np.uint8)
 
     edit(path, shorten)
-    with pytest.raises(DatasetError, match="demo_2: 'images of agentview' has 4 steps; the episode has 5"):
+    with pytest.raises(DatasetError, match="demo_2: 'images of agentview' has 4 steps, but the episode has 5"):
         open_dataset(path).episode(2)
 
 
@@ -331,9 +331,12 @@ def stored_in_another_file(file):
     ("change", "message"),
     [
         (replace("data/demo_2/actions", np.full((5, 7), b"x")), "demo_2: 'actions' is .S1.*valid: numbers"),
-        (replace("data/demo_2/actions", np.zeros((5, 6))), r"demo_2: 'actions' has shape \(5, 6\); demo_0 .* width 7"),
+        (
+            replace("data/demo_2/actions", np.zeros((5, 6))),
+            r"demo_2: 'actions' has shape \(5, 6\), but .* demo_0 have width 7",
+        ),
         (replace("data/demo_2/actions", np.full((5, 7), 1e300)), "demo_2: 'actions' is not finite at step 0"),
-        (replace("data/demo_2/states", np.zeros((4, 9))), "demo_2: 'states' has 4 steps; the episode has 5"),
+        (replace("data/demo_2/states", np.zeros((4, 9))), "demo_2: 'states' has 4 steps, but the episode has 5"),
         (replace("data/demo_2/states", np.full((5, 9), np.inf)), "demo_2: 'states' is not finite"),
         (replace("data/demo_2/rewards", np.zeros(6)), "demo_2: 'rewards' has 6 steps"),
         (
@@ -341,7 +344,7 @@ def stored_in_another_file(file):
             r"demo_2: images of agentview are uint8 \(5, 8, 8, 3\); valid: uint8 \(5, 16, 16, 3\)",
         ),
         (lambda f: f["data/demo_2"].pop("actions") and f.create_group("data/demo_2/actions"), "'actions' is a group"),
-        (linked_to_another_file, "demo_2: 'actions' is a link into another file, '/etc/passwd'"),
+        (linked_to_another_file, "demo_2: 'actions' links to another file, '/etc/passwd'"),
         (stored_in_another_file, "demo_2: 'states' stores its values in other files"),
     ],
 )
@@ -355,7 +358,7 @@ def test_values_that_cannot_be_right_name_file_episode_and_field(path, change, m
 def test_link_out_of_the_folder_is_refused_and_one_within_is_followed(path, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "link.hdf5").symlink_to(path)
-    with pytest.raises(DatasetError, match=r"'link\.hdf5' leads to '.*demos\.hdf5', outside of its folder"):
+    with pytest.raises(DatasetError, match=r"'link\.hdf5' leads to '.*demos\.hdf5', outside the dataset's folder"):
         open_dataset(tmp_path / "elsewhere" / "link.hdf5")
     (tmp_path / "alias.hdf5").symlink_to(path)
     assert len(open_dataset(tmp_path / "alias.hdf5")) == 12

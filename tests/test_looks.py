@@ -41,15 +41,13 @@ def test_pictures_of_one_look_are_accepted(path, asked):
 def test_a_dataset_of_mixed_looks_is_refused(path, other):
     with h5py.File(path, "r+") as file:
         file["data/demo_1"].attrs["look"] = json.dumps(other)
-    with pytest.raises(DatasetError, match=r"demos.hdf5', demo_1: its pictures are .*pictures of several looks"):
+    with pytest.raises(DatasetError, match=r"demos.hdf5', demo_1: its images have the look .*with one look"):
         prepare(TrainConfig(dataset=str(path), output="", policy=BCConfig()), None)
 
 
 def test_training_refuses_another_profile_than_asked_for(path):
     config = TrainConfig(dataset=str(path), output="", policy=BCConfig(), render_profile="full")
-    with pytest.raises(
-        DatasetError, match=r"rendered in the profile 'fast', not in 'full'; make it with `s2robot render"
-    ):
+    with pytest.raises(DatasetError, match=r"profile 'fast', but 'full' was requested; make it with `s2robot render"):
         prepare(config, None)
 
 
@@ -63,12 +61,12 @@ def test_evaluation_takes_place_where_the_demonstrations_did():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"render_profile": "full"}, r"render_profile='full', but it learned from 'fast'"),
-        ({"variant": {}}, r"variant=\{\}, but it learned from \{'distractors': 3\}"),
+        ({"render_profile": "full"}, r"render_profile='full', but it was trained on 'fast'"),
+        ({"variant": {}}, r"variant=\{\}, but it was trained on \{'distractors': 3\}"),
     ],
 )
 def test_another_look_is_refused_unless_it_is_asked_for_and_then_recorded(asked, message):
-    with pytest.raises(ConfigError, match=message + "; if that is the question, give allow_mismatch=true"):
+    with pytest.raises(ConfigError, match=message + "; to evaluate that on purpose, give allow_mismatch=true"):
         evaluation_environment(FAST, **asked)
     environment, mismatch = evaluation_environment(FAST, **asked, allow_mismatch=True)
     name, value = next(iter(asked.items()))
@@ -85,7 +83,7 @@ def test_evaluation_of_a_checkpoint_in_another_profile_is_refused_unless_asked_f
         raise KeyError(kwargs["render_profile"])  # far enough: it would look through these pictures
 
     settings = {"checkpoint": str(tmp_path / "checkpoint"), "episodes": 1, "device": "cpu", "render_profile": "full"}
-    with pytest.raises(ConfigError, match="render_profile='full', but it learned from 'fast'"):
+    with pytest.raises(ConfigError, match="render_profile='full', but it was trained on 'fast'"):
         evaluate(EvaluateConfig(**settings), make_vector_env, 1)
     with pytest.raises(KeyError, match="full"):
         evaluate(EvaluateConfig(**settings, allow_mismatch=True), make_vector_env, 1)

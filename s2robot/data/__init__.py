@@ -26,7 +26,8 @@ __all__ = [
     "open_dataset",
 ]
 
-# The first that recognises a path reads it; those of installed packages are asked after ours.
+# The first reader that recognises a path reads it. Readers of installed packages come after this package's own, so an
+# installed package cannot change how a known format is read.
 FORMATS = Registry(
     "dataset format",
     "s2robot.formats",
@@ -51,11 +52,11 @@ def open_dataset(path: str | Path) -> DemonstrationDataset:
 
 
 def format_of(path: str | Path) -> str:
-    """The key of `FORMATS` whose reader recognises a file or folder by its name, without reading it.
+    """Return the key of `FORMATS` whose reader recognises a file or folder by its name; no file is read.
 
     Raises:
-        DatasetError: the path does not exist, or no reader recognises it; lists the known formats, and installed
-            packages that should read one and cannot.
+        DatasetError: the path does not exist, or no reader recognises it; the message lists the known formats and the
+            readers of installed packages that cannot be loaded.
     """
     path = Path(path)
     if not path.exists():
@@ -64,8 +65,8 @@ def format_of(path: str | Path) -> str:
     for name in FORMATS:
         try:
             reader = _reader(name)
-        except ConfigError as error:  # of a package that has nothing to do with this path, perhaps
-            broken.append(f". Not asked: {error}")
+        except ConfigError as error:  # a broken package may have nothing to do with this path, so go on
+            broken.append(f". Not tried: {error}")
             continue
         if reader.recognises(path):
             return name

@@ -1,7 +1,8 @@
-"""What pictures of a task look like, which training and evaluation must share: render profile, variant and size.
+"""The look of a task's images (render profile, variant, size), which must be the same in training and evaluation.
 
-A dataset records it in `env_args`, once for the file, and with every demonstration that this package renders, where
-what drew the pictures stands beside it; a checkpoint records it in `environment`, and so do results.
+- A dataset records the look in `env_args`, and again in every demonstration that this package renders, there together
+  with the renderer.
+- A checkpoint and results record it in `environment`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from typing import Any
 from s2robot.data.base import RENDERER, DemonstrationDataset
 from s2robot.interfaces import ConfigError, DatasetError
 
-ATTRIBUTE = "look"  # of a demonstration
+ATTRIBUTE = "look"  # attribute of a demonstration that records its look as JSON
 
 Look = dict[str, Any]
 
 
 def look_of(environment: Mapping[str, Any]) -> Look:
-    """Render profile and variant of an environment's description; empty where it records neither."""
+    """Return render profile and variant from an environment's description; empty if it records neither."""
     return {name: environment[name] for name in ("render_profile", "variant") if name in environment}
 
 
 def size_entry(height: int, width: int) -> int | dict[str, int]:
-    """A camera's entry under `image_size`: the number that environments are made with where images are square.
+    """Return a camera's entry under `image_size`: one number if the images are square, as environments take it.
 
     >>> size_entry(448, 448), size_entry(480, 640)
     (448, {'height': 480, 'width': 640})
@@ -33,9 +34,9 @@ def size_entry(height: int, width: int) -> int | dict[str, int]:
 
 
 def recorded_size(environment: Mapping[str, Any], camera: str) -> tuple[int, int] | None:
-    """Height and width of the images a policy was trained on; None where the environment does not say.
+    """Return height and width of the images that a policy was trained on; None if the environment does not say.
 
-    A list holds several sizes of square images, of which the policy sees the largest.
+    A list in `image_size` means several sizes of square images, of which the policy sees the largest.
 
     >>> recorded_size({"image_size": {"front": {"height": 480, "width": 640}}}, "front")
     (480, 640)
@@ -50,18 +51,19 @@ def recorded_size(environment: Mapping[str, Any], camera: str) -> tuple[int, int
 
 
 def check_look(dataset: DemonstrationDataset, render_profile: str | None = None) -> list[str]:
-    """Refuse to learn from pictures of several looks, or of another render profile than asked for.
+    """Check that all images of a dataset have one look, and the requested render profile.
 
     Args:
         dataset: the demonstrations.
-        render_profile: the one wanted; None for whichever was recorded.
+        render_profile: the profile that the dataset must have; None accepts any.
 
     Returns:
-        What drew the pictures (OpenGL's renderer and version), as far as the demonstrations say. Several are accepted:
-        they differ by rounding.
+        The renderers that drew the images (OpenGL's renderer and version), if recorded. Several are accepted, because
+        their images differ by rounding only.
 
     Raises:
-        DatasetError: names the demonstration, what it looks like and what the file says.
+        DatasetError: the looks differ, or the profile is another one; the message names the demonstration, its look
+            and the look that the file records.
     """
     expected = look_of(dataset.env_args.get("s2robot", {}))
     renderers = set()
@@ -72,15 +74,15 @@ def check_look(dataset: DemonstrationDataset, render_profile: str | None = None)
             renderers.add(str(attributes[RENDERER]))
         if recorded is not None and json.loads(recorded) != expected:
             raise dataset.error(
-                f"its pictures are {recorded}, those of the file {json.dumps(expected)}: pictures of several looks; "
-                "render all of them alike with `s2robot render`",
+                f"its images have the look {recorded}, but the file records {json.dumps(expected)}; render all "
+                "demonstrations with one look: `s2robot render`",
                 demo,
             )
     profile = expected.get("render_profile")
     if render_profile is not None and render_profile != profile:
         raise DatasetError(
-            f"dataset {str(dataset.path)!r} was rendered in the profile {profile or 'of another simulator'!r}, not in "
-            f"{render_profile!r}; make it with `s2robot render dataset=… render_profile={render_profile}`"
+            f"dataset {str(dataset.path)!r} has render profile {profile or 'not recorded'!r}, but {render_profile!r} "
+            f"was requested; make it with `s2robot render dataset=… render_profile={render_profile}`"
         )
     return sorted(renderers)
 
@@ -92,19 +94,21 @@ def evaluation_environment(
     variant: Mapping[str, Any] | None = None,
     allow_mismatch: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The environment a policy is evaluated in: that of its demonstrations, unless another look is asked for twice.
+    """Return the environment to evaluate a policy in: by default the one of its demonstrations.
+
+    Another look must be requested twice, by its setting and by `allow_mismatch`.
 
     Args:
-        trained_on: the environment a checkpoint records.
-        render_profile: None for the recorded one.
-        variant: None for the recorded one, `{}` for the task itself.
-        allow_mismatch: whether it may differ from what the policy learned from.
+        trained_on: the environment that a checkpoint records.
+        render_profile: profile to evaluate in; None for the recorded one.
+        variant: variant to evaluate in; None for the recorded one, `{}` for the task itself.
+        allow_mismatch: whether the look may differ from the training images.
 
     Returns:
-        Arguments of `make_vector_env`, and what differs: name -> `{"trained_on": …, "evaluated_on": …}`.
+        Arguments of `make_vector_env`, and the differences: name -> `{"trained_on": …, "evaluated_on": …}`.
 
     Raises:
-        ConfigError: something differs and `allow_mismatch` is off.
+        ConfigError: the look differs and `allow_mismatch` is False.
     """
     asked = {"render_profile": render_profile, "variant": None if variant is None else dict(variant)}
     environment, mismatch = dict(trained_on), {}
@@ -114,11 +118,11 @@ def evaluation_environment(
             mismatch[name] = {"trained_on": trained_on.get(name), "evaluated_on": value}
     if mismatch and not allow_mismatch:
         changes = "; ".join(
-            f"{name}={change['evaluated_on']!r}, but it learned from {change['trained_on']!r}"
+            f"{name}={change['evaluated_on']!r}, but it was trained on {change['trained_on']!r}"
             for name, change in mismatch.items()
         )
         raise ConfigError(
-            f"the policy would see other pictures than it was trained on: {changes}; "
-            "if that is the question, give allow_mismatch=true"
+            f"the policy would see images that look unlike its training images: {changes}; "
+            "to evaluate that on purpose, give allow_mismatch=true"
         )
     return environment, mismatch

@@ -1,4 +1,4 @@
-"""The contract of every dataset reader, and the checks that all formats share."""
+"""The base class of all dataset readers, and the checks that all formats share."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from PIL import Image
 
 from s2robot.interfaces import DatasetError, Episode, unknown_name
 
-RENDERER = "renderer"  # attribute of a demonstration: what drew its pictures, OpenGL's renderer and version
-OBJECT_STATE = "object"  # robomimic's name for where the objects are
-# What the libraries of all formats raise for damaged bytes, found by flipping them: a damaged shape asks for absurd
-# amounts of memory, a damaged type has no counterpart in NumPy. Which it is changes with their versions.
+RENDERER = "renderer"  # attribute of a demonstration: OpenGL's renderer and version that drew its images
+OBJECT_STATE = "object"  # robomimic's key for the poses of the objects
+# Exceptions that the libraries of all formats raise for damaged files, found by flipping bytes: a damaged shape asks
+# for an absurd amount of memory, a damaged type has no counterpart in NumPy. Which one depends on the library version.
 READ_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
@@ -35,16 +35,16 @@ READ_ERRORS: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True)
 class Index:
-    """What a reader knows without reading any episode.
+    """What a reader knows about a dataset before it reads any episode.
 
     Attributes:
         demos: name of each demonstration.
-        lengths: steps T of each.
-        action_width: A.
+        lengths: number of steps T of each demonstration.
+        action_width: width A of an action.
         image_sizes: camera -> (height, width) in pixels.
         proprioception: keys of the low-dimensional observations.
-        env_args: the recorded environment description, robomimic's form; empty where the format has none.
-        fps: steps per second as the format itself records them; None where it does not.
+        env_args: the recorded environment description in robomimic's form; empty if the format has none.
+        fps: steps per second, if the format itself records them, else None.
     """
 
     demos: list[str]
@@ -57,7 +57,7 @@ class Index:
 
 
 def steps_per_second(env_args: Mapping[str, Any], recorded: Any = None) -> float | None:
-    """`recorded`, else the environment's `control_freq`; None where neither is a positive number.
+    """Return `recorded`, else the environment's `control_freq`; None if neither is a positive number.
 
     >>> steps_per_second({"env_kwargs": {"control_freq": 20}}), steps_per_second({}, 50)
     (20, 50)
@@ -70,25 +70,25 @@ def steps_per_second(env_args: Mapping[str, Any], recorded: Any = None) -> float
 class DemonstrationDataset(ABC):
     """Read-only view of recorded demonstrations; holds at most one episode in memory.
 
-    A format is one subclass: it opens the files, reads an `Index`, and reads one episode; selection, validation and
-    hashing are here. Use it as a context manager, or call `close`.
+    Each format is one subclass, which opens the files, reads an `Index` and reads one episode. Selection, validation
+    and hashing are done here. Use a dataset as a context manager, or call `close`.
 
     Attributes:
         path: the file or folder.
         demos: name of each demonstration, in recorded order.
-        lengths: steps of each.
-        action_width: A.
-        cameras: camera names with recorded images.
+        lengths: number of steps of each demonstration.
+        action_width: width A of an action.
+        cameras: names of the cameras with recorded images.
         proprioception: the other observation keys.
-        env_args: the recorded environment description; empty where the format has none.
-        fps: steps per second; None where neither the format nor `env_args` says.
+        env_args: the recorded environment description; empty if the format has none.
+        fps: steps per second; None if neither the format nor `env_args` records them.
 
     Raises:
-        DatasetError: the files are missing, foreign or damaged, or lie outside of the folder.
+        DatasetError: the files are missing, damaged, of another kind, or outside the dataset's folder.
     """
 
-    layout: ClassVar[str]  # how to tell the format, for people
-    # What the format's library raises for damaged files.
+    layout: ClassVar[str]  # how people recognise the format; error texts list it
+    # Exceptions that the format's library raises for damaged files.
     read_errors: ClassVar[tuple[type[Exception], ...]] = READ_ERRORS
 
     def __init__(self, path: str | Path) -> None:
@@ -100,14 +100,14 @@ class DemonstrationDataset(ABC):
                 self.refuse_escape(file)
             self._open()
         except self.read_errors as error:
-            raise self.error(f"cannot be read (truncated or foreign): {_described(error)}") from error
+            raise self.error(f"cannot be read (truncated or another kind of file): {_described(error)}") from error
         try:
             index = self._read_index()
             if not index.demos:
                 raise self.error("holds no demonstrations")
         except self.read_errors as error:
             self.close()
-            raise self.error(f"cannot be read (truncated or foreign): {_described(error)}") from error
+            raise self.error(f"cannot be read (truncated or another kind of file): {_described(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -121,11 +121,11 @@ class DemonstrationDataset(ABC):
     @staticmethod
     @abstractmethod
     def recognises(path: Path) -> bool:
-        """Whether an existing file or folder looks like this format (by its name, without reading it)."""
+        """Return whether an existing file or folder looks like this format, by its name; no file is read."""
 
     @abstractmethod
     def _files(self) -> list[Path]:
-        """Every file of the dataset."""
+        """Return every file of the dataset; the fingerprint covers exactly these."""
 
     @abstractmethod
     def _open(self) -> None:
@@ -136,7 +136,7 @@ class DemonstrationDataset(ABC):
 
     @abstractmethod
     def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
-        """Read one episode as it is recorded; the caller checks it."""
+        """Read one episode as recorded; the caller validates it."""
 
     @abstractmethod
     def close(self) -> None:
@@ -154,56 +154,59 @@ class DemonstrationDataset(ABC):
         self.close()
 
     def error(self, message: str, demo: str | None = None) -> DatasetError:
-        """An error that names the dataset, and the demonstration if there is one."""
+        """Make an error that names the dataset, and `demo` if given."""
         where = f"dataset {str(self.path)!r}" + (f", {demo}" if demo else "")
         return DatasetError(f"{where}: {message}")
 
     @contextlib.contextmanager
     def reading(self, file: Path, demo: str | None = None) -> Iterator[None]:
-        """Name the file, one of several of the dataset, whose reading fails inside this block.
+        """Inside this block, turn read errors into an error that names `file`, one of several files of the dataset.
 
         Raises:
-            DatasetError: something of `read_errors` was raised.
+            DatasetError: one of `read_errors` was raised.
         """
         try:
             yield
         except self.read_errors as error:
             name = file.relative_to(self.path).as_posix() if file.is_relative_to(self.path) else file.name
-            raise self.error(f"{name} cannot be read (truncated or foreign): {_described(error)}", demo) from error
+            raise self.error(
+                f"{name} cannot be read (truncated or another kind of file): {_described(error)}", demo
+            ) from error
 
     def refuse_escape(self, file: Path) -> None:
-        """Refuse a file that is, through links or `..`, outside of the dataset's folder.
+        """Check that a file is inside the dataset's folder after links and `..` are resolved.
 
         Raises:
-            DatasetError: names the file and where it leads.
+            DatasetError: it is outside; the message names the file and its target.
         """
         folder = self.path if self.path.is_dir() else self.path.parent
         if not file.resolve().is_relative_to(folder.resolve()):
             raise self.error(
-                f"{file.name!r} leads to {str(file.resolve())!r}, outside of its folder; give the real path or a copy"
+                f"{file.name!r} leads to {str(file.resolve())!r}, outside the dataset's folder; give the real path or "
+                "a copy"
             )
 
     def select_cameras(self, wanted: list[str] | None) -> list[str]:
-        """Return `wanted`, or all cameras for None; an unknown one raises `DatasetError` with the choices."""
+        """Return `wanted`, or all cameras if None; an unknown camera raises `DatasetError` with the choices."""
         cameras = self._select("camera", wanted, self.cameras)
         if not cameras:
             raise self.error("has no camera images; `s2robot render` makes them from recorded states")
         return cameras
 
     def select_proprioception(self, wanted: list[str] | None) -> list[str]:
-        """Return `wanted`, or all proprioception keys for None; an unknown one raises with the choices."""
+        """Return `wanted`, or all keys if None; an unknown key raises `DatasetError` with the choices."""
         return self._select("proprioception key", wanted, self.proprioception)
 
     def _select(self, kind: str, wanted: list[str] | None, available: list[str]) -> list[str]:
-        if isinstance(wanted, str):  # whose letters would be the names
-            raise self.error(f"{wanted!r} is no list of {kind}s; write ({wanted!r},)")
+        if isinstance(wanted, str):  # a string is iterable too: each letter would be taken as a name
+            raise self.error(f"{wanted!r} is not a list of {kind}s; write ({wanted!r},)")
         for name in wanted or []:
             if name not in available:
                 raise self.error(unknown_name(kind, name, available))
         return list(wanted) if wanted is not None else list(available)
 
     def image_size(self, camera: str) -> tuple[int, int]:
-        """Height and width in pixels of `camera`'s recorded images."""
+        """Return height and width in pixels of `camera`'s recorded images."""
         self.select_cameras([camera])
         return self._image_sizes[camera]
 
@@ -211,13 +214,13 @@ class DemonstrationDataset(ABC):
         """Read one demonstration.
 
         Args:
-            index: 0 … len-1.
-            cameras: which images to read; `[]` for none (fast), None for all.
-            proprioception: which other observations; None for all.
+            index: index of the demonstration, 0 … len-1.
+            cameras: cameras whose images are read; `[]` for none (fast), None for all.
+            proprioception: keys of the other observations that are read; None for all.
 
         Raises:
-            DatasetError: a field is missing, of a wrong type, of unequal length, or not finite; names file, episode
-                and field.
+            DatasetError: a field is missing, of the wrong type, of another length, or not finite; the message names
+                file, episode and field.
         """
         cameras = self._select("camera", cameras, self.cameras)
         keys = self.select_proprioception(proprioception)
@@ -232,7 +235,8 @@ class DemonstrationDataset(ABC):
     def read_images(self, index: int, camera: str, first: int, out: np.ndarray) -> None:
         """Fill `out`, uint8 [n, H, W, 3], with a demonstration's frames `first` … `first` + n - 1.
 
-        For reading in order, a few frames at a time. A format that can reads just these; others hold one episode.
+        Meant for reading in order, a few frames at a time: a format that cannot read single frames reads the whole
+        episode once and keeps it for the next call.
 
         Raises:
             DatasetError: as `episode`.
@@ -247,14 +251,14 @@ class DemonstrationDataset(ABC):
         images = {f"images of {camera}": values for camera, values in episode.images.items()}
         for name, values in [*numbers.items(), *images.items()]:
             if values is not None and len(values) != length:
-                raise self.error(f"{name!r} has {len(values)} steps; the episode has {length}", demo)
+                raise self.error(f"{name!r} has {len(values)} steps, but the episode has {length}", demo)
         for name, values in numbers.items():
             if values is not None and not np.isfinite(values).all():
                 step = int(np.argwhere(~np.isfinite(values))[0, 0])
                 raise self.error(f"{name!r} is not finite at step {step}", demo)
         if episode.actions.shape[1:] != (self.action_width,):
             raise self.error(
-                f"'actions' has shape {episode.actions.shape}; {self.demos[0]} has actions of width "
+                f"'actions' has shape {episode.actions.shape}, but the actions of {self.demos[0]} have width "
                 f"{self.action_width}",
                 demo,
             )
@@ -267,19 +271,19 @@ class DemonstrationDataset(ABC):
             raise self.error(f"images of {camera} are {values.dtype} {values.shape}; valid: uint8 {expected}", demo)
 
     def numbers(self, demo: str, name: str, values: Any, dtype: type = np.float32) -> np.ndarray:
-        """An array of any numeric type as `dtype` [T, d]: trailing axes are flattened, a vector [T] becomes [T, 1].
+        """Return an array of any numeric type as `dtype` [T, d]: trailing axes are flattened, [T] becomes [T, 1].
 
         Raises:
-            DatasetError: the array is no array of numbers.
+            DatasetError: the array does not hold numbers.
         """
         array = np.asarray(values)
         if array.dtype.kind not in "fiub" or array.ndim == 0:
             raise self.error(f"{name!r} is {array.dtype} {array.shape}; valid: numbers [T, …]", demo)
-        with np.errstate(over="ignore"):  # becomes infinite, which the checks name
+        with np.errstate(over="ignore"):  # too large numbers become infinite, which `_check` reports by name
             return array.reshape(len(array), -1 if array.size else 0).astype(dtype)
 
     def fingerprint(self) -> str:
-        """Sha256 of the names and bytes of all files; of one file: of its bytes alone."""
+        """Return the sha256 of the names and bytes of all files; a single file counts by its bytes alone."""
         if self._fingerprint is None:
             self._fingerprint = _hash_files(self.path, self._files())
         return self._fingerprint
@@ -302,13 +306,14 @@ def _described(error: Exception) -> str:
 
 
 def decode_picture(data: bytes) -> np.ndarray:
-    """An encoded picture (JPEG, PNG) as uint8 [H, W, 3].
+    """Decode a JPEG or PNG image to uint8 [H, W, 3].
 
     Raises:
-        OSError: it cannot be decoded.
+        OSError: the image cannot be decoded.
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # damaged bytes can fail anywhere in the decoders: a bomb, a broken PNG's SyntaxError
+    # Damaged bytes raise any type: Pillow's own for a decompression bomb, SyntaxError for a broken PNG.
+    except Exception as error:
         raise OSError(f"a picture cannot be decoded: {_described(error)}") from error

@@ -1,4 +1,4 @@
-"""Any readable dataset to robomimic HDF5 or a LeRobot folder: the verb `s2robot convert`."""
+"""Convert any readable dataset to robomimic HDF5 or a LeRobot folder: the verb `s2robot convert`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.robomimic import RobomimicWriter
 from s2robot.interfaces import DatasetError
 
-_FPS = 20  # where nothing says otherwise: that of robosuite's tasks
+_FPS = 20  # robosuite's control frequency, used if the source records none
 
 
 def convert_dataset(
@@ -26,24 +26,25 @@ def convert_dataset(
 ) -> int:
     """Copy every demonstration into another format, one at a time.
 
-    An interrupted conversion to robomimic goes on where it stopped when it is started again.
+    An interrupted conversion to robomimic continues where it stopped when the same command is given again.
 
-    Actions, states, rewards and low-dimensional observations stay bit-equal; images do too, except in LeRobot videos.
+    Actions, states, rewards and low-dimensional observations stay bit-identical. So do images, except in LeRobot
+    videos.
 
     Args:
         path: dataset to read.
-        out: `*.hdf5` or `*.h5` for robomimic; a name without ending for a LeRobot folder. It must not exist.
-        fps: steps per second; None for those that the source records, or for LeRobot 20 where it does not.
+        out: `*.hdf5` or `*.h5` for robomimic; a name without an ending for a LeRobot folder. It must not exist.
+        fps: steps per second; None for the source's own. If the source records none, LeRobot gets 20.
         video: whether images become videos (LeRobot only).
-        proprioception: keys to copy; None for all, but for LeRobot, whose policies see all that is in the folder,
-            without `object`, where the objects are.
+        proprioception: keys to copy; None for all. For LeRobot, None leaves out `object`, the true poses of the
+            objects, because LeRobot's policies see everything that is in the folder.
 
     Returns:
         The number of demonstrations.
 
     Raises:
-        DatasetError: the dataset cannot be read or has no such key, `out` exists or has another ending, or an episode
-            does not fit the format.
+        DatasetError: the dataset cannot be read or lacks a key, `out` exists or has another ending, or an episode does
+            not fit the format.
     """
     out = Path(out)
     to_robomimic = out.suffix in (".hdf5", ".h5")
@@ -51,8 +52,8 @@ def convert_dataset(
         raise DatasetError(f"out={str(out)!r} exists; choose another name")
     if out.suffix[1:2].isalpha() and not to_robomimic:  # a digit is part of a folder's name: lift_v1.5
         raise DatasetError(
-            f"out={str(out)!r} ends as a file of unknown format; valid: *.hdf5 or *.h5 for robomimic, a name without "
-            "ending for a LeRobot folder"
+            f"out={str(out)!r} has the ending of an unknown format; valid: *.hdf5 or *.h5 for robomimic, a name "
+            "without an ending for a LeRobot folder"
         )
     with open_dataset(path) as source:
         keys = source.select_proprioception(proprioception)
@@ -66,7 +67,7 @@ def convert_dataset(
             rate = fps or max(1, round(source.fps or _FPS))
             writer = LeRobotWriter(out, fps=rate, env_args=source.env_args, video=video)
         with writer:
-            # Of an interrupted run; LeRobot folders are written whole.
+            # A robomimic writer keeps what an interrupted run wrote; a LeRobot folder always starts anew.
             done = writer.count if isinstance(writer, RobomimicWriter) else 0
             left = range(done, len(source))
             for index in tqdm(left, initial=done, total=len(source), unit="demo", desc="converting"):

@@ -1,4 +1,4 @@
-"""Careful access to HDF5 files from anywhere: no link or dataset may pull bytes in from other files."""
+"""Safe access to HDF5 files from untrusted sources: no link or dataset may read bytes from other files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DAMAGE = (*READ_ERRORS, _BAD_CHUNK)
 
 
 def child(dataset: DemonstrationDataset, group: h5py.Group, name: str, demo: str | None = None) -> Any:
-    """`group[name]`, unless it lives in another file (an external link, external storage, a virtual dataset).
+    """Return `group[name]`, unless its data is in another file (external link, external storage, virtual dataset).
 
     Raises:
-        DatasetError: the member is missing or elsewhere; names it.
+        DatasetError: the member is missing or in another file; the message names it.
     """
     link = group.get(name, getlink=True)
     if isinstance(link, h5py.ExternalLink):
-        raise dataset.error(f"{name!r} is a link into another file, {link.filename!r}; copy it into this one", demo)
+        raise dataset.error(f"{name!r} links to another file, {link.filename!r}; copy its data into this one", demo)
     if name not in group:
         raise dataset.error(f"field {name!r} is missing; it has {names(group)}", demo)
     member = group[name]
@@ -35,29 +35,29 @@ def child(dataset: DemonstrationDataset, group: h5py.Group, name: str, demo: str
 
 
 def names(group: h5py.Group) -> list[str]:
-    """Sorted names of a group's members; names that are no text (a damaged file) are left out."""
+    """Return the sorted names of a group's members; names that are not text (a damaged file) are left out."""
     return sorted(name for name in group if isinstance(name, str))
 
 
 def numbered(group: h5py.Group, prefix: str) -> list[str]:
-    """Members called `<prefix><number>`, in the order of the numbers."""
+    """Return the members named `<prefix><number>`, in the order of the numbers."""
     found = [name for name in names(group) if re.fullmatch(rf"{prefix}\d+", name)]
     return sorted(found, key=lambda name: int(name.removeprefix(prefix)))
 
 
 def require_flat(names: Iterable[str]) -> None:
-    """Refuse names with a slash, which HDF5 would store in a group of their own, where no reader looks.
+    """Check that no name has a slash: HDF5 would store it in a subgroup, where no reader looks.
 
     Raises:
-        DatasetError: names the first.
+        DatasetError: a name has one; the message names the first.
     """
     for name in names:
         if "/" in name:
-            raise DatasetError(f"{name!r} cannot be a name in HDF5, for its slash; write {name.replace('/', '_')!r}")
+            raise DatasetError(f"{name!r} has a slash, which HDF5 names cannot have; write {name.replace('/', '_')!r}")
 
 
 def require_array(dataset: DemonstrationDataset, member: Any, name: str, demo: str | None = None) -> h5py.Dataset:
-    """`member`, if it is an HDF5 dataset.
+    """Return `member` after checking that it is an HDF5 dataset.
 
     Raises:
         DatasetError: it is a group.
@@ -68,9 +68,9 @@ def require_array(dataset: DemonstrationDataset, member: Any, name: str, demo: s
 
 
 def write_rows(group: h5py.Group, name: str, rows: np.ndarray) -> None:
-    """Store `rows` under gzip 1, one chunk a row: lossless, and readable by every HDF5 build.
+    """Store `rows` compressed with gzip level 1, one chunk per row: lossless, and readable by every HDF5 build.
 
-    ISA-L packs in a quarter of the time of the zlib inside HDF5, to the same size.
+    ISA-L compresses to the same size in a quarter of the time that HDF5's own zlib takes.
     """
     chunks = (1, *rows.shape[1:])
     stored = group.create_dataset(name, rows.shape, rows.dtype, chunks=chunks, compression="gzip", compression_opts=1)
@@ -82,7 +82,8 @@ def write_rows(group: h5py.Group, name: str, rows: np.ndarray) -> None:
 def read_rows(source: h5py.Dataset, first: int, out: np.ndarray) -> None:
     """Fill `out` with the rows of a dataset from `first` on.
 
-    What `write_rows` wrote, here or elsewhere, is unpacked in half the time that HDF5 takes, and without its lock.
+    Rows in the layout of `write_rows` are decompressed here, in half the time that HDF5 takes and outside its global
+    lock, so that threads can decompress at the same time.
     """
     one_row = source.chunks == (1, *source.shape[1:]) and source.dtype == out.dtype
     if not one_row or source.compression != "gzip" or source.id.get_create_plist().get_nfilters() > 1:
@@ -91,7 +92,7 @@ def read_rows(source: h5py.Dataset, first: int, out: np.ndarray) -> None:
     for index, row in enumerate(out, first):
         place = (index, *(0 for _ in row.shape))
         chunk = source.id.get_chunk_info_by_coord(place)
-        if chunk.byte_offset is None or chunk.filter_mask:  # never written, or stored as it is
+        if chunk.byte_offset is None or chunk.filter_mask:  # chunk never written, or stored uncompressed
             source.read_direct(row[None], np.s_[index : index + 1])
         else:
             packed = source.id.read_direct_chunk(place)[1]
@@ -99,12 +100,12 @@ def read_rows(source: h5py.Dataset, first: int, out: np.ndarray) -> None:
 
 
 def plain_attributes(member: h5py.Group | h5py.File) -> dict[str, Any]:
-    """Attributes as plain Python values: numbers, strings and lists of them."""
+    """Return the attributes as plain Python values: numbers, strings and lists of them."""
     return {key: plain_value(value) for key, value in member.attrs.items()}
 
 
 def plain_value(value: Any) -> Any:
-    """An attribute's value as a plain Python value."""
+    """Convert an attribute's value to a plain Python value."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""What is in a dataset, and what looks wrong with it: the verb `s2robot inspect`."""
+"""Describe a dataset and find likely faults in it: the verb `s2robot inspect`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from s2robot.interfaces import DatasetError, Episode
 
 _THUMBNAIL = 160  # pixels
 _CAPTION = 14
-_MOMENTS = 4  # pictures of each episode and camera on a contact sheet
-_ROBOSUITE = 1  # robomimic's EnvType of environments whose actions are in [-1, 1]
+_MOMENTS = 4  # images per episode and camera on a contact sheet
+_ROBOSUITE = 1  # robomimic's EnvType of robosuite, whose actions are in [-1, 1]
 
 
 @dataclass
 class Inspection:
-    """What was found in a dataset.
+    """The description of a dataset.
 
     Attributes:
         path: the file or folder.
-        layout: its format.
-        environment: recorded name of the environment; empty if there is none.
-        lengths: steps of each demonstration.
+        layout: name of the format and how to recognise it.
+        environment: recorded name of the environment; empty if none is recorded.
+        lengths: number of steps of each demonstration.
         image_sizes: camera -> (height, width) in pixels.
-        proprioception: key -> (width, smallest, largest value).
+        proprioception: key -> (width, smallest value, largest value).
         action_range: smallest and largest value of every action dimension, [2, A].
-        solved: demonstrations recorded as successful.
-        judged: demonstrations that say whether they were successful.
-        missing: what the format can hold and this dataset does not.
-        problems: what is probably wrong, one sentence each; empty for a sound dataset.
+        solved: number of demonstrations recorded as successful.
+        judged: number of demonstrations that record whether they were successful.
+        missing: fields that the format can hold but this dataset lacks.
+        problems: likely faults, one sentence each; empty for a sound dataset.
     """
 
     path: Path
@@ -84,7 +84,7 @@ class _Ranges:
         self.high[name] = np.maximum(self.high.get(name, high), high)
 
     def constant(self) -> list[str]:
-        """Channels that never change, `name[i, j]`."""
+        """Return the channels that never change, as `name[i, j]`."""
         found = []
         for name, low in self.low.items():
             channels = np.flatnonzero(low == self.high[name])
@@ -94,9 +94,9 @@ class _Ranges:
 
 
 def inspect_dataset(path: str | Path) -> Inspection:
-    """Read every demonstration once, one at a time, and say what is there and what looks wrong.
+    """Read every demonstration once, one at a time, and describe the dataset.
 
-    A demonstration that cannot be read, or is not finite or of unequal lengths, is a problem in the result.
+    A demonstration that cannot be read, is not finite or has fields of unequal length becomes a problem in the result.
 
     Raises:
         DatasetError: the dataset as a whole cannot be opened.
@@ -127,7 +127,7 @@ def inspect_dataset(path: str | Path) -> Inspection:
         copies = [", ".join(demos) for demos in contents.values() if len(demos) > 1]
         result.problems += [f"duplicate demonstrations: {names}" for names in copies]
         if len(looks) > 1:
-            result.problems.append(f"pictures of several looks, which training refuses: {'; '.join(sorted(looks))}")
+            result.problems.append(f"images with several looks, which training refuses: {'; '.join(sorted(looks))}")
         return result
 
 
@@ -158,24 +158,24 @@ def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Range
 
 
 def _digest(episode: Episode) -> str:
-    """Hash of what makes an episode: two recordings of it are duplicates whatever their pictures' size."""
+    """Hash an episode without its images, so that one episode rendered at two sizes counts as a duplicate."""
     states = b"" if episode.states is None else episode.states.tobytes()
     observed = [episode.proprioception[key].tobytes() for key in sorted(episode.proprioception)]
     return hashlib.sha256(b"".join([episode.actions.tobytes(), states, *observed])).hexdigest()
 
 
 def _still_cameras(demo: str, episode: Episode) -> list[str]:
-    """Cameras that show one and the same picture throughout, a sign of a broken recording."""
+    """Report cameras that show the same image at every step, a sign of a broken recording."""
     if len(episode) < 2:
         return []
     still = [camera for camera, images in episode.images.items() if (images == images[:1]).all()]
-    return [f"{demo}: camera {camera} shows the same picture at all {len(episode)} steps" for camera in still]
+    return [f"{demo}: camera {camera} shows the same image at all {len(episode)} steps" for camera in still]
 
 
 def contact_sheet(path: str | Path, out: str | Path, num: int = 8) -> Path:
-    """Draw a picture of up to `num` demonstrations spread over the dataset.
+    """Draw one image that shows up to `num` demonstrations, spread over the dataset.
 
-    One row a demonstration; for each camera four moments from the first to the last step.
+    Each row is one demonstration; it shows four moments per camera, from the first to the last step.
 
     Returns:
         `out`, a PNG file.

@@ -7,8 +7,9 @@ data/chunk-000/file-000.parquet          one row a frame: action, observation.<k
 videos/<key>/chunk-000/file-000.mp4      the frames of many episodes one after another (lossy)
 ```
 
-Names lose their prefix here: the camera `observation.images.front` is `front`, `observation.state` is `state`. Where
-`info.json` has our `state_parts` (key -> width), `observation.state` is those keys one after another.
+Names lose their prefix when read: the camera `observation.images.front` becomes `front`, `observation.state` becomes
+`state`. If `info.json` has `state_parts` (key -> width), which only this package writes, `observation.state` is split
+into those keys.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ _PICTURES = ("video", "image")
 
 
 class LeRobotDataset(DemonstrationDataset):
-    """Demonstrations in one LeRobot v3 folder, cameras as videos or as pictures."""
+    """Demonstrations in one LeRobot v3 folder, with cameras as videos or as images."""
 
     layout = "LeRobot v3: a folder with meta/info.json"
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Whether this is a folder with `meta/info.json`."""
+        """Return whether this is a folder with `meta/info.json`."""
         return (path / "meta" / "info.json").is_file()
 
     def _files(self) -> list[Path]:
@@ -50,12 +51,12 @@ class LeRobotDataset(DemonstrationDataset):
             self._info: dict[str, Any] = json.loads(info.read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        """Nothing stays open between episodes."""
+        """Do nothing: no file stays open between episodes."""
 
     def _read_index(self) -> Index:
         version = str(self._info.get("codebase_version"))
         if not version.startswith("v3."):
-            raise self.error(f"is of LeRobot version {version!r}; valid: v3.0 (LeRobot ships a converter)")
+            raise self.error(f"has LeRobot version {version!r}; valid: v3.0 (LeRobot ships a converter)")
         features: dict[str, dict[str, Any]] = self._info["features"]
         self._episodes = self._read_episodes()
         self._cameras = {_short(key): key for key, feature in features.items() if _is_colour(feature)}
@@ -150,7 +151,9 @@ class LeRobotDataset(DemonstrationDataset):
         fps, length = float(self._info["fps"]), int(row["length"])
         frames = read_frames(path, row[f"videos/{key}/from_timestamp"], length, fps)
         if len(frames) != length:
-            raise self.error(f"{path.name} of {key} holds {len(frames)} frames of it; the episode has {length}", demo)
+            raise self.error(
+                f"{path.name} of {key} holds {len(frames)} frames of this episode, which has {length} steps", demo
+            )
         return np.stack(frames)
 
 
@@ -159,7 +162,7 @@ def _short(key: str) -> str:
 
 
 def _is_colour(feature: dict[str, Any]) -> bool:
-    """Whether these are colour images; depth maps are skipped, as in the other formats."""
+    """Return whether a feature holds colour images; depth maps are skipped, as in the other formats."""
     if feature["dtype"] not in _PICTURES:
         return False
     described = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
@@ -170,13 +173,13 @@ def _is_colour(feature: dict[str, Any]) -> bool:
 
 def _picture_size(feature: dict[str, Any]) -> tuple[int, int]:
     shape = feature["shape"]
-    # Older recordings list channels first; the pictures themselves never are.
+    # Older recordings declare the shape channels first, although the stored images are channels last.
     height, width = shape[:2] if shape[2] == 3 else shape[1:]
     return int(height), int(width)
 
 
 def read_frames(path: Path, start: float, count: int, fps: float) -> list[np.ndarray]:
-    """Up to `count` frames from `start` seconds on, uint8 [H, W, 3] each; decoding begins at the keyframe before.
+    """Decode up to `count` frames from `start` seconds on, uint8 [H, W, 3] each, beginning at the preceding keyframe.
 
     Raises:
         OSError: the video cannot be decoded.

@@ -1,21 +1,21 @@
-"""Statistics of episodes and of datasets, as LeRobot defines them in its `datasets/compute_stats.py`.
+"""Statistics of episodes and datasets, as LeRobot defines them in its `datasets/compute_stats.py`.
 
-Its quantiles are approximate, read off histograms of 5000 bins; these are exact.
+LeRobot's own quantiles are approximate (histograms of 5000 bins); the quantiles of an episode here are exact.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# `min`, `max`, `mean`, `std`, `q01` … `q99` of every channel: [d], of images [3, 1, 1] in [0, 1]; and `count`, [1].
+# `min`, `max`, `mean`, `std`, `q01` … `q99` per channel: [d]; for images [3, 1, 1] in [0, 1]. And `count`, [1].
 Statistics = dict[str, np.ndarray]
 
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-_LEVELS = np.arange(256)[:, None] / 255  # of a pixel
+_LEVELS = np.arange(256)[:, None] / 255  # the values that a uint8 pixel can have
 
 
 def episode_statistics(values: np.ndarray) -> Statistics:
-    """Statistics of one episode: of numbers [T, d] or of images, uint8 [T, H, W, 3]."""
+    """Compute the statistics of one episode's numbers [T, d] or images, uint8 [T, H, W, 3]."""
     count = {"count": np.array([len(values)])}
     if values.ndim == 4:
         return {name: found.reshape(-1, 1, 1) for name, found in _of_pixels(values).items()} | count
@@ -26,7 +26,7 @@ def episode_statistics(values: np.ndarray) -> Statistics:
 
 
 def _of_pixels(images: np.ndarray) -> Statistics:
-    # How often each level occurs says it all, in little memory: as float64, images would take eight times their own.
+    # The counts of the 256 levels determine all statistics. Images as float64 would take eight times their memory.
     counts = np.zeros((256, 3), np.int64)
     for image in images:
         for channel in range(3):
@@ -44,7 +44,7 @@ def _of_pixels(images: np.ndarray) -> Statistics:
 
 
 def combine(first: Statistics, second: Statistics) -> Statistics:
-    """Statistics of two recordings together; their quantiles become means weighted by length, as in LeRobot."""
+    """Combine the statistics of two recordings; quantiles become means weighted by length, as in LeRobot."""
     count = first["count"] + second["count"]
     share = second["count"] / count
     mean_like = {name: first[name] + share * (second[name] - first[name]) for name in ("mean", *_QUANTILES)}

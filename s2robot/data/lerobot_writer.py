@@ -31,31 +31,32 @@ from s2robot.system.extras import import_extra
 
 _EPISODES_PER_CHUNK = 1000
 _INDICES = ("frame_index", "episode_index", "index", "task_index")
-# Visually lossless; a keyframe every second frame, as LeRobot has it, so that training can jump anywhere.
+# Visually lossless. As in LeRobot, every second frame is a keyframe, because training reads frames in random order.
 _VIDEO = {"codec": "libx264", "options": {"crf": "18", "g": "2", "preset": "veryfast"}, "pix_fmt": "yuv420p"}
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 
 class LeRobotWriter:
-    """Write demonstrations to one folder, under a temporary name until `close` makes it whole.
+    """Write demonstrations to one folder, which has a temporary name until `close` completes it.
 
-    Every episode gets files of its own. Images become H.264 videos (lossy; docs/datasets.md states the quality) or,
-    with `video=False`, PNG pictures inside of the parquet files (lossless). Proprioception becomes the one vector
-    `observation.state` that LeRobot's own policies read, its keys in the order of their names; `state_parts` in
-    `info.json` has their widths. Simulator states are the feature `simulator_state`, the environment is `env_args` in
-    `info.json`.
+    - Every episode gets its own files.
+    - Images become H.264 videos (lossy; docs/datasets.md states the quality) or, with `video=False`, PNG images inside
+      the parquet files (lossless).
+    - Proprioception becomes the one vector `observation.state` that LeRobot's own policies read, with its keys in
+      alphabetical order; `state_parts` in `info.json` has their widths.
+    - Simulator states become the feature `simulator_state`, and the environment becomes `env_args` in `info.json`.
 
-    Used as a context manager: leaving it by an exception removes the unfinished folder.
+    Use the writer as a context manager: an exception inside the block removes the unfinished folder.
 
     Args:
-        path: folder to write; must not exist.
+        path: folder to write; it must not exist.
         fps: steps per second.
-        env_args: environment description, robomimic's form.
+        env_args: environment description in robomimic's form.
         video: whether images become videos.
 
     Raises:
-        DatasetError: the folder exists, a library is missing, or an episode has other fields than the first.
+        DatasetError: the folder exists, a library is missing, or an episode has other fields than the first one.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class LeRobotWriter:
     ) -> None:
         self.path = Path(path)
         if self.path.exists():
-            raise DatasetError(f"{str(self.path)!r} exists; LeRobot folders are written whole, choose another name")
+            raise DatasetError(f"{str(self.path)!r} exists; a LeRobot folder cannot be extended, choose another name")
         self._arrow = import_extra("pyarrow", EXTRA)
         self._parquet = import_extra("pyarrow.parquet", EXTRA)
         self._fps, self._env_args, self._video = fps, env_args or {}, video
@@ -72,7 +73,7 @@ class LeRobotWriter:
         (self._partial / "meta").mkdir(parents=True)
         self._features: dict[str, dict[str, Any]] = {}
         self._state_parts: dict[str, int] = {}
-        self._rows: list[dict[str, Any]] = []  # of the episodes whose description is not written yet
+        self._rows: list[dict[str, Any]] = []  # rows of meta/episodes that are not written yet
         self._tasks: dict[str, int] = {}
         self._statistics: dict[str, Statistics] = {}
         self._count = self._total = 0
@@ -102,7 +103,7 @@ class LeRobotWriter:
             self._features, self._state_parts = features, parts
         if features != self._features:
             fields, first = _fields(features, parts), _fields(self._features, self._state_parts)
-            raise DatasetError(f"episode {number} has the fields {fields}; the first {first}")
+            raise DatasetError(f"episode {number} has the fields {fields}, but the first episode has {first}")
         tasks = episode.attributes.get("tasks") or self._env_args.get("env_name", "task")
         task = str(tasks[0] if isinstance(tasks, list) else tasks)
         task_index = self._tasks.setdefault(task, len(self._tasks))
@@ -126,7 +127,7 @@ class LeRobotWriter:
             self._write_rows()
 
     def _describe(self, fields: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Columns with the statistics of one episode, which those of the dataset take in."""
+        """Return columns with the statistics of one episode, and add them to the dataset's statistics."""
         columns: dict[str, Any] = {}
         for name, values in fields.items():
             found = episode_statistics(values)
@@ -157,7 +158,7 @@ class LeRobotWriter:
         return path
 
     def close(self) -> None:
-        """Write the descriptions and give the folder its name."""
+        """Write the metadata and give the folder its final name."""
         info = {
             "codebase_version": "v3.0",
             "robot_type": None,
@@ -184,7 +185,7 @@ class LeRobotWriter:
         self._partial.rename(self.path)
 
     def _write_tasks(self) -> None:
-        """LeRobot reads a pandas table indexed by the task's words; this is that, without pandas."""
+        """Write the tasks as LeRobot reads them, a pandas table indexed by the task's text, without using pandas."""
         table = self._arrow.table({"task_index": list(self._tasks.values()), "task": list(self._tasks)})
         description = {
             "index_columns": ["task"],
@@ -200,13 +201,13 @@ class LeRobotWriter:
 
 
 def _state(episode: Episode) -> dict[str, np.ndarray]:
-    """The keys of which `observation.state` is made."""
+    """Return the keys and values that make up `observation.state`."""
     keys = sorted(episode.proprioception.keys() - {ENVIRONMENT_STATE})
     return {key: values for key in keys if (values := episode.proprioception[key]).shape[1]}
 
 
 def _vectors(episode: Episode, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every field but the images under LeRobot's name, [T, d]."""
+    """Return every field except the images under LeRobot's name, [T, d]."""
     vectors = {ACTION: episode.actions}
     if state:
         vectors[STATE] = np.concatenate(list(state.values()), axis=1)
@@ -263,7 +264,7 @@ def _fields(features: Mapping[str, Mapping[str, Any]], parts: Mapping[str, int])
 
 
 def _column(arrow: Any, values: np.ndarray) -> Any:
-    """Rows [T, d] as lists of fixed size; a single number a row stands alone, as in LeRobot."""
+    """Return rows [T, d] as lists of fixed size; with d = 1 as plain numbers, as in LeRobot."""
     if values.shape[1] == 1:
         return arrow.array(values[:, 0])
     return arrow.FixedSizeListArray.from_arrays(arrow.array(values.reshape(-1)), values.shape[1])
@@ -279,11 +280,13 @@ def encode_video(path: Path, images: np.ndarray, fps: int) -> None:
     """Encode uint8 [T, H, W, 3] as H.264.
 
     Raises:
-        DatasetError: height or width is odd, which the format's colour subsampling excludes.
+        DatasetError: height or width is odd, which the video's colour subsampling (yuv420p) does not allow.
     """
     height, width = images.shape[1:3]
     if height % 2 or width % 2:
-        raise DatasetError(f"video needs even sizes, images are {height} x {width} pixels; give video=false")
+        raise DatasetError(
+            f"images are {height} x {width} pixels, but videos need an even height and width; give video=false"
+        )
     av = import_extra("av", EXTRA)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(_VIDEO["codec"], rate=fps, options=_VIDEO["options"])

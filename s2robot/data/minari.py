@@ -1,4 +1,4 @@
-"""Minari 0.5: one HDF5 file and a description (https://minari.farama.org/content/dataset_standards/).
+"""Minari 0.5: one HDF5 file and its metadata (https://minari.farama.org/content/dataset_standards/).
 
 ```
 data/metadata.json               env_spec, jpeg_encoding, …
@@ -8,9 +8,10 @@ data/main_data.hdf5
     episode_<i>/infos            a group of arrays [T+1]
 ```
 
-The observation after the last action has no action and is dropped. Pictures are stored as JPEG (lossy) unless the
-dataset was made with `jpeg_encoding=False`. Arrays of more axes than a vector's are colour images, channels last or
-first, or skipped (depth maps).
+- The observation after the last action has no action and is dropped.
+- Images are stored as JPEG (lossy) unless the dataset was made with `jpeg_encoding=False`.
+- Arrays with more axes than vectors are read if they are colour images, channels last or first. Others, such as depth
+  maps, are skipped.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class MinariDataset(DemonstrationDataset):
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Whether this is `main_data.hdf5` or a folder around it."""
+        """Return whether this is `main_data.hdf5` or a folder that contains it."""
         return _main_file(path) is not None
 
     def _files(self) -> list[Path]:
@@ -99,7 +100,7 @@ class MinariDataset(DemonstrationDataset):
         return require_array(self, child(self, child(self, self._file, demo), name, demo), name, demo)
 
     def _leaves(self, demo: str) -> Iterator[tuple[str, h5py.Dataset]]:
-        """Name and array of each observation; members of nested spaces are joined by dots."""
+        """Yield name and array of each observation; names of nested spaces are joined by dots."""
 
         def walk(group: h5py.Group, prefix: str) -> Iterator[tuple[str, h5py.Dataset]]:
             for name in names(group):
@@ -127,7 +128,7 @@ class MinariDataset(DemonstrationDataset):
 
     def _holds_jpeg(self, leaf: h5py.Dataset) -> bool:
         variable = h5py.check_vlen_dtype(leaf.dtype) == np.uint8
-        # Where all JPEG streams happen to be of one length, Minari stores a plain matrix of bytes.
+        # If all JPEG streams happen to have the same length, Minari stores a plain matrix of bytes.
         matrix = leaf.dtype == np.uint8 and leaf.ndim == 2
         encoded = self._metadata.get("jpeg_encoding", True) and (variable or matrix)
         return bool(encoded) and leaf[0].tobytes().startswith(_JPEG)
@@ -140,7 +141,7 @@ class MinariDataset(DemonstrationDataset):
                 raise self.error(f"observation {name!r} is missing; it has {sorted(leaves)}", demo)
             if len(leaves[name]) != length + 1:
                 raise self.error(
-                    f"observation {name!r} has {len(leaves[name])} steps; {length} actions need {length + 1}", demo
+                    f"observation {name!r} has {len(leaves[name])} steps, but {length} actions need {length + 1}", demo
                 )
         group = child(self, self._file, demo)
         attributes = plain_attributes(group)

@@ -1,14 +1,14 @@
-"""Diffusion Policy's replay buffer: all episodes end to end in one zarr v2 group, a folder or a zip of it.
+"""Diffusion Policy's replay buffer: all episodes, one after another, in one zarr v2 group (a folder or a zip).
 
 ```
 data/action         [N, A]
 data/<camera>       [N, H, W, 3] uint8, or float32 holding whole numbers from 0 to 255 (PushT)
-data/<key>          [N, …] anything else of numbers
-meta/episode_ends   int [episodes], index after the last step of each
+data/<key>          [N, …] all other numbers
+meta/episode_ends   int [episodes], index after the last step of each episode
 ```
 
 Source: `diffusion_policy/common/replay_buffer.py` of https://github.com/real-stanford/diffusion_policy.
-The format records neither environment nor success. Arrays of pickled objects are refused.
+The format records neither environment nor success. Arrays of pickled objects are refused, because unpickling runs code.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ReplayBufferDataset(DemonstrationDataset):
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Whether this is a zarr group by its ending or its `.zgroup`."""
+        """Return whether this is a zarr group, by its ending or its `.zgroup`."""
         return path.name.endswith(".zarr.zip") if path.is_file() else (path / ".zgroup").is_file()
 
     def _files(self) -> list[Path]:
@@ -52,7 +52,7 @@ class ReplayBufferDataset(DemonstrationDataset):
             with self.reading(self.path / name):
                 description = json.loads(content)
             if _names_pickle(description):
-                raise self.error(f"{name} asks for the codec 'pickle', which would run code that comes with the data")
+                raise self.error(f"{name} uses the codec 'pickle', which can run code that is stored in the data")
             if name.endswith(".zarray") and self.path.is_dir():
                 self._refuse_cut_chunks((self.path / name).parent, description)
         zarr = import_extra("zarr", "zarr")
@@ -65,9 +65,9 @@ class ReplayBufferDataset(DemonstrationDataset):
         self._root: Any = zarr.open_group(self._store, mode="r", zarr_format=2)
 
     def _refuse_cut_chunks(self, array: Path, description: dict[str, Any]) -> None:
-        """Compare the size of each chunk with the one in its header: Blosc reads on beyond the end of a cut one.
+        """Compare each chunk's size with its header, because Blosc reads beyond the end of a truncated chunk.
 
-        In a zip the archive's checksums find it.
+        A zip needs no such check: the archive's checksums find truncated chunks.
         """
         if (description.get("compressor") or {}).get("id") != "blosc":
             return
@@ -79,10 +79,10 @@ class ReplayBufferDataset(DemonstrationDataset):
             size = _BLOSC_HEADER.unpack(header)[-1] if len(header) == _BLOSC_HEADER.size else None
             if size != chunk.stat().st_size:
                 name = chunk.relative_to(self.path).as_posix()
-                raise self.error(f"{name} is damaged: {chunk.stat().st_size} bytes; its header says {size}")
+                raise self.error(f"{name} is damaged: it has {chunk.stat().st_size} bytes, its header says {size}")
 
     def _metadata(self) -> Iterator[tuple[str, bytes]]:
-        """Name and content of all that describes arrays."""
+        """Yield name and content of every metadata file."""
         if self.path.is_file():
             with zipfile.ZipFile(self.path) as archive:
                 for name in archive.namelist():
@@ -90,7 +90,7 @@ class ReplayBufferDataset(DemonstrationDataset):
                         yield name, archive.read(name)
             return
         for path in self.path.rglob("*"):
-            if path.is_symlink():  # to a folder too, which is no file of the dataset's
+            if path.is_symlink():  # links to folders too, which `_files` does not list
                 self.refuse_escape(path)
             if path.name in _METADATA:
                 yield path.relative_to(self.path).as_posix(), path.read_bytes()
@@ -116,7 +116,7 @@ class ReplayBufferDataset(DemonstrationDataset):
         arrays = {name: self._array(f"data/{name}") for name in self._array_names()}
         for name, array in arrays.items():
             if array.shape[:1] != (ends[-1],):
-                raise self.error(f"data/{name} has shape {array.shape}; meta/episode_ends ends at {ends[-1]}")
+                raise self.error(f"data/{name} has shape {array.shape}, but meta/episode_ends ends at {ends[-1]}")
         if _ACTION not in arrays or arrays[_ACTION].ndim != 2:
             raise self.error(f"has no array data/action [N, A]; it has {sorted(arrays)}")
         images = {name: array.shape[1:3] for name, array in arrays.items() if array.ndim == 4 and array.shape[3] == 3}
@@ -154,14 +154,16 @@ class ReplayBufferDataset(DemonstrationDataset):
         with np.errstate(invalid="ignore"):
             pixels = images.astype(np.uint8)
         if not np.array_equal(pixels, images):
-            raise self.error(f"images of {camera} are {images.dtype}, not whole numbers from 0 to 255", demo)
+            raise self.error(
+                f"images of {camera} are {images.dtype} with values other than whole numbers from 0 to 255", demo
+            )
         return pixels
 
 
 def _names_pickle(description: Any) -> bool:
-    """Whether a filter or compressor, however deep in zarr's metadata, is the one that unpickles.
+    """Return whether any filter or compressor in zarr's metadata, at any depth, unpickles.
 
-    Not every zarr refuses it: beside a harmless filter it may stand second in the list.
+    zarr itself does not always refuse it, for example as the second filter after a harmless one.
     """
     pending = [description]
     while pending:

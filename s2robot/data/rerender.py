@@ -1,6 +1,6 @@
-"""Recorded states rendered again at another size: the verb `s2robot render`.
+"""Render recorded states again at another size: the verb `s2robot render`.
 
-The simulator comes in as a function, so that this package does not depend on one.
+The simulator is passed in as a function, so that this package does not depend on one.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from s2robot.data.base import RENDERER, DemonstrationDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.interfaces import DatasetError, Episode
 
-# Metres and quaternion entries. robosuite's own observations lag their state by one physics step (2 ms), which at full
-# speed is 3 mm and 0.003; recordings of `RobosuiteEnv` do not lag, and replay exactly on the same machine. Images are
-# not compared: another renderer draws others, by up to 2 of 255.
+# In metres and quaternion entries. robosuite's own observations lag their state by one physics step (2 ms), which is
+# 3 mm and 0.003 at full speed. Recordings of `RobosuiteEnv` do not lag and replay exactly on the same machine. Images
+# are not compared, because renderers differ, mostly by up to 2 of 255.
 REPLAY_TOLERANCE = 5e-3
 
-# Takes (name, states, episode), gives for each `images` and `proprioception` of every recorded state, in order, and
-# what drew them as `renderer`, where the simulator says.
+# Takes (name, states, episode) per demonstration. Gives, in the same order, a dictionary with `images` and
+# `proprioception` of every recorded state, and `renderer` if the simulator knows it.
 Replay = Callable[[Iterable[tuple[str, np.ndarray, Episode]]], Iterator[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Where a replayed observation leaves the recorded one.
+    """A replayed observation that departs from the recorded one.
 
     Attributes:
-        demo: the demonstration.
-        key: the observation.
-        step: first step that differs by more than the tolerance.
+        demo: name of the demonstration.
+        key: key of the observation.
+        step: first step at which the difference exceeds the tolerance.
         largest: largest difference over the episode, in the observation's unit.
     """
 
@@ -59,38 +59,38 @@ def render_dataset(
 ) -> list[Drift]:
     """Replay the states of every demonstration and write what the cameras see to a new robomimic file.
 
-    An interrupted run goes on where it stopped when it is started again.
+    An interrupted run continues where it stopped when it is started again.
 
-    Actions, rewards, states and attributes are copied. Observations that the simulator gives are the replayed ones;
-    others (`object`) stay as recorded. Memory holds a few episodes, whatever the dataset's length.
+    Actions, rewards, states and attributes are copied. Observations that the simulator gives are replaced by the
+    replayed ones; others (`object`) stay as recorded. Memory holds a few episodes at a time.
 
     Args:
         source: recordings with states.
-        out: file to write; it appears when it is whole.
+        out: file to write; it appears only when it is complete.
         env_args: environment description of the new file.
-        replay: the simulator.
-        tolerance: how far a replayed observation may lie from the recorded one.
-        attributes: what to note of every demonstration besides its own attributes.
+        replay: function that replays states in the simulator, see `Replay`.
+        tolerance: largest accepted difference between a replayed observation and the recorded one.
+        attributes: attributes to record with every demonstration in addition to its own.
 
     Returns:
-        Every observation of every demonstration that lies farther away; empty for a faithful replay.
+        The observations of each demonstration that exceed the tolerance; empty for a faithful replay.
 
     Raises:
         DatasetError: a demonstration has no states, or `out` is the source itself.
     """
     out = Path(out)
     if out.resolve() == source.path.resolve():
-        raise DatasetError(f"out={str(out)!r} is the source itself, which is never written to; choose another name")
-    # Names the source, so that an interrupted run goes on only with the recordings that it began with.
+        raise DatasetError(f"out={str(out)!r} is the source dataset, which is never overwritten; choose another name")
+    # The fingerprint makes an interrupted run continue only with the recordings that it began with.
     env_args = {**env_args, "rendered_from": source.fingerprint()}
     with (
         RobomimicWriter(out, env_args, fps=source.fps) as writer,
         tqdm(total=len(source), unit="demo", desc="rendering") as bar,
     ):
-        bar.update(writer.count)  # of an interrupted run
+        bar.update(writer.count)  # demonstrations that an interrupted run already wrote
         rest = range(writer.count, len(source))
         for index, replayed in zip(rest, replay(_recordings(source, rest)), strict=True):
-            # Read again: cheaper than keeping it while the simulator is at work on it.
+            # Reading the episode again takes less memory than keeping all that the simulator is working on.
             episode = source.episode(index, cameras=[])
             drifts = find_drifts(source.demos[index], episode.proprioception, replayed["proprioception"], tolerance)
             writer.add(
@@ -128,12 +128,13 @@ def _recordings(source: DemonstrationDataset, indices: range) -> Iterator[tuple[
 def find_drifts(
     demo: str, recorded: Mapping[str, np.ndarray], replayed: Mapping[str, np.ndarray], tolerance: float
 ) -> list[Drift]:
-    """Compare the observations that both have, [T, d] each; a quaternion equals its negative."""
+    """Compare the observations that both mappings have, [T, d] each; a quaternion equals its negative."""
     drifts = []
     for key in sorted(recorded.keys() & replayed.keys()):
         if recorded[key].shape != replayed[key].shape:
             raise DatasetError(
-                f"{demo}: {key} was recorded as {recorded[key].shape}, the simulator gives {replayed[key].shape}"
+                f"{demo}: {key} was recorded with shape {recorded[key].shape}, but the simulator gives "
+                f"{replayed[key].shape}"
             )
         distance = np.abs(recorded[key] - replayed[key]).max(1, initial=0)
         if key.endswith("quat"):

@@ -8,9 +8,13 @@ data/demo_<i>/obs/<key>  <camera>_image uint8 [T, H, W, 3] upright; others float
 mask/{train,valid}       byte strings
 ```
 
-Read are also files without `obs` (states and actions only, as robomimic hosts them) and robosuite's own recordings,
-whose environment is described by the attributes `env`, `env_info` and `repository_version` in place of `env_args`.
-`success`, `renderer` (what drew the pictures) and `fps` are ours, and absent where they are not known.
+The reader also accepts
+
+- files without `obs` (states and actions only, as robomimic hosts them),
+- robosuite's own recordings, whose attributes `env`, `env_info` and `repository_version` describe the environment in
+  place of `env_args`.
+
+robomimic does not define `success`, `renderer` and `fps`. This package adds them where they are known.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ class RobomimicDataset(DemonstrationDataset):
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Whether this is a file *.hdf5 or *.h5."""
+        """Return whether this is a file *.hdf5 or *.h5."""
         return path.is_file() and path.suffix in (".hdf5", ".h5")
 
     def _files(self) -> list[Path]:
@@ -84,7 +88,7 @@ class RobomimicDataset(DemonstrationDataset):
             lengths=[len(values) for values in actions],
             action_width=int(actions[0].shape[1]),
             image_sizes={key.removesuffix(_IMAGE): size for key, size in images.items()},
-            # Depth images and point clouds are neither colour images nor proprioception.
+            # Depth images and point clouds have more than two axes and are skipped.
             proprioception=[
                 key
                 for key in keys
@@ -157,7 +161,7 @@ class RobomimicDataset(DemonstrationDataset):
         )
 
     def read_images(self, index: int, camera: str, first: int, out: np.ndarray) -> None:
-        """Fill `out` with some frames of a demonstration, straight from the file."""
+        """Fill `out` with some frames of a demonstration, read directly from the file."""
         demo = self.demos[index]
         self.select_cameras([camera])
         try:
@@ -175,21 +179,22 @@ class RobomimicDataset(DemonstrationDataset):
 
 
 class RobomimicWriter:
-    """Write demonstrations one by one; `close` makes them one file, which never exists unfinished.
+    """Write demonstrations one by one; `close` joins them to one file, which never exists unfinished.
 
-    Finished demonstrations lie in a folder `<file>.parts` until then. A writer opened again for the same file and
-    environment goes on after them. Used as a context manager: leaving it by an exception keeps the parts.
+    Until then, finished demonstrations are in a folder `<file>.parts`. A writer that is opened again for the same file
+    and environment continues after them. Use the writer as a context manager: an exception inside the block keeps the
+    parts.
 
     Args:
         path: the file to write.
         env_args: environment description, JSON-able.
-        origin: what else the demonstrations follow from, such as the fingerprint of the dataset they are copied from.
-            Parts written under another description or origin are discarded.
-        fps: steps per second, recorded where they do not follow from `env_args`.
+        origin: anything else that determines the demonstrations, such as the fingerprint of the dataset they are copied
+            from. Parts written with another description or origin are discarded.
+        fps: steps per second; recorded only if they do not follow from `env_args`.
 
     Attributes:
-        count: demonstrations written so far, those of an interrupted run included.
-        attributes: of the last of them; empty before the first.
+        count: number of demonstrations written so far, including those of an interrupted run.
+        attributes: attributes of the last demonstration; empty before the first.
 
     Raises:
         DatasetError: another process is writing the same file.
@@ -221,14 +226,14 @@ class RobomimicWriter:
         self._goes_on = self.count > 0
 
     def _discard(self, found: str, described: str) -> None:
-        """Delete the parts of another description or origin, and say which and why."""
+        """Delete the parts that were written with another description or origin, and print why."""
         parts = list(self._parts.glob("demo_*"))
         for part in parts:
             part.unlink()
         if parts:
             print(
-                f"{str(self.path)!r}: the demonstrations of an interrupted run are discarded ({len(parts)}): "
-                f"they were written under other settings: {_changes(found, described)}",
+                f"{str(self.path)!r}: {len(parts)} demonstrations of an interrupted run are discarded, "
+                f"because they were written with other settings: {_changes(found, described)}",
                 file=sys.stderr,
             )
 
@@ -241,14 +246,14 @@ class RobomimicWriter:
         with self._claim:
             if kind is None:
                 self.close()
-            elif not self.count:  # nothing to go on from
+            elif not self.count:  # no demonstration to continue from
                 shutil.rmtree(self._parts)
 
     def _part(self, index: int) -> Path:
         return self._parts / f"demo_{index}.hdf5"
 
     def add(self, episode: Episode) -> None:
-        """Append one episode; the images are compressed without loss, one chunk a frame."""
+        """Append one episode; images are compressed without loss, one chunk per frame."""
         require_flat([*episode.images, *episode.proprioception])
         if self._goes_on:
             self._compare_renderers(self.attributes.get(RENDERER), episode.attributes.get(RENDERER))
@@ -265,13 +270,13 @@ class RobomimicWriter:
         if None not in (former, now) and former != now:
             print(
                 f"{str(self.path)!r}: the demonstrations of an interrupted run were rendered by {former}, "
-                f"those that follow by {now}; pixels may differ, mostly by up to 2 of 255, and each names its own "
-                "renderer",
+                f"the following ones by {now}; pixels may differ, mostly by up to 2 of 255; each demonstration records "
+                "its own renderer",
                 file=sys.stderr,
             )
 
     def close(self, validation_fraction: float = 0.1) -> None:
-        """Join the parts, with totals and train/valid masks, and give the file its name once it is on disk."""
+        """Join the parts, add totals and train/valid masks, and rename the file once it is on disk."""
         partial = self.path.with_name(self.path.name + ".partial")
         names = [f"demo_{index}" for index in range(self.count)]
         with h5py.File(partial, "w") as file:
@@ -281,7 +286,7 @@ class RobomimicWriter:
                 data.attrs["fps"] = self._fps
             for index, name in enumerate(names):
                 with h5py.File(self._part(index), "r") as part:
-                    part.copy("demo", data, name)  # compressed chunks are copied as they are
+                    part.copy("demo", data, name)  # copies compressed chunks without recompressing them
             data.attrs["total"] = sum(int(data[name].attrs["num_samples"]) for name in names)
             held_out = round(len(names) * validation_fraction)
             mask = file.create_group("mask")
@@ -292,17 +297,17 @@ class RobomimicWriter:
 
 
 def _changes(found: str, described: str) -> str:
-    """What differs between two contents of `identity.json`, in words."""
+    """Describe how two contents of `identity.json` differ."""
     try:
         former, now = (dict(zip(("env_args", "origin"), json.loads(text), strict=True)) for text in (found, described))
     except (ValueError, TypeError):
-        return "which ones is not recorded"
+        return "the old settings are not recorded"
     shown = [f"{name} is {new!r}, was {old!r}" for name, old, new in differences(former, now)]
     return "; ".join(shorten(text, 120) for text in shown[:4]) + ("; …" if len(shown) > 4 else "")
 
 
 def _tasks(recorded: Any) -> list[str]:
-    """The words of a task; the writer stores lists as JSON, other files may hold the words themselves."""
+    """Return the task's texts; the writer stores lists as JSON, other files may hold one plain text."""
     try:
         words = json.loads(recorded)
     except (TypeError, ValueError):
@@ -322,7 +327,8 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
         if key != "success":
             group.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
     group.attrs["num_samples"] = length
-    if "success" in episode.attributes or not episode.success:  # else it was assumed, not recorded
+    # Without the attribute, success was assumed because the source does not record it: do not store an assumption.
+    if "success" in episode.attributes or not episode.success:
         group.attrs["success"] = bool(episode.success)
     if episode.model_file is not None:
         group.attrs["model_file"] = episode.model_file
