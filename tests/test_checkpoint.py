@@ -170,7 +170,7 @@ def test_a_checkpoint_without_a_task_is_not_rolled_out_but_served(folder, capsys
     edit(folder, lambda d: d.update(environment={}))
     assert main(["evaluate", f"checkpoint={folder}", "device=cpu"]) == 2
     assert (
-        "records no environment: its dataset had no task; `s2robot serve` or `s2robot export`"
+        "records no environment, because its dataset had no task; to run it on a robot, use `s2robot serve`"
         in capsys.readouterr().err
     )
 

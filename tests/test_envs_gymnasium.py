@@ -282,7 +282,7 @@ def test_an_environment_object_takes_further_cameras():
         frames={"above": lambda env: np.full((9, 9), 7, np.uint8)},
     )
     assert env.reset(seed=0)[0]["above_image"].tolist() == np.full((8, 8, 3), 7).tolist()
-    with pytest.raises(EnvConfigError, match=r"Corridor cannot be made again from a recording: register it"):
+    with pytest.raises(EnvConfigError, match=r"Corridor cannot be recreated from a recording; register it"):
         env.env_args()
 
 

@@ -117,7 +117,11 @@ def test_scene_of_robosuite_1_5_keeps_its_names(door):
     [
         (np.zeros((2, 5)), {"seed": 0}, r"replaying demo_7: state has shape \(5,\)"),
         (np.zeros((2, 32)), {}, "demo_7 has neither a seed nor a model_file"),
-        (np.zeros((2, 32)), {"model_file": "<mujoco/>"}, "replaying demo_7: the recorded model_file is no Lift scene"),
+        (
+            np.zeros((2, 32)),
+            {"model_file": "<mujoco/>"},
+            "replaying demo_7: the recorded model_file is not a Lift scene",
+        ),
     ],
 )
 def test_what_cannot_be_replayed_names_the_recording(states, scene, message):

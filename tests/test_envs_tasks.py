@@ -31,7 +31,7 @@ def test_unknown_name_finds_a_match_whatever_the_case():
         ({"task": "Lfit"}, r"unknown task 'Lfit'; did you mean 'Lift'\? Choices: .*Lift"),
         ({"render_profile": "fats"}, r"unknown render profile 'fats'; did you mean 'fast'\? Choices: fast, full"),
         ({"cameras": ["agentvew"]}, r"unknown camera of Lift 'agentvew'; did you mean 'agentview'\?"),
-        ({"cameras": "agentview"}, r"cameras='agentview' is no list of cameras; write cameras=\('agentview',\)"),
+        ({"cameras": "agentview"}, r"cameras='agentview' is not a list of cameras; write cameras=\('agentview',\)"),
         ({"cameras": ["agentview", "agentview"]}, "'agentview' is named twice"),
         ({"image_size": 0}, "image_size of agentview is 0"),
         ({"image_size": 64.5}, "image_size of agentview is 64.5"),

@@ -76,7 +76,7 @@ def test_episodes_of_another_evaluation_are_kept_beside_the_new_ones(tmp_path, c
     add(log, 1, True, 30)
     former = log.path.read_bytes()
     EpisodeLog(log.path, "b")
-    assert "the results there are of another evaluation; its episodes are kept in" in capsys.readouterr().err
+    assert "the output has results of another evaluation; its episodes are kept in" in capsys.readouterr().err
     EpisodeLog(log.path, "c")  # b had none to keep
     assert (tmp_path / "episodes.jsonl.old").read_bytes() == former
     assert capsys.readouterr().err == ""
@@ -262,7 +262,7 @@ def test_an_evaluation_that_goes_on_elsewhere_says_so_and_names_both_machines(tm
     run_on(monkeypatch, checkpoint, HERE, 1)
     assert "kind of machine" not in capsys.readouterr().err
     results = run_on(monkeypatch, checkpoint, THERE, 3)
-    assert capsys.readouterr().err.count("some of them on another kind of machine (processor B, was A)") == 1
+    assert capsys.readouterr().err.count("some of them ran on another kind of machine (processor B, was A)") == 1
     assert [(machine["processor"], machine["episodes"]) for machine in results["machines"]] == [("A", 1), ("B", 2)]
     assert [row["machine"] for row in results["episode_results"]] == [0, 1, 1]
     (warning,) = results["warnings"]

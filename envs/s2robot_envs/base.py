@@ -248,14 +248,14 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 def _image_sizes(cameras: Sequence[str], image_size: ImageSize) -> dict[str, list[int]]:
     """The sizes of each camera, largest first."""
     if isinstance(cameras, str):  # whose letters would be the names
-        raise EnvConfigError(f"cameras={cameras!r} is no list of cameras; write cameras=({cameras!r},)")
+        raise EnvConfigError(f"cameras={cameras!r} is not a list of cameras; write cameras=({cameras!r},)")
     duplicates = [name for name, group in itertools.groupby(sorted(cameras)) if len(list(group)) > 1]
     if duplicates:
         raise EnvConfigError(f"camera {duplicates[0]!r} is named twice in {tuple(cameras)}")
     given = image_size if isinstance(image_size, Mapping) else dict.fromkeys(cameras, image_size)
     for camera in [*cameras, *given]:
         if camera not in given:
-            raise EnvConfigError(f"image_size has no entry for camera {camera!r}: {dict(given)}")
+            raise EnvConfigError(f"image_size has no entry for camera {camera!r}; it is {dict(given)}")
         if camera not in cameras:
             raise EnvConfigError(unknown_name("camera in image_size", camera, cameras))
     sizes = {}
@@ -264,5 +264,5 @@ def _image_sizes(cameras: Sequence[str], image_size: ImageSize) -> dict[str, lis
         sizes[camera] = list(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else [entry]
         valid = all(isinstance(size, int) and 8 <= size <= 4096 for size in sizes[camera])
         if not valid or not sizes[camera] or len(set(sizes[camera])) < len(sizes[camera]):
-            raise EnvConfigError(f"image_size of {camera} is {entry!r}; it must be whole numbers from 8 to 4096")
+            raise EnvConfigError(f"image_size of {camera} is {entry!r}; valid: different whole numbers from 8 to 4096")
     return {camera: sorted(values, reverse=True) for camera, values in sizes.items()}

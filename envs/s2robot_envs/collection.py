@@ -199,9 +199,14 @@ def _successes(
             if kept == num:
                 return
             if tried >= HOPELESS_AFTER and kept < tried / HOPELESS_AFTER:
-                raise S2RobotEnvError(f"the {job.task} expert solved {kept} of {tried} attempts with noise={job.noise}")
+                raise S2RobotEnvError(
+                    f"the {job.task} expert solved {kept} of {tried} attempts with noise={job.noise}; "
+                    "lower the noise, or check the expert"
+                )
     if kept < num:
-        raise EnvConfigError(f"collection seed {job.seed} is used up after {kept} of {num} episodes; use another seed")
+        raise EnvConfigError(
+            f"collection seed {job.seed} ran out of attempts after {kept} of {num} episodes; use another seed"
+        )
 
 
 def _record_here(job: _Job, attempts: range) -> Generator[dict[str, Any] | None]:

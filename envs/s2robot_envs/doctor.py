@@ -118,7 +118,7 @@ def check_frame() -> Check:
     contrast, milliseconds, renderer = run.stdout.strip().splitlines()[-1].split("|")
     detail = f"224 pixels in {milliseconds} ms on {renderer}"
     if float(contrast) < 1:
-        return Check("one frame", "problem", f"{detail}, but the picture is empty", INSTALL_COMMAND)
+        return Check("one frame", "problem", f"{detail}, but the image is empty", INSTALL_COMMAND)
     return Check("one frame", "ok", detail)
 
 

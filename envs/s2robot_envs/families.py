@@ -53,4 +53,4 @@ def refuse_variant(task: str, settings: EnvSettings) -> None:
         EnvConfigError: the settings ask for one.
     """
     if Variant.parse(settings.get("variant")) != Variant():
-        raise EnvConfigError(f"variant does not apply to {task}: variants change scenes of robosuite")
+        raise EnvConfigError(f"variant does not apply to {task}: only robosuite's tasks have variants")

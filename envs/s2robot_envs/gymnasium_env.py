@@ -97,8 +97,8 @@ class GymnasiumEnv(ImageEnv):
             cameras = tuple(self._pictures) or own_camera(env)
             if not cameras:
                 raise EnvConfigError(
-                    f"{name} shows no pictures by itself: no image in its observation, and render_mode="
-                    f"{env.render_mode!r}; cameras to name: {', '.join(self.available_cameras) or 'none'}"
+                    f"{name} has no default camera: its observation has no images and render_mode is "
+                    f"{env.render_mode!r}; give cameras; choices: {', '.join(self.available_cameras) or 'none'}"
                 )
         super().__init__(
             name,
@@ -158,7 +158,7 @@ class GymnasiumEnv(ImageEnv):
                 return bool(info[key])
         raise EnvConfigError(
             f"{self.name} does not say whether its task is solved: info has {sorted(info) or 'no entries'}; "
-            f"give gym.success: one of these, or {TERMINATED!r} where success ends the episode"
+            f"give gym.success: the entry that does, or {TERMINATED!r} if success ends the episode"
         )
 
     def info(self) -> dict[str, Any]:
@@ -223,7 +223,7 @@ class GymnasiumEnv(ImageEnv):
         """
         if not self.task:
             raise EnvConfigError(
-                f"{self.name} cannot be made again from a recording: register it with gymnasium and make it by name, "
+                f"{self.name} cannot be recreated from a recording; register it with gymnasium and make it by name: "
                 f"make_env('{PREFIX}module:Name-v0')"
             )
         family, _, env_id = self.task.partition(":")

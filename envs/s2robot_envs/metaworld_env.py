@@ -71,7 +71,7 @@ def make(task: str, settings: EnvSettings) -> GymnasiumEnv:
     horizon, cameras = settings.get("horizon"), settings.get("cameras")
     horizon = HORIZON if horizon is None else horizon
     if horizon > HORIZON:
-        raise EnvConfigError(f"horizon is {horizon}; Meta-World ends every episode after {HORIZON} steps")
+        raise EnvConfigError(f"horizon is {horizon}, but Meta-World ends every episode after {HORIZON} steps")
     own: EnvSettings = {**settings, "horizon": horizon, "cameras": CAMERAS if cameras is None else cameras}
     return wrap(make_task(task), task, options, own)
 

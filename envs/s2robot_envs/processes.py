@@ -121,8 +121,8 @@ class ProcessVectorEnv(RecordingInfos):
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed or [None] * self.num_envs
         if len(seeds) != self.num_envs or mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
             raise EnvConfigError(
-                f"reset needs {self.num_envs} seeds and a bool reset_mask of as many entries, one of them True; got "
-                f"{len(seeds)} seeds and {mask.dtype} {mask.shape}"
+                f"reset needs {self.num_envs} seeds and a bool reset_mask of the same length with at least one True; "
+                f"got {len(seeds)} seeds and a reset_mask {mask.dtype} {mask.shape}"
             )
         chosen = [int(index) for index in np.flatnonzero(mask)]
         for index in chosen:

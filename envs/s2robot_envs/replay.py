@@ -57,7 +57,7 @@ def replay_episode(env: RobosuiteEnv, recording: RecordedEpisode) -> Replayed:
     elif recording.model_file is not None:
         load_model(env, recording.model_file)
     else:
-        raise EnvConfigError(f"{recording.name} has neither a seed nor a model_file: its scene cannot be set up again")
+        raise EnvConfigError(f"{recording.name} has neither a seed nor a model_file, so its scene cannot be recreated")
     observations = []
     for state in recording.states:
         env.set_state(state)
@@ -82,7 +82,7 @@ def load_model(env: RobosuiteEnv, model_file: str) -> None:
         simulator.reset_from_xml_string(simulator.edit_model_xml(model_file))
     except Exception as error:  # XML, MuJoCo and robosuite each raise their own
         raise EnvConfigError(
-            f"the recorded model_file is no {env.task.name} scene that this robosuite can load "
+            f"the recorded model_file is not a {env.task.name} scene that this robosuite can load "
             f"({type(error).__name__}: {error})"
         ) from error
 
@@ -155,7 +155,10 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        raise WorkerError(f"a worker process was killed (out of memory?) while replaying {name} or one near") from error
+        raise WorkerError(
+            f"a worker process was killed (out of memory?) while replaying {name} or an episode near it; "
+            "use fewer workers"
+        ) from error
     except EnvConfigError as error:
         raise EnvConfigError(f"replaying {name}: {error}") from error
     except Exception as error:

@@ -128,7 +128,7 @@ class RobosuiteEnv(ImageEnv):
         """
         expected = self.state().shape
         if np.shape(state) != expected:
-            raise EnvConfigError(f"state has shape {np.shape(state)}; this {self.task.name} model needs {expected}")
+            raise EnvConfigError(f"state has shape {np.shape(state)}, but this {self.task.name} model needs {expected}")
         self.simulator.sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
         self.simulator.sim.forward()
         self._success = self._is_success()
@@ -184,5 +184,5 @@ def make(task: str, settings: EnvSettings) -> RobosuiteEnv:
     options: dict[str, Any] = dict(settings)
     gym = options.pop("gym", None)
     if gym:
-        raise EnvConfigError(f"gym options {dict(gym)} do not apply to {task}, a task of robosuite")
+        raise EnvConfigError(f"gym options {dict(gym)} do not apply to {task}, which is a robosuite task")
     return RobosuiteEnv(task, **options)

@@ -90,7 +90,9 @@ class Variant:
             EnvConfigError: the task's object cannot shrink, or there is no room for distractors.
         """
         if self.object_scale != 1 and spec.scalable_body is None:
-            raise EnvConfigError(f"variant.object_scale does not apply to {spec.name}: its object fits another part")
+            raise EnvConfigError(
+                f"variant.object_scale does not apply to {spec.name}: its object must fit another part"
+            )
         if self.distractors and spec.clutter is None:
             raise EnvConfigError(f"variant.distractors does not apply to {spec.name}: its scene has no free space")
 

@@ -53,7 +53,9 @@ def run_cells(config: BenchmarkConfig) -> Output:
         return Output(blocks_text(config, blocks), {"calibration": blocks})
     folder = run_benchmark(config, collect_demonstrations, make_vector_env, num_envs, (S2RobotEnvError,), grid)
     if folder is None:
-        return Output(f"cells {config.cells} are done; without cells= the report is written", {"cells": config.cells})
+        return Output(
+            f"cells {config.cells} are done; run again without cells= to write the report", {"cells": config.cells}
+        )
     return Output(f"{(folder / 'report.md').read_text(encoding='utf-8')}\nreport: {folder}", {"report": str(folder)})
 
 

@@ -124,7 +124,8 @@ def evaluate(words: list[str]) -> Output:
         raise NotReadyError(
             Output(text, data),
             f"{len(failed)} of {config.episodes} episodes could not be run and are not counted: the simulator failed "
-            f"twice with seed {', '.join(str(episode['seed']) for episode in failed)}; the first: {failed[0]['error']}",
+            f"twice with seed {', '.join(str(episode['seed']) for episode in failed)}; "
+            f"the first error: {failed[0]['error']}",
         )
     return Output(text, data)
 

@@ -47,7 +47,7 @@ class EpisodeLog:
         if first != {"evaluation": identity}:
             if rest:
                 path.replace(kept := path.with_name(path.name + ".old"))
-                print(f"the results there are of another evaluation; its episodes are kept in {kept}", file=sys.stderr)
+                print(f"the output has results of another evaluation; its episodes are kept in {kept}", file=sys.stderr)
             write_durably(path, json.dumps({"evaluation": identity}).encode() + b"\n")
             rest = []
         for line in rest:

@@ -44,7 +44,9 @@ def make_results(
     """
     ran = [episode for episode in episodes if episode.error is None]
     if not ran:
-        raise RolloutError(f"the simulator failed in all {len(episodes)} episodes; the first: {episodes[0].error}")
+        raise RolloutError(
+            f"the simulator failed in all {len(episodes)} episodes; the first error: {episodes[0].error}"
+        )
     successes = sum(episode.success for episode in ran)
     cost = with_reader(encoder.cost(), encoder.backbone.name)
     kinds = count_machines(machines.get(episode.seed) for episode in ran)

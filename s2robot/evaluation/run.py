@@ -55,8 +55,8 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     require_task(checkpoint, config.task)
     if "task" not in checkpoint.environment:
         raise CheckpointError(
-            f"checkpoint {config.checkpoint!r} records no environment: its dataset had no task; "
-            "`s2robot serve` or `s2robot export` takes it to a robot"
+            f"checkpoint {config.checkpoint!r} records no environment, because its dataset had no task; "
+            "to run it on a robot, use `s2robot serve` or `s2robot export`"
         )
     environment, mismatch = evaluation_environment(
         checkpoint.environment,
@@ -156,8 +156,8 @@ def _run_episodes(
         print(f"{len(seeds) - len(left)} of {len(seeds)} episodes were run before: {log.path}", file=sys.stderr)
     if left and (moved := log.moved(seeds)):
         print(
-            f"some of them on another kind of machine ({moved}): by rounding the others may end otherwise than there; "
-            "the results name both",
+            f"some of them ran on another kind of machine ({moved}): rounding may make the remaining episodes end "
+            "differently here; the results name both machines",
             file=sys.stderr,
         )
     successes = errors = 0
@@ -168,7 +168,8 @@ def _run_episodes(
             if result.error is not None:
                 errors += 1
                 bar.write(
-                    f"seed {result.seed} is not counted, its simulator failed twice: {result.error}", file=sys.stderr
+                    f"seed {result.seed} is not counted, because its simulator failed twice: {result.error}",
+                    file=sys.stderr,
                 )
             if errors == count >= _HOPELESS:
                 raise RolloutError(f"the simulator failed in each of the first {errors} episodes: {result.error}")

@@ -67,5 +67,5 @@ def _imported_expert(where: str) -> Expert:
         return getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError, ValueError) as error:
         raise EnvConfigError(
-            f"expert={where!r} cannot be imported ({error}); valid: module:Name, where PYTHONPATH leads to the module"
+            f"expert={where!r} cannot be imported ({error}); valid: module:Name of a module on PYTHONPATH"
         ) from error
