@@ -69,6 +69,13 @@ def test_the_package_has_few_rooms():
     assert len(rooms - {"__init__.py"}) <= 20
 
 
+def test_every_place_that_the_plan_of_the_house_names_exists():
+    table = (ROOT / "docs/architecture.md").read_text().partition("### Where do I find")[2].partition("\n## ")[0]
+    names = re.findall(r"`([\w/]+(?:\.py|/))`", table)
+    assert len(names) > 20
+    assert [name for name in names if not ((ROOT / name).exists() or (ROOT / "s2robot" / name).exists())] == []
+
+
 @pytest.mark.parametrize(
     ("former", "name"),
     [
