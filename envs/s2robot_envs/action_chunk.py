@@ -17,24 +17,23 @@ from s2robot_envs.errors import ActionError, EnvConfigError, unknown_name
 class ActionChunk(gymnasium.Wrapper[ObservationDict, np.ndarray, ObservationDict, np.ndarray]):
     """Wrap an `ImageEnv` for policies that see To observations and predict Ta actions.
 
-    The action space is Box [Ta, A]; one `step` executes up to Ta actions in order. Every observation entry gets
-    a leading To axis, oldest first; at reset the first observation is repeated. Frames between the observed ones
-    are never rendered, which is most of the time of an episode on a machine without a GPU.
-
-    A chunk stops early at the horizon and at the first success. (After a success the history is the newest
-    observation To times, because the skipped frames were not rendered.) From then on the episode is decided and
-    the wrapper idles: further steps change nothing, return the last observation, `steps` 0 and `truncated` True, until
-    `reset`; so the finished members of a vector environment cost nothing while the others go on.
-
-    `info` is that of `ImageEnv`, where `is_success` means at any step of this chunk, and `steps`, the number
-    of actions executed. The reward is the sum over these. With `reset(options={"record": True})`, or a camera's
-    name in place of True, `info["frames"]` holds every step's frame of that camera, uint8 [n, H, W, 3]: one at
-    reset, `steps` after a step. At reset, `info["renderer"]` is the environment's `renderer_name`.
+    - **Actions**: the action space is Box [Ta, A]. One `step` executes up to Ta actions in order. The reward is their
+      sum.
+    - **Observations**: every entry gets a leading To axis, oldest first. At reset the first observation is repeated.
+      Frames that no policy sees are not rendered, because rendering takes most of the time on a machine without a GPU.
+    - **End**: a chunk stops early at the horizon and at the first success. The history is then the newest observation
+      To times, because the skipped frames were not rendered. Until `reset`, further steps change nothing and return the
+      last observation, `steps` 0 and `truncated` True. So finished members of a vector environment cost no time while
+      the others go on.
+    - **Info**: `info` has the entries of `ImageEnv`, but `is_success` is True if any step of this chunk was a success.
+      `steps` is the number of actions executed. At reset, `renderer` is the environment's `renderer_name`.
+    - **Recording**: with `reset(options={"record": True})`, or a camera's name in place of True, `info["frames"]` holds
+      that camera's frame of every step, uint8 [n, H, W, 3]: n is 1 at reset and `steps` after a step.
 
     Args:
         env: the environment to wrap.
-        observation_steps: To.
-        action_steps: Ta.
+        observation_steps: number of observations To.
+        action_steps: number of actions Ta.
 
     Raises:
         EnvConfigError: To or Ta is below 1.
@@ -74,7 +73,7 @@ class ActionChunk(gymnasium.Wrapper[ObservationDict, np.ndarray, ObservationDict
         """Execute the chunk of actions [Ta, A].
 
         Raises:
-            ActionError: the chunk has the wrong shape or holds NaN or infinity; nothing was executed.
+            ActionError: the chunk has the wrong shape or holds NaN or infinity; no action was executed.
             EpisodeOverError: `reset` was never called.
         """
         actions = self._checked(actions)
@@ -86,7 +85,7 @@ class ActionChunk(gymnasium.Wrapper[ObservationDict, np.ndarray, ObservationDict
             reward, self._truncated = self.env.simulate(action)
             rewards += reward
             success = self.env.info()["is_success"]
-            over = success or self._truncated  # also before the horizon, where the simulation ended by itself
+            over = success or self._truncated  # a simulation can also end by itself before the horizon
             observation = None
             if over or executed > planned - self._history.maxlen:  # type: ignore[operator]  # maxlen is set
                 observation = self.env.observe()
@@ -118,7 +117,7 @@ class ActionChunk(gymnasium.Wrapper[ObservationDict, np.ndarray, ObservationDict
         return record
 
     def _frame(self, observation: ObservationDict | None) -> np.ndarray:
-        """The recorded camera's frame of now, taken from the observation where that holds it already."""
+        """Return the recorded camera's current frame, from the observation if it has one (rendering is expensive)."""
         assert self._record_camera is not None
         key = f"{self._record_camera}_image"
         if observation is not None and key in observation:

@@ -1,4 +1,4 @@
-"""What all environments here have in common, whatever simulates them: cameras, sizes, horizon, success, seeds."""
+"""The base class of all environments, independent of the simulator: cameras, sizes, horizon, success, seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ImageSize = int | Mapping[str, int | Sequence[int]]
 
 
 class Outcome(NamedTuple):
-    """What one step did: its reward, whether the task is solved now, whether the simulation ended by itself."""
+    """The outcome of one step: the reward, whether the task is solved now, and whether the simulation ended itself."""
 
     reward: float
     success: bool
@@ -29,20 +29,22 @@ class Outcome(NamedTuple):
 
 
 class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
-    """A manipulation task with image observations; simulating and observing are separate, because rendering is dear.
+    """A manipulation task with image observations.
 
-    Observations are a flat dictionary: `<camera>_image`, uint8 [H, W, 3], upright, and proprioception, float32 [d].
-    Actions are float32 [A] in [-1, 1]; larger values are clipped.
+    Simulating and observing are separate calls, because rendering is expensive.
 
-    Episodes end by truncation; `terminated` is always False, so a success never cuts an episode short. `info` holds
-    `is_success` (now), `success_so_far` (at any step of this episode) and `seed`, the integer from which this episode
-    can be reset again, also when `reset` was called without one.
+    - **Observations** are a flat dictionary: `<camera>_image`, uint8 [H, W, 3], upright, and proprioception, float32
+      [d].
+    - **Actions** are float32 [A] in [-1, 1]; larger values are clipped.
+    - **Episodes** end by truncation. `terminated` is always False, so a success never cuts an episode short.
+    - **Info** holds `is_success` (now), `success_so_far` (at any step of this episode) and `seed`, an integer that
+      resets to this episode again, even if `reset` was called without a seed.
 
     Args:
-        name: what messages call the task.
-        cameras: names of the cameras to observe, maybe none.
-        image_size: pixels per side: one number, or one per camera, or several per camera. Of several the largest is
-            `<camera>_image` and each smaller one, `<camera>_image_<size>`, is its average over areas: rendering
+        name: name of the task in messages.
+        cameras: names of the cameras to observe; may be empty.
+        image_size: pixels per side: one number, or one per camera, or several per camera. Of several, the largest is
+            `<camera>_image`. Each smaller one is `<camera>_image_<size>`, averaged from the largest, because rendering
             costs far more than shrinking.
         render_profile: `fast` or `full`, see `s2robot_envs.rendering.RENDER_PROFILES`.
         horizon: steps until truncation.
@@ -51,11 +53,11 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
     Attributes:
         image_sizes: observed camera -> its largest size.
         proprioception: keys of the other observations, in order.
-        available_cameras: every camera that `render_camera` knows.
-        default_camera: what `render` shows where no camera is observed.
+        available_cameras: all cameras that `render_camera` accepts.
+        default_camera: camera that `render` shows if no camera is observed.
 
     Raises:
-        EnvConfigError: an impossible size, profile, horizon or render mode.
+        EnvConfigError: a size, profile, horizon or render mode is not valid.
     """
 
     available_cameras: tuple[str, ...]
@@ -91,7 +93,7 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
     @abc.abstractmethod
     def _restart(self, seed: int) -> bool:
-        """Start the episode of a seed; return whether the task is solved already."""
+        """Start the episode of a seed; return whether its task is already solved."""
 
     @abc.abstractmethod
     def _advance(self, action: np.ndarray) -> Outcome:
@@ -99,7 +101,7 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
     @abc.abstractmethod
     def _proprioception(self) -> ObservationDict:
-        """Current proprioception, float32 [d] each."""
+        """Return the current proprioception, float32 [d] each."""
 
     @abc.abstractmethod
     def _render(self, camera: str, size: int) -> np.ndarray:
@@ -107,25 +109,28 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
     @abc.abstractmethod
     def env_args(self) -> dict[str, Any]:
-        """How to make this environment again, JSON-able, in robomimic's form; `make_env(**s2robot)` builds it here."""
+        """Describe how to recreate this environment, JSON-able, in robomimic's form; `make_env(**s2robot)` does it."""
 
     def state(self) -> np.ndarray | None:
-        """Simulator state from which `s2robot render` can show this step again, float64 [S]; None where it cannot."""
+        """Return the simulator state, float64 [S], from which `s2robot render` can render this step again.
+
+        None if the simulator does not support it.
+        """
         return None
 
     @property
     def renderer_name(self) -> str | None:
-        """What drew the last frame, OpenGL's renderer and version; None before the first, or where it is unknown."""
+        """OpenGL's renderer and version that drew the last frame; None before the first frame or if unknown."""
         return None
 
     def model_xml(self) -> str | None:
-        """The scene as this episode placed it, where the simulator describes it (MJCF)."""
+        """Return the scene as this episode placed it (MJCF); None if the simulator cannot describe it."""
         return None
 
     # -----------------------------------------------------------------------------------------------------------
 
     def _declare_spaces(self, action_width: int) -> None:
-        """Set the spaces; the last act of a constructor, when the simulator can be read."""
+        """Set the spaces; constructors call it last, when the simulator can be read."""
         for camera in self.image_sizes:
             if camera not in self.available_cameras:
                 raise EnvConfigError(unknown_name(f"camera of {self.name}", camera, self.available_cameras))
@@ -143,13 +148,14 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObservationDict, dict[str, Any]]:
-        """Start an episode; on the same machine the same seed gives it again bit for bit, whatever ran before it.
+        """Start an episode, which depends on the seed alone and not on earlier episodes.
 
-        On another one, pixels may differ with the renderer, and trajectories by rounding (docs/architecture.md).
+        On the same machine, the same seed repeats the episode bit for bit. On another machine, pixels may differ with
+        the renderer, and trajectories by rounding (docs/architecture.md).
 
         Args:
             seed: any non-negative integer; None draws one from the environment's generator.
-            options: none are known here.
+            options: must be empty; wrappers such as `ActionChunk` have options.
         """
         if options:
             raise EnvConfigError(unknown_name("reset option", next(iter(options)), []))
@@ -161,26 +167,26 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
         Raises:
             ActionError: the action has the wrong shape or is not finite.
-            EpisodeOverError: `reset` is due.
+            EpisodeOverError: the episode is over, or `reset` was never called.
         """
         reward, truncated = self.simulate(action)
         return self.observe(), reward, False, truncated, self.info()
 
     def reset_simulation(self, seed: int | None = None) -> None:
-        """`reset` without rendering or observing anything."""
+        """Do what `reset` does, but without rendering or observing."""
         super().reset(seed=seed)
         self._seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         self._success = self._success_so_far = self._restart(self._seed)
         self._elapsed, self._terminated = 0, False
 
     def simulate(self, action: np.ndarray) -> tuple[float, bool]:
-        """Advance one step without rendering or observing anything.
+        """Advance one step without rendering or observing.
 
         Args:
-            action: as for `step`.
+            action: the same as for `step`.
 
         Returns:
-            The reward and whether the episode is over.
+            The reward, and whether the episode is over.
         """
         action = self._checked(action)
         if self._elapsed is None or not self.steps_left:
@@ -192,11 +198,11 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
     @property
     def steps_left(self) -> int:
-        """Steps until truncation; 0 when a reset is due."""
+        """Steps until truncation; 0 if `reset` must be called first."""
         return 0 if self._elapsed is None or self._terminated else self.horizon - self._elapsed
 
     def observe(self) -> ObservationDict:
-        """Render and read the current observation."""
+        """Render the observed cameras and return the current observation."""
         images = {}
         for camera, (_, *smaller) in self._sizes.items():
             images[f"{camera}_image"] = frame = self.render_camera(camera)
@@ -205,11 +211,11 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
         return {**images, **self._proprioception()}
 
     def info(self) -> dict[str, Any]:
-        """The `info` of the current step: `is_success`, `success_so_far`, `seed`."""
+        """Return the `info` of the current step: `is_success`, `success_so_far`, `seed`."""
         return {"is_success": self._success, "success_so_far": self._success_so_far, "seed": self._seed}
 
     def render(self) -> np.ndarray | None:
-        """Frame of the first observed camera, else of the default one, uint8 [H, W, 3]; None without render mode."""
+        """Render the first observed camera, else the default one, uint8 [H, W, 3]; None without a render mode."""
         if self.render_mode is None:
             return None
         return self.render_camera(next(iter(self.image_sizes), self.default_camera))
@@ -218,8 +224,8 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
         """Render any available camera, uint8 [size, size, 3].
 
         Args:
-            camera: its name, observed or not.
-            size: pixels per side; None for the size it is observed at, or else the largest observed size.
+            camera: name of the camera; it need not be observed.
+            size: pixels per side; None for the size at which it is observed, else for the largest observed size.
         """
         return self._render(camera, self.image_sizes.get(camera, self._largest_size) if size is None else size)
 
@@ -228,7 +234,7 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
         return max(self.image_sizes.values(), default=DEFAULT_IMAGE_SIZE)
 
     def _size_arguments(self) -> dict[str, int | list[int]]:
-        """`image_size` as it was asked for, per camera, plain numbers."""
+        """Return `image_size` as the caller gave it, per camera, as plain numbers."""
         return {camera: sizes if len(sizes) > 1 else sizes[0] for camera, sizes in self._sizes.items()}
 
     def _why_over(self) -> str:
@@ -246,8 +252,8 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
 
 def _image_sizes(cameras: Sequence[str], image_size: ImageSize) -> dict[str, list[int]]:
-    """The sizes of each camera, largest first."""
-    if isinstance(cameras, str):  # whose letters would be the names
+    """Return the sizes of each camera, largest first."""
+    if isinstance(cameras, str):  # a string is iterable too: each letter would be taken as a name
         raise EnvConfigError(f"cameras={cameras!r} is not a list of cameras; write cameras=({cameras!r},)")
     duplicates = [name for name, group in itertools.groupby(sorted(cameras)) if len(list(group)) > 1]
     if duplicates:

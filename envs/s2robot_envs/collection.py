@@ -1,4 +1,4 @@
-"""Demonstrations from a scripted expert: one episode, or many from parallel processes in a fixed order."""
+"""Record demonstrations of a scripted expert: one episode, or many in parallel processes but in a fixed order."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
     from s2robot_envs.base import ImageEnv
     from s2robot_envs.control import Expert
 
-# Environment seeds below this are for collecting; evaluation seeds start here, so the two never meet.
+# Environment seeds below this are for collecting; evaluation seeds start here. So no policy is evaluated on an initial
+# state that it was trained on.
 FIRST_EVALUATION_SEED = 100_000
 ATTEMPTS_PER_SEED = 10_000
 
-HOPELESS_AFTER = 50  # attempts; an expert that solves fewer than one in 50 is broken
+HOPELESS_AFTER = 50  # attempts; an expert that solves fewer than one in 50 is assumed to be broken
 
-# A recording ends when the task has stayed solved for so many further steps: a policy learns to hold what it has
-# reached, and a success that was only passed through does not count.
+# A recording ends when the task has stayed solved for this many further steps. So a policy learns to hold the solved
+# state, and a momentary success does not count.
 STEPS_AFTER_SUCCESS = 5
 
 
 def collection_seed(seed: int, attempt: int) -> int:
-    """Environment seed of one attempt: collection `seed` (0-9) owns 10 000 of them, all below 100 000.
+    """Return the environment seed of one attempt: each collection seed (0-9) owns 10 000, all below 100 000.
 
     Raises:
         EnvConfigError: the seed or the attempt is out of range.
@@ -48,11 +49,13 @@ def collection_seed(seed: int, attempt: int) -> int:
 
 
 def packages(task: str, expert: str | None = None) -> dict[str, str]:
-    """Installed packages that a collection rests on, such as {"task MyLift": "my-package 1.2"}; ours is left out.
+    """Return the installed packages that provide task and expert, such as {"task MyLift": "my-package 1.2"}.
+
+    This package is left out.
 
     Args:
         task: a task that has an expert.
-        expert: as for `collect`; one that is given by its module is of no package.
+        expert: the same as for `collect`; an expert given as `module:Name` has no package.
 
     Raises:
         EnvConfigError: the task has no expert.
@@ -67,29 +70,35 @@ def packages(task: str, expert: str | None = None) -> dict[str, str]:
 def collect_episode(env: ImageEnv, expert: Expert, seed: int, noise: float) -> dict[str, Any]:
     """Record one episode of an expert.
 
-    Noise N(0, noise²) is added to the action that is executed, the label is the expert's clean action for the
-    state it is in: the recording shows states off the expert's path and how to come back from them.
+    Noise N(0, noise²) is added to the executed action, but the label is the expert's clean action for the current
+    state. So the recording shows states off the expert's path, and how to return to it.
     The recording ends at the horizon, or once the task has stayed solved for `STEPS_AFTER_SUCCESS` further steps.
 
     Args:
-        env: a plain environment (no `ActionChunk`).
-        expert: the expert of its task.
+        env: a plain environment, without `ActionChunk`.
+        expert: the expert of the environment's task.
         seed: the environment's reset seed; the noise is derived from it too.
-        noise: standard deviation, in action units.
+        noise: standard deviation of the noise, in action units.
 
     Returns:
-        Entries of one length T, where observations[t] precede actions[t]:
-        `actions` float32 [T, A], the labels; `executed_actions` float32 [T, A]; `rewards` float32 [T], after the
-        action; `images` camera -> uint8 [T, H, W, 3]; `proprioception` key -> float32 [T, d]; `states` float64
-        [T, S], `model_file` (MJCF) and `renderer` (what drew the images), each None where the simulator does not give
-        it; and `success` (at the end), `seed`.
+        A dictionary whose arrays have one length T; observation t is the one before action t.
+
+        - `actions`: the labels, float32 [T, A].
+        - `executed_actions`: the actions with noise, float32 [T, A].
+        - `rewards`: the reward after each action, float32 [T].
+        - `images`: camera -> uint8 [T, H, W, 3].
+        - `proprioception`: key -> float32 [T, d].
+        - `states`: float64 [T, S]; `model_file`: MJCF; `renderer`: OpenGL's renderer and version. Each is None if the
+          simulator does not give it.
+        - `success`: whether the task is solved at the end.
+        - `seed`: the seed.
     """
     env.reset_simulation(seed)
     expert.reset(env)
     rng = np.random.default_rng([seed, 1])
     columns: dict[str, list[Any]] = {"actions": [], "executed_actions": [], "rewards": [], "states": []}
     observations: list[dict[str, np.ndarray]] = []
-    solved_for = 0  # steps in a row
+    solved_for = 0  # consecutive steps at which the task was solved
     while env.steps_left and solved_for <= STEPS_AFTER_SUCCESS:
         action = expert.act()
         executed = np.clip(action + rng.normal(0.0, noise, action.shape), -1.0, 1.0).astype(np.float32)
@@ -126,25 +135,26 @@ def collect(
 ) -> Iterator[dict[str, Any]]:
     """Yield `num` successful episodes of a task's expert, the same ones in the same order for any `workers`.
 
-    On the same machine they are the same bit for bit; on another one by rounding (docs/architecture.md).
-    Attempt k runs on environment seed `collection_seed(seed, k)`. Failed attempts are dropped but counted. At most
-    2 × `workers` episodes are in memory besides the one the caller holds.
+    On the same machine the episodes repeat bit for bit; on another machine they differ by rounding
+    (docs/architecture.md). Attempt k runs on environment seed `collection_seed(seed, k)`. Failed attempts are dropped
+    but counted. At most 2 × `workers` episodes are in memory besides the one that the caller holds.
 
     Args:
         task: a task that has an expert.
-        num: successful episodes to yield.
-        seed: 0 to 9; collections of different seeds share no environment seed.
+        num: number of successful episodes to yield.
+        seed: seed of the collection, 0 to 9; collections with different seeds share no environment seed.
         noise: standard deviation of the noise in the executed action.
-        workers: processes; None for one per core, 1 to stay in this process.
-        first_attempt: where to start; to continue an interrupted collection, the `attempts` of its last episode.
-        expert: another expert than the task's own, `module:Name`, see `make_expert`.
-        env_kwargs: further arguments of `make_env`, see `EnvSettings`, JSON-able.
+        workers: number of processes; None for one per core, 1 to stay in this process.
+        first_attempt: attempt to start with; to continue an interrupted collection, give the `attempts` of its last
+            episode.
+        expert: an expert other than the task's own, as `module:Name`; see `make_expert`.
+        env_kwargs: further arguments of `make_env`, JSON-able; see `EnvSettings`.
 
     Yields:
-        `collect_episode`'s dictionary plus `attempts`, the attempts made up to and including this episode.
+        `collect_episode`'s dictionary plus `attempts`, the number of attempts up to and including this episode.
 
     Raises:
-        EnvConfigError: an impossible argument, or no attempts left.
+        EnvConfigError: an argument is not valid, or no attempts are left.
         WorkerError: an attempt raised or its process was killed; the message names the seed.
         S2RobotEnvError: the expert fails so often that collecting makes no sense.
     """
@@ -167,7 +177,7 @@ def collect(
 
 @dataclass(frozen=True)
 class _Job:
-    """What every attempt of a collection shares; travels to the workers."""
+    """The settings that all attempts of a collection share; sent to the workers."""
 
     task: str
     seed: int
@@ -182,7 +192,7 @@ class _Job:
         return env, make_expert(self.task, self.expert)
 
     def run(self, env: ImageEnv, expert: Expert, attempt: int) -> dict[str, Any] | None:
-        """One attempt's recording; None for a failure, whose images nobody needs."""
+        """Record one attempt; return None for a failure, to save the transfer of its images between processes."""
         episode = collect_episode(env, expert, collection_seed(self.seed, attempt), self.noise)
         return episode if episode["success"] else None
 
@@ -241,7 +251,7 @@ def _naming_seed(job: _Job, attempt: int) -> Iterator[None]:
 
 @functools.cache
 def _worker_resources(job: _Job) -> tuple[ImageEnv, Expert]:
-    return job.make()  # a worker serves one job: one environment for all its attempts
+    return job.make()  # a worker serves one job, so one environment serves all its attempts
 
 
 def _run_in_worker(job: _Job, attempt: int) -> dict[str, Any] | None:

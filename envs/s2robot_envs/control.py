@@ -1,7 +1,7 @@
-"""Building blocks of the scripted experts: what an expert is, one arm's pose, and motions as generators of actions.
+"""Building blocks of the scripted experts: the base class, one arm's pose, and motions as generators of actions.
 
-Frames: positions are in metres in the world frame, rotations are matrices [3, 3] of the grip site (between the
-fingertips: x is the axis along which the fingers open, z points out of the hand).
+Positions are in metres in the world frame. Rotations are matrices [3, 3] of the grip site, which is between the
+fingertips: x is the axis along which the fingers open, z points out of the hand.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ QUARTER_TURN = np.pi / 2
 POINTING_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
 
-Motion = Iterator[np.ndarray]  # actions, each for the state at the time it is asked for
+Motion = Iterator[np.ndarray]  # actions; each is computed for the state at the time of `next`
 
 
 class Expert(abc.ABC):
-    """A scripted solution of one task: attempts, one after the other, until the episode ends."""
+    """A scripted solution of one task: it makes one attempt after another until the episode ends."""
 
     def reset(self, env: Any) -> None:
-        """Begin an episode; call it after `env.reset`. The expert reads this `ImageEnv` from now on."""
+        """Begin an episode of an `ImageEnv`, whose state the expert reads from then on; call it after `env.reset`."""
         self._actions = self._attempts(env)
 
     def act(self) -> np.ndarray:
-        """The action for the environment's current state, float32 [A] in [-1, 1], without noise."""
+        """Return the action for the environment's current state, float32 [A] in [-1, 1], without noise."""
         return next(self._actions)
 
     def _attempts(self, env: Any) -> Motion:
@@ -45,11 +45,11 @@ class Expert(abc.ABC):
 
     @abc.abstractmethod
     def attempt(self, env: Any) -> Motion:
-        """Try once, from any state: yield actions (at least one), each for the state at that time."""
+        """Try once, from any state: yield at least one action, each for the state at the time of `next`."""
 
 
 class Pose(NamedTuple):
-    """Where the grip site should be: position [3] and rotation [3, 3]."""
+    """A target pose of the grip site: position [3] and rotation [3, 3]."""
 
     position: np.ndarray
     rotation: np.ndarray
@@ -81,7 +81,7 @@ class RobotArm:
 
     @property
     def width(self) -> float:
-        """Metres between the fingers: 0.08 fully open."""
+        """Distance between the fingers in metres: 0.08 when fully open."""
         return float(np.abs(self._data.qpos[self._fingers]).sum())
 
     @property
@@ -90,16 +90,16 @@ class RobotArm:
         return self._robot.base_ori @ POINTING_DOWN
 
     def opening_along(self, direction: float) -> np.ndarray:
-        """The grip rotation [3, 3] that points down and opens along a heading (radians), by the shorter turn."""
+        """Return the grip rotation [3, 3] that points down and opens along a heading (radians), by the shorter turn."""
         home = self.pointing_down
         return turned(home, smallest_turn(direction - heading(home[:, 0]), np.pi))
 
     def distance(self, position: np.ndarray) -> float:
-        """Metres from the grip site to a position."""
+        """Return the distance in metres from the grip site to a position."""
         return float(np.linalg.norm(position - self.position))
 
     def action(self, target: Pose, gripper: float) -> np.ndarray:
-        """Proportional step towards a pose, float32 [7] in [-1, 1]."""
+        """Return a proportional step towards a pose, float32 [7] in [-1, 1]."""
         base = self._robot.base_ori  # the controller works in the robot's base frame
         translation = base.T @ (target.position - self.position) / POSITION_UNIT
         turn = base.T @ Rotation.from_matrix(target.rotation @ self.rotation.T).as_rotvec() / ROTATION_UNIT
@@ -143,40 +143,40 @@ def grasp(arm: RobotArm, target: Callable[[], Pose]) -> Motion:
 
 
 def both(arms: Sequence[RobotArm], targets: Sequence[Pose], gripper: float) -> np.ndarray:
-    """Step of two arms towards a pose each, float32 [14]."""
+    """Return the step of two arms, each towards its own pose, float32 [14]."""
     return np.concatenate([arm.action(target, gripper) for arm, target in zip(arms, targets, strict=True)])
 
 
 def above(position: np.ndarray, height: float) -> np.ndarray:
-    """The point `height` metres above a position [3]."""
+    """Return the point `height` metres above a position [3]."""
     return position + np.array([0.0, 0.0, height])
 
 
 def turned(rotation: np.ndarray, angle: float) -> np.ndarray:
-    """A rotation [3, 3] turned about the world's vertical by an angle in radians."""
+    """Turn a rotation [3, 3] about the world's vertical axis by an angle in radians."""
     return Rotation.from_euler("z", angle).as_matrix() @ rotation
 
 
 def heading(axis: np.ndarray) -> float:
-    """Angle in radians of a vector's horizontal part, from the world's x axis."""
+    """Return the angle in radians between a vector's horizontal part and the world's x axis."""
     return float(np.arctan2(axis[1], axis[0]))
 
 
 def smallest_turn(angle: float, period: float) -> float:
-    """The angle nearest to zero that equals `angle` up to multiples of `period` (a symmetry)."""
+    """Return the angle nearest to zero that equals `angle` up to multiples of `period` (a symmetry)."""
     return (angle + period / 2) % period - period / 2
 
 
 def body_position(env: RobosuiteEnv, body: str) -> np.ndarray:
-    """World position of a body, float64 [3], metres."""
+    """Return the world position of a body, float64 [3], in metres."""
     return env.simulator.sim.data.get_body_xpos(body).copy()
 
 
 def body_rotation(env: RobosuiteEnv, body: str) -> np.ndarray:
-    """World orientation of a body, rotation matrix [3, 3]."""
+    """Return the world orientation of a body as a rotation matrix [3, 3]."""
     return env.simulator.sim.data.get_body_xmat(body).reshape(3, 3).copy()
 
 
 def site_position(env: RobosuiteEnv, site: str) -> np.ndarray:
-    """World position of a site, float64 [3], metres."""
+    """Return the world position of a site, float64 [3], in metres."""
     return env.simulator.sim.data.get_site_xpos(site).copy()

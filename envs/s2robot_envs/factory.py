@@ -1,4 +1,4 @@
-"""`make_env`: one environment from a task's name."""
+"""`make_env`: make one environment from a task's name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ def make_env(task: str, **settings: Unpack[EnvSettings]) -> gymnasium.Env:
     Args:
         task: a key of `s2robot_envs.TASKS`, for example `Lift`; or `gym:<id>`, any environment that `gymnasium.make`
             makes (`gym:module:Name-v0` imports the module first); or `metaworld:<task>`.
-        settings: cameras, sizes, variant and so on, all optional: see `EnvSettings`.
+        settings: cameras, sizes, variant and so on, all optional; see `EnvSettings`.
 
     Returns:
         A `RobosuiteEnv` or `GymnasiumEnv`, or an `ActionChunk` around one.
 
     Raises:
-        EnvConfigError: unknown task, setting, camera or profile, or an impossible size, horizon, variant or step count.
+        EnvConfigError: a task, setting, camera or profile is unknown, or a size, horizon, variant or step count is not
+            valid.
     """
     check_names(settings)
     observation_steps, action_steps = settings.pop("observation_steps", None), settings.pop("action_steps", None)
@@ -48,16 +49,16 @@ def make_env(task: str, **settings: Unpack[EnvSettings]) -> gymnasium.Env:
 
 
 def make_for_gymnasium(**kwargs: Any) -> RobosuiteEnv:
-    """Entry point of the gymnasium registrations: a plain environment, `task` among the arguments."""
+    """Make a plain environment; the entry point of the gymnasium registrations, which pass `task` as an argument."""
     from s2robot_envs.robosuite_env import RobosuiteEnv
 
     return RobosuiteEnv(**kwargs)
 
 
 def register_with_gymnasium() -> None:
-    """Register `s2robot_envs/<Task>-v0` for every task of this package; doing it again changes nothing."""
+    """Register `s2robot_envs/<Task>-v0` for every task of this package; a second call changes nothing."""
     for name in ROBOSUITE_TASKS:
         env_id = f"s2robot_envs/{name}-v0"
         if env_id not in gymnasium.registry:
-            # The environment truncates and checks the order of calls itself.
+            # Without max_episode_steps: the environment truncates and checks the order of calls itself.
             gymnasium.register(env_id, "s2robot_envs.factory:make_for_gymnasium", kwargs={"task": name})

@@ -1,4 +1,4 @@
-"""Families of tasks: what makes the environment of a task, whatever simulates it."""
+"""Families of tasks: each simulator has one function that makes the environment of a task."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from s2robot_envs.variants import Variant
 if TYPE_CHECKING:
     from s2robot_envs.base import ImageEnv
 
-DEFAULT = "robosuite"  # its tasks are called by their name alone, all others <family>:<name>
+DEFAULT = "robosuite"  # its tasks are named by <name> alone, those of other families by <family>:<name>
 
-# Family -> where its function (task, settings) -> ImageEnv is. Imported when a task of it is made: the simulators are
-# heavy, and the OpenGL backend is chosen before one loads.
+# Family -> "module:function" of its function (task, settings) -> ImageEnv. Imported when a task of the family is made,
+# because simulators load slowly and the OpenGL backend must be chosen before one loads.
 FAMILIES = {
     DEFAULT: "s2robot_envs.robosuite_env:make",
     "gym": "s2robot_envs.gymnasium_env:make",
@@ -24,10 +24,10 @@ FAMILIES = {
 
 
 def family_of(task: str) -> str:
-    """The family that a task's name says.
+    """Return the family that a task's name states.
 
     Raises:
-        EnvConfigError: there is no such family; names the choices.
+        EnvConfigError: the family is unknown; the message names the choices.
     """
     family, colon, _ = task.partition(":")
     if not colon:
@@ -38,19 +38,19 @@ def family_of(task: str) -> str:
 
 
 def make_plain(task: str, settings: EnvSettings) -> ImageEnv:
-    """The environment of a task, one action a step.
+    """Make the environment of a task without `ActionChunk`: one action per step.
 
     Raises:
-        EnvConfigError: unknown family or task, or settings that it cannot have.
+        EnvConfigError: the family or task is unknown, or a setting does not apply to it.
     """
     return import_from(FAMILIES[family_of(task)])(task, settings)
 
 
 def refuse_variant(task: str, settings: EnvSettings) -> None:
-    """Refuse a variant, which only robosuite's scenes have.
+    """Check that the settings request no variant, for tasks outside robosuite.
 
     Raises:
-        EnvConfigError: the settings ask for one.
+        EnvConfigError: the settings request a variant.
     """
     if Variant.parse(settings.get("variant")) != Variant():
         raise EnvConfigError(f"variant does not apply to {task}: only robosuite's tasks have variants")

@@ -1,4 +1,4 @@
-"""What has to be said and found out about an environment that is not ours."""
+"""Options and properties of gymnasium environments that this package did not define."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ RENDER = "render"  # the camera behind the environment's own `render()`
 
 @dataclass(frozen=True)
 class GymOptions:
-    """What has to be said about a foreign environment; the defaults suit most.
+    """Options of a gymnasium environment that is not from this package; the defaults suit most.
 
     Attributes:
         kwargs: arguments of `gymnasium.make`.
-        success: entry of `info` that is true on success; `terminated` where reaching the goal ends the episode; None
-            for `is_success` or `success`, whichever `info` has.
-        proprioception: keys observed beside the cameras; None for every vector of the observation. A mapping gives
-            parts of vectors new names: `{"hand": ["observation", 0, 3]}`.
+        success: entry of `info` that is true on success; `terminated` if reaching the goal ends the episode; None for
+            the first of `is_success` and `success` that `info` has.
+        proprioception: keys observed in addition to the cameras; None for every vector of the observation. A mapping
+            gives new names to parts of vectors: `{"hand": ["observation", 0, 3]}`.
     """
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -39,10 +39,10 @@ class GymOptions:
 
     @classmethod
     def parse(cls, value: GymOptions | Mapping[str, Any] | None) -> GymOptions:
-        """Options from a mapping.
+        """Make options from a mapping.
 
         Raises:
-            EnvConfigError: an unknown option.
+            EnvConfigError: an option is unknown.
         """
         if isinstance(value, GymOptions):
             return value
@@ -54,10 +54,10 @@ class GymOptions:
 
 
 def make_registered(task: str, options: GymOptions) -> gymnasium.Env:
-    """`gymnasium.make` of what follows `gym:`, showing frames where the environment can.
+    """Call `gymnasium.make` for the name after `gym:`, with `rgb_array` rendering if the environment has it.
 
     Raises:
-        EnvConfigError: gymnasium does not know the environment, or it cannot be made with these arguments.
+        EnvConfigError: gymnasium does not know the environment, or cannot make it with these arguments.
     """
     module, _, env_id = task.removeprefix(PREFIX).rpartition(":")
     with contextlib.suppress(RenderingError):  # without OpenGL the rest still runs; rendering raises later
@@ -69,40 +69,40 @@ def make_registered(task: str, options: GymOptions) -> gymnasium.Env:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         modes = getattr(creator, "metadata", {}).get("render_modes", [])
         mode = {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
-        # This package checks actions itself, and counts the steps.
+        # -1 and disabled checks: `ImageEnv` counts the steps and checks the actions itself.
         return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **{**mode, **options.kwargs})
-    except Exception as error:  # foreign constructors raise anything
+    except Exception as error:  # another package's constructor may raise any type
         raise EnvConfigError(
             f"gymnasium cannot make {task.removeprefix(PREFIX)!r}: {type(error).__name__}: {error}"
         ) from error
 
 
 def horizon_of(env: gymnasium.Env, asked: int | None, name: str) -> int:
-    """Steps until truncation: those asked for, or the environment's own limit."""
+    """Return the steps until truncation: those requested, or the environment's own limit."""
     if asked is not None:
         return asked
     specs = [env.spec, gymnasium.registry.get(env.spec.id)] if env.spec else []
     for spec in specs:
-        if spec and spec.max_episode_steps and spec.max_episode_steps > 0:  # -1: made without limit
+        if spec and spec.max_episode_steps and spec.max_episode_steps > 0:  # -1 means made without a limit
             return spec.max_episode_steps
     raise EnvConfigError(f"{name} has no step limit of its own; give horizon")
 
 
 def action_scale(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the flattened action, float64 [A] each."""
+    """Return the bounds of the flattened action, float64 [A] each."""
     if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
         raise EnvConfigError(f"{name} has actions {space}; valid: a Box with finite bounds")
     return space.low.astype(float).ravel(), space.high.astype(float).ravel()
 
 
 def own_camera(env: gymnasium.Env) -> tuple[str, ...]:
-    """The camera `render`, where the environment draws itself."""
+    """Return the camera `render` if the environment renders frames itself, else nothing."""
     return (RENDER,) if env.render_mode == "rgb_array" else ()
 
 
 def model_cameras(env: gymnasium.Env) -> dict[str, int]:
-    """Name -> index of the cameras of an environment's MuJoCo model; empty where it has none."""
-    mujoco = sys.modules.get("mujoco")  # not imported: no environment can hold a model of it
+    """Return name -> index of the cameras of an environment's MuJoCo model; empty if it has no model."""
+    mujoco = sys.modules.get("mujoco")  # if nothing has imported it, no environment can hold a model of it
     model = getattr(env.unwrapped, "model", None)
     if mujoco is None or not isinstance(model, mujoco.MjModel):
         return {}
@@ -110,6 +110,6 @@ def model_cameras(env: gymnasium.Env) -> dict[str, int]:
 
 
 def version(env: gymnasium.Env, family: str) -> str:
-    """What made the environment: the family of its name, and its package's version."""
+    """Return what made the environment: the family of its name, and the version of its package."""
     module = sys.modules.get(type(env.unwrapped).__module__.partition(".")[0])
     return f"{family} {getattr(module, '__version__', 'unknown')}"

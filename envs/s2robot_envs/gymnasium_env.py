@@ -1,4 +1,4 @@
-"""Any gymnasium environment with pictures, as one of ours: `make_env("gym:CarRacing-v3", …)`."""
+"""Wrap any gymnasium environment with images as an `ImageEnv`: `make_env("gym:CarRacing-v3", …)`."""
 
 from __future__ import annotations
 
@@ -35,36 +35,38 @@ DrawFrame = Callable[[gymnasium.Env], np.ndarray]
 
 
 class GymnasiumEnv(ImageEnv):
-    """Wrap a gymnasium environment; `ImageEnv` says what all environments promise.
+    """Wrap a gymnasium environment; see `ImageEnv` for what all environments have in common.
 
-    Cameras are found in three places, and each can be observed at any size:
+    Cameras come from three places, and each can be observed at any size:
 
-    - pictures of the observation, uint8 [H, W, C], [C, H, W] or [H, W], C 1 or 3. Entries of a dictionary keep their
-      names (nested ones joined by dots, a final `_image` dropped); an observation that is a picture is `observation`;
-    - every camera of the MuJoCo model, where `env.unwrapped` has `model` and `data`: rendered at the size asked for, in
-      the render profile asked for; one that is fixed in the world upside down is turned upright;
+    - images of the observation, uint8 [H, W, C], [C, H, W] or [H, W] with C 1 or 3. Entries of a dictionary keep their
+      names (nested names are joined by dots, a final `_image` is dropped). An observation that is one image is the
+      camera `observation`.
+    - every camera of the MuJoCo model, if `env.unwrapped` has `model` and `data`. It is rendered at the requested size
+      and in the requested render profile. A camera that is fixed in the world upside down is turned upright.
     - `render`, the environment's own `render()`.
 
-    Pictures of the first and the last kind have a size of their own and are shrunk by averaging or enlarged (which adds
-    no detail) to the size asked for, with black bars where they are not square.
+    Images of the first and the last kind have their own size. They are shrunk by averaging, or enlarged (which adds no
+    detail), to the requested size, with black bars if they are not square.
 
-    Vectors of the observation are proprioception, float32; a vector observation is called `observation`. Bounded
-    actions are mapped from [-1, 1] to the environment's bounds. Where the environment ends an episode by itself, the
-    episode is truncated; `info["terminated"]` says that it was a final state.
+    Vectors of the observation are proprioception, float32; an observation that is one vector is the key `observation`.
+    Bounded actions are mapped from [-1, 1] to the environment's bounds. If the environment ends an episode itself, the
+    episode is truncated, and `info["terminated"]` says whether it reached a final state.
 
     Args:
-        env: the environment.
+        env: the environment to wrap.
         horizon: steps until truncation; None for the environment's own limit.
-        cameras: names; None for the pictures of the observation, or else `render`.
-        task: what it was made from, for `env_args`; empty where it cannot be made again by name.
-        image_size: as for `ImageEnv`.
-        render_profile: for the cameras of a MuJoCo model.
-        options: see `GymOptions`.
-        frames: further cameras: name -> function from `env` to a picture of now.
+        cameras: names of the cameras to observe; None for the images of the observation, or `render` if it has none.
+        task: name that made the environment, for `env_args`; empty if it cannot be recreated by name.
+        image_size: the same as for `ImageEnv`.
+        render_profile: render profile of the cameras of a MuJoCo model.
+        options: options of the environment, see `GymOptions`.
+        frames: additional cameras: name -> function from `env` to its current image.
         render_mode: `rgb_array` or None.
 
     Raises:
-        EnvConfigError: no horizon, actions that are no bounded vector, or something that the environment does not have.
+        EnvConfigError: there is no horizon, the actions are not a bounded vector, or the environment lacks a requested
+            camera or vector.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's attribute)
@@ -111,13 +113,13 @@ class GymnasiumEnv(ImageEnv):
         self._parts = self._vector_parts()
         self._scale = action_scale(env.action_space, name)
         self._renderer: OffscreenRenderer | None = None
-        self._drawn: Any = None  # the model the renderer was made for
+        self._drawn: Any = None  # the model for which the renderer was made
         self.raw_observation: Any = None
         self._own_end = False
         self._declare_spaces(len(self._scale[0]))
 
     def _vector_parts(self) -> dict[str, tuple[str, slice]]:
-        """Name -> (entry of the observation, part of it)."""
+        """Return name -> (entry of the observation, part of that entry)."""
         vectors = [key for key, (space, _) in self._leaves.items() if not is_picture(space) and len(space.shape) <= 2]
         asked = self.options.proprioception
         if asked is None:
@@ -162,7 +164,7 @@ class GymnasiumEnv(ImageEnv):
         )
 
     def info(self) -> dict[str, Any]:
-        """`ImageEnv.info`, and `terminated`: whether the wrapped environment reported a final state."""
+        """Return `ImageEnv.info` and `terminated`: whether the wrapped environment reported a final state."""
         return {**super().info(), "terminated": self._own_end}
 
     def _proprioception(self) -> ObservationDict:
@@ -192,7 +194,7 @@ class GymnasiumEnv(ImageEnv):
 
     def _render_model(self, camera: str, size: int) -> np.ndarray:
         model, data = self.env.unwrapped.model, self.env.unwrapped.data  # type: ignore[attr-defined]
-        if self._drawn is not model:  # some environments load their model anew at reset
+        if self._drawn is not model:  # some environments load a new model at reset
             self._close_renderer()
             self._renderer = OffscreenRenderer(model, self._profile, self._largest_size)
             self._drawn = model
@@ -202,7 +204,7 @@ class GymnasiumEnv(ImageEnv):
 
     @property
     def renderer_name(self) -> str | None:
-        """OpenGL's renderer and version, where a camera of the MuJoCo model was drawn; other pictures do not say."""
+        """OpenGL's renderer and version; None if no camera of a MuJoCo model was rendered."""
         return None if self._renderer is None else self._renderer.name
 
     def _close_renderer(self) -> None:
@@ -216,10 +218,10 @@ class GymnasiumEnv(ImageEnv):
         self.env.close()
 
     def env_args(self) -> dict[str, Any]:
-        """How to make this environment again, JSON-able, in robomimic's form.
+        """Describe how to recreate this environment, JSON-able, in robomimic's form.
 
         Raises:
-            EnvConfigError: it was wrapped as an object, not made by name.
+            EnvConfigError: the environment was wrapped as an object, not made by name.
         """
         if not self.task:
             raise EnvConfigError(
@@ -245,10 +247,10 @@ class GymnasiumEnv(ImageEnv):
 
 
 def make(task: str, settings: EnvSettings) -> GymnasiumEnv:
-    """What `gymnasium.make` makes of the name after `gym:`, see `s2robot_envs.families`.
+    """Make and wrap the environment named after `gym:`; the function of its family, see `s2robot_envs.families`.
 
     Raises:
-        EnvConfigError: as for `make_registered` and `GymnasiumEnv`.
+        EnvConfigError: the same as for `make_registered` and `GymnasiumEnv`.
     """
     options = GymOptions.parse(settings.get("gym"))
     refuse_variant(task, settings)
@@ -256,7 +258,7 @@ def make(task: str, settings: EnvSettings) -> GymnasiumEnv:
 
 
 def wrap(env: gymnasium.Env, task: str, options: GymOptions, settings: EnvSettings) -> GymnasiumEnv:
-    """`GymnasiumEnv` around an environment, which is closed where its settings are impossible."""
+    """Wrap an environment in `GymnasiumEnv`; close it if the settings are not valid."""
     others: dict[str, Any] = {name: value for name, value in settings.items() if name not in ("gym", "variant")}
     try:
         return GymnasiumEnv(env, task=task, options=options, **others)

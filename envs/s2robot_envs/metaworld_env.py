@@ -23,9 +23,10 @@ from s2robot_envs.gymnasium_env import GymnasiumEnv, wrap
 from s2robot_envs.settings import EnvSettings
 
 _PREFIX = "metaworld:"
-CAMERAS = ("corner2", "gripperPOV")  # the camera of published results, and the one beside the gripper
-HORIZON = 500  # Meta-World's own; it allows no more
-# What a robot knows of itself; the rest of Meta-World's vector tells where the objects and the goal are.
+CAMERAS = ("corner2", "gripperPOV")  # the camera of published results, and the camera at the gripper
+HORIZON = 500  # Meta-World's own horizon, which is also its maximum
+# Only what a robot can measure of itself: the rest of Meta-World's vector has the poses of the objects and the goal,
+# which a policy must find through the cameras.
 OPTIONS = GymOptions(
     success="success",
     proprioception={"hand_pos": ["observation", 0, 3], "gripper": ["observation", 3, 4]},
@@ -41,30 +42,31 @@ def _import(name: str) -> ModuleType:
 
 
 def make_task(task: str) -> gymnasium.Env:
-    """The Meta-World task after `metaworld:`, with seeds that seed.
+    """Make the Meta-World task named after `metaworld:`, with a `reset` that obeys its seed.
 
     Raises:
-        EnvConfigError: Meta-World is not installed or has no such task.
+        EnvConfigError: Meta-World is not installed, or does not have the task.
     """
     tasks = _import("metaworld.env_dict").ALL_V3_ENVIRONMENTS
     name = task.removeprefix(_PREFIX)
     if name not in tasks:
         raise EnvConfigError(unknown_name("Meta-World task", name, tasks))
     env = tasks[name]()
-    # As Meta-World's own `*-goal-observable` environments: placements are drawn at every reset instead of given by
-    # `set_task`, and the goal is part of the vector, which the scripted policies read.
+    # The same settings as Meta-World's own `*-goal-observable` environments: placements are drawn at every reset, not
+    # given by `set_task`, and the vector contains the goal, which the scripted policies read.
     env._freeze_rand_vec, env.seeded_rand_vec = False, True
     env._set_task_called, env._partially_observable = True, False
-    del env.sawyer_observation_space  # cached for a hidden goal, and observations are clipped to it
+    # The cached space was made for a hidden goal, and observations are clipped to it: the goal would become zero.
+    del env.sawyer_observation_space
     env.observation_space = env.sawyer_observation_space
     return Seeded(env)
 
 
 def make(task: str, settings: EnvSettings) -> GymnasiumEnv:
-    """The Meta-World task after `metaworld:`, with Meta-World's cameras and horizon where there are no others.
+    """Make the Meta-World task named after `metaworld:`; cameras and horizon default to Meta-World's.
 
     Raises:
-        EnvConfigError: as for `make_task` and `GymnasiumEnv`, or the horizon is beyond Meta-World's.
+        EnvConfigError: the same as for `make_task` and `GymnasiumEnv`, or the horizon exceeds Meta-World's.
     """
     refuse_variant(task, settings)
     options = GymOptions.parse({**dataclasses.asdict(OPTIONS), **(settings.get("gym") or {})})
@@ -77,10 +79,10 @@ def make(task: str, settings: EnvSettings) -> GymnasiumEnv:
 
 
 class Seeded(gymnasium.Wrapper):
-    """Meta-World ignores `reset(seed=…)` and has a method `seed` in its place."""
+    """Make `reset(seed=…)` work: Meta-World ignores it and has a method `seed` instead."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As in gymnasium."""
+        """Reset as gymnasium defines it."""
         if seed is not None:
             self.env.unwrapped.seed(seed)  # type: ignore[attr-defined]
         return self.env.reset(options=options)
@@ -90,10 +92,10 @@ class MetaWorldExpert(Expert):
     """Meta-World's own scripted policy for a task.
 
     Args:
-        task: `metaworld:` and the task's name.
+        task: name of the task, with the prefix `metaworld:`.
 
     Raises:
-        EnvConfigError: as for `make_task`.
+        EnvConfigError: the same as for `make_task`.
     """
 
     def __init__(self, task: str) -> None:
@@ -106,6 +108,6 @@ class MetaWorldExpert(Expert):
     def attempt(self, env: GymnasiumEnv) -> Motion:
         """See `Expert.attempt`."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that large actions will be clipped, which is done here
+            warnings.simplefilter("ignore", UserWarning)  # it warns of clipping large actions, which is done below
             action = self._policy.get_action(env.raw_observation)
         yield np.clip(action, -1.0, 1.0).astype(np.float32)

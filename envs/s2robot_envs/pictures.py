@@ -1,4 +1,4 @@
-"""Pictures out of foreign observations: which entries are pictures, which way is up, and their size."""
+"""Read images from the observations of other packages' environments: find, orient and resize them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from gymnasium import spaces
 from s2robot_envs.errors import EnvConfigError
 
 _CHANNELS = (1, 3)
-_SMALLEST = 8  # pixels; anything lower is a matrix of bytes
+_SMALLEST = 8  # pixels; a smaller matrix of bytes is not taken as an image
 
 
 def leaves(space: spaces.Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, tuple[spaces.Box, tuple[Any, ...]]]]:
-    """Arrays of a nested observation space: name, and (space, keys that lead to it); others (text, …) are left out.
+    """Yield the arrays of a nested observation space: name, and (space, keys that lead to it).
 
-    Names of nested entries are joined by dots; a space that is an array itself is called `observation`.
+    Other spaces (text, …) are left out. Names of nested entries are joined by dots; a space that is itself an array is
+    named `observation`.
     """
     if isinstance(space, spaces.Dict):
         for key, member in space.items():
@@ -31,7 +32,7 @@ def leaves(space: spaces.Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[st
 
 
 def is_picture(space: spaces.Box) -> bool:
-    """Whether a space holds pictures: uint8 [H, W], [H, W, C] or [C, H, W] with C 1 or 3."""
+    """Return whether a space holds images: uint8 [H, W], [H, W, C] or [C, H, W] with C 1 or 3."""
     if space.dtype != np.uint8 or len(space.shape) not in (2, 3):
         return False
     if len(space.shape) == 2:
@@ -40,10 +41,10 @@ def is_picture(space: spaces.Box) -> bool:
 
 
 def upright_picture(frame: Any) -> np.ndarray:
-    """A picture of any of these layouts as uint8 [H, W, 3].
+    """Convert an image of any layout that `is_picture` accepts to uint8 [H, W, 3].
 
     Raises:
-        EnvConfigError: it is no picture.
+        EnvConfigError: it is not an image.
     """
     array = np.asarray(frame)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
@@ -58,9 +59,9 @@ def upright_picture(frame: Any) -> np.ndarray:
 
 
 def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
-    """A picture uint8 [H, W, 3] in a square [size, size, 3]: whole, undistorted, black bars where it is not square.
+    """Fit an image, uint8 [H, W, 3], into a square [size, size, 3]: complete, undistorted, with black bars if needed.
 
-    It is always a new array: `frame` may be a buffer that an environment draws every step into.
+    The result is always a new array, because `frame` may be a buffer that an environment overwrites at every step.
     """
     height, width = frame.shape[:2]
     if (height, width) == (size, size):
@@ -75,7 +76,7 @@ def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def turned_upright(frame: np.ndarray, model: Any, data: Any, camera_id: int) -> np.ndarray:
-    """Turn the picture of a camera fixed upside down in the world by 180 degrees; hand cameras stay as they are."""
-    up = data.cam_xmat[camera_id].reshape(3, 3)[2, 1]  # world height of the picture's upward direction
+    """Turn the image of a camera that is fixed upside down in the world by 180 degrees; hand cameras are unchanged."""
+    up = data.cam_xmat[camera_id].reshape(3, 3)[2, 1]  # world z component of the image's upward direction
     fixed = model.cam_bodyid[camera_id] == 0
     return np.ascontiguousarray(frame[::-1, ::-1]) if fixed and up < -1e-6 else frame

@@ -1,4 +1,4 @@
-"""Work spread over processes and handed back in order."""
+"""Distribute work over processes and return the results in order."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Item = TypeVar("Item")
 def run_in_order(
     function: Callable[..., Any], shared: Any, items: Iterable[Item], workers: int
 ) -> Generator[tuple[Item, Future[Any]]]:
-    """Call `function(shared, item)` for every item, in processes.
+    """Call `function(shared, item)` for every item, in worker processes.
 
     At most 2 × `workers` items and results are in memory, and `items` is read no faster than that. The processes come
-    from a fork server that has loaded robosuite; each draws with its share of the cores.
+    from a fork server that has loaded robosuite; each renders with its share of the cores.
 
     Args:
-        function: a module's function, so that it can be sent to a process.
-        shared: the same for every item.
-        items: what to work on.
+        function: a function at module level, so that it can be pickled.
+        shared: first argument, the same for every item.
+        items: the items to work on.
         workers: number of processes.
 
     Yields:
-        (item, future) in the items' order; whoever asks the future says what its failure means.
+        (item, future) in the order of the items; the caller turns a future's exception into an error text.
     """
     prepare_fork_server()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=_end_with_parent)
@@ -50,7 +50,7 @@ def run_in_order(
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """A future also where the pool takes nothing more because a worker died: whoever asks it hears of that."""
+    """Submit a call; if a worker's death broke the pool, return a future that holds the error instead of raising it."""
     try:
         return pool.submit(function, *arguments)
     except BrokenProcessPool as error:
@@ -60,7 +60,7 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[..., Any], *arguments:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is killed; the executor's own would wait for work, and hold memory, for ever."""
+    """End this worker when its parent is killed: by default it would wait for work, and hold memory, forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # this runs in a worker
 

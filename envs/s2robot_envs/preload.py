@@ -1,6 +1,6 @@
-"""What the fork server imports once, so that each worker process starts with robosuite already loaded.
+"""The module that the fork server imports once, so that each worker process starts with robosuite already loaded.
 
-It creates no environment and no OpenGL context: neither would survive the fork.
+It creates no environment and no OpenGL context, because neither would survive the fork.
 """
 
 from s2robot_envs.simulator import import_robosuite

@@ -1,4 +1,4 @@
-"""A vector environment with one process per environment, in which a process that dies, raises or hangs is replaced."""
+"""A vector environment with one process per environment, which can replace a process that dies, raises or hangs."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from gymnasium.vector.utils import (
 from s2robot_envs.errors import ActionError, EnvConfigError, WorkerError, unknown_name
 
 ON_FAILURE = ("raise", "replace")
-_STARTING = 120.0  # seconds a new process gets for its first answer, where `timeout` is shorter
-_CLOSING = 5.0  # seconds a worker gets to close its simulator before it is killed
-_REAPING = 30.0  # seconds a busy system may take to end a process whose pipe is closed; waiting ends with it
+_STARTING = 120.0  # seconds that a new process gets for its first answer, even if `timeout` is shorter
+_CLOSING = 5.0  # seconds that a worker gets to close its simulator before it is killed
+_REAPING = 30.0  # longest wait in seconds for a process to end after its pipe has closed; a busy system is slow at it
 
 MakeEnv = Callable[[], gymnasium.Env]
 
 
 class RecordingInfos(VectorEnv):
-    """Lets recordings in `info["frames"]` differ in length: gymnasium assumes one shape for all environments."""
+    """Let recordings in `info["frames"]` differ in length; gymnasium assumes one shape for all environments."""
 
     def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
         env_info = dict(env_info)
@@ -46,29 +46,31 @@ class RecordingInfos(VectorEnv):
 
 
 class ProcessVectorEnv(RecordingInfos):
-    """Environments in processes of their own, observations in shared memory, no autoreset.
+    """Environments in separate processes, with observations in shared memory and without autoreset.
 
-    The caller decides when each environment starts which seed: `reset(seed=[...], options={"reset_mask": mask})` resets
-    where the bool [N] mask is True; entries of `seed` elsewhere are ignored and may be None. Environments whose episode
-    is over idle (see `ActionChunk`). Entries of `info` are arrays [N]; `info["frames"]`, present when recording, is an
-    object array of uint8 [n, H, W, 3], None where an environment recorded nothing.
-
-    A worker fails when it raises, dies, or does not answer within `timeout`. With `on_failure="raise"` that is a
-    `WorkerError`, and everything is closed. With `"replace"` the worker is killed and a new one started, which idles
-    until it is reset; `info["error"]`, present when any worker failed in this call, is an object array that holds the
-    reason where one did. Neither the observation nor the other entries of `info` mean anything for these environments;
-    the others go on as if nothing had happened.
+    - **Resets**: the caller decides when each environment starts which seed. `reset(seed=[...], options={"reset_mask":
+      mask})` resets the environments whose entry of the bool mask [N] is True; other entries of `seed` are ignored and
+      may be None. Environments whose episode is over idle (see `ActionChunk`).
+    - **Info**: entries of `info` are arrays [N]. While recording, `info["frames"]` is an object array of uint8
+      [n, H, W, 3]; an entry is None if that environment recorded nothing.
+    - **Failures**: a worker fails when it raises, dies, or does not answer within `timeout`. With `on_failure="raise"`,
+      everything is closed and a `WorkerError` is raised. With `"replace"`, the worker is killed and replaced by a new
+      one, which idles until it is reset. If any worker failed in a call, `info["error"]` is an object array with the
+      reason for each failed environment, whose observation and other entries of `info` are then meaningless. The other
+      environments are not affected.
 
     Args:
-        factories: one function per environment; must be picklable.
+        factories: functions that make one environment each; they must be picklable.
         start_method: `forkserver` or `spawn`.
         on_failure: `raise` or `replace`.
-        timeout: seconds to wait for an answer (for the first one of a new process at least 120); None waits for ever.
+        timeout: seconds to wait for an answer; a new process gets at least 120 for its first answer. None waits
+            forever.
 
     Raises:
-        EnvConfigError: an unknown `on_failure`, or a timeout that is not positive.
-        WorkerError: a worker failed while starting, or later with `on_failure="raise"`; names its index and seed.
-        ActionError: from `step`, actions of the wrong shape or with NaN; nothing was executed.
+        EnvConfigError: `on_failure` is unknown, or `timeout` is not positive.
+        WorkerError: a worker failed while starting, or later with `on_failure="raise"`; the message names its index and
+            seed.
+        ActionError: `step` got actions of the wrong shape or with NaN; no action was executed.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class ProcessVectorEnv(RecordingInfos):
         self._on_failure = on_failure
         self._timeout = timeout
         self._seeds: list[int | None] = [None] * self.num_envs
-        self._idle: set[int] = set()  # replaced workers that were not reset yet
+        self._idle: set[int] = set()  # replaced workers that have not been reset yet
 
         model = factories[0]()
         self.metadata = {**model.metadata, "autoreset_mode": AutoresetMode.DISABLED}
@@ -99,7 +101,7 @@ class ProcessVectorEnv(RecordingInfos):
         model.close()
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        # gymnasium's own type asks for a module, of which a context has all that is used
+        # gymnasium's type hint requires the module `multiprocessing`, but a context has all that is used of it.
         self._memory = create_shared_memory(self.single_observation_space, self.num_envs, self._context)  # type: ignore[arg-type]
         self._observations = read_from_shared_memory(self.single_observation_space, self._memory, self.num_envs)
         self._workers = [self._start_worker(index) for index in range(self.num_envs)]
@@ -109,13 +111,13 @@ class ProcessVectorEnv(RecordingInfos):
 
     @property
     def processes(self) -> list[BaseProcess]:
-        """The worker processes as they are now."""
+        """The current worker processes."""
         return [worker.process for worker in self._workers]
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes, see the class; the caller's `options` is left as it was."""
+        """Start episodes, see the class; the caller's `options` is not changed."""
         options = dict(options or {})
         mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed or [None] * self.num_envs
@@ -153,7 +155,7 @@ class ProcessVectorEnv(RecordingInfos):
         """Call a method, or read an attribute, of every environment.
 
         Raises:
-            WorkerError: one of them failed, whatever `on_failure` says: there is no answer to return.
+            WorkerError: an environment failed; raised with any `on_failure`, because there is no answer to return.
         """
         answers, failures = self._exchange(dict.fromkeys(range(self.num_envs), ("call", (name, args, kwargs))))
         if failures:
@@ -172,7 +174,7 @@ class ProcessVectorEnv(RecordingInfos):
         return _Worker(self._context, index, self._factories[index], self._memory)
 
     def _exchange(self, commands: Mapping[int, tuple[str, Any]]) -> tuple[dict[int, Any], dict[int, str]]:
-        """Send commands, wait for all answers; returns answers and reasons of failure by index."""
+        """Send commands and wait for all answers; return the answers and the reasons of failures, by index."""
         if self.closed:
             raise WorkerError("this vector environment is closed")
         for index, command in commands.items():
@@ -190,7 +192,7 @@ class ProcessVectorEnv(RecordingInfos):
         return answers, named
 
     def _infos(self, answers: Mapping[int, dict[str, Any]], failures: Mapping[int, str]) -> dict[str, Any]:
-        """Infos [N] of the environments that answered; failed workers are replaced."""
+        """Return the infos [N] of the environments that answered, and replace failed workers."""
         infos: dict[str, Any] = {}
         for index, info in answers.items():
             infos = self._add_info(infos, info, index)
@@ -209,11 +211,11 @@ class ProcessVectorEnv(RecordingInfos):
 
 
 class _WorkerFailedError(Exception):
-    """Why a worker did not answer: what it raised, or how it died."""
+    """A worker did not answer; the message says what it raised or how it died."""
 
 
 class _Worker:
-    """One process and the pipe to it; sending never fails, the failure shows when receiving."""
+    """One process and the pipe to it. `send` never fails; a failure shows in `receive`."""
 
     def __init__(self, context: BaseContext, index: int, factory: MakeEnv, memory: Any) -> None:
         self._pipe, far_end = context.Pipe()
@@ -228,11 +230,11 @@ class _Worker:
     def send(self, command: tuple[str, Any]) -> None:
         try:
             self._pipe.send(command)
-        except OSError:  # died, or stopped earlier: what it said last may still be in the pipe
+        except OSError:  # the process ended; the error that it sent last may still be in the pipe for `receive`
             return
 
     def receive(self, asked: float, timeout: float | None) -> Any:
-        """Wait for the answer to what was sent at time `asked`."""
+        """Wait for the answer to the command that was sent at time `asked`."""
         if timeout is not None:
             timeout = timeout if self._answered else max(timeout, _STARTING)
             if not self._pipe.poll(max(0.0, asked + timeout - time.monotonic())):
@@ -240,7 +242,7 @@ class _Worker:
         try:
             succeeded, value = self._pipe.recv()
         except (EOFError, OSError):
-            self.process.join(timeout=_REAPING)  # a pipe closes a moment before its process is reaped
+            self.process.join(timeout=_REAPING)  # the pipe closes a moment before the process has its exit code
             hint = "; -9 usually means that the machine ran out of memory: use fewer environments or smaller images"
             code = self.process.exitcode
             raise _WorkerFailedError(f"died with exit code {code}{hint if code == -9 else ''}") from None
@@ -250,7 +252,7 @@ class _Worker:
         return value
 
     def stop(self, patience: float) -> None:
-        """Give the process `patience` seconds to end, then kill it; a stopped (SIGSTOP) one too."""
+        """Give the process `patience` seconds to end, then kill it, even if it is stopped (SIGSTOP)."""
         self.process.join(patience)
         if self.process.is_alive():
             self.process.kill()
@@ -259,7 +261,7 @@ class _Worker:
 
 
 def _serve(index: int, factory: MakeEnv, pipe: Connection, memory: Any) -> None:
-    """Main function of a worker: make the environment and answer commands until one fails."""
+    """Run a worker process: make the environment and answer commands until one fails."""
     env = None
     try:
         env = factory()
@@ -268,7 +270,7 @@ def _serve(index: int, factory: MakeEnv, pipe: Connection, memory: Any) -> None:
             if command == "close":
                 break
             pipe.send((True, _answer(env, command, data, index, memory)))
-    except (KeyboardInterrupt, EOFError, ConnectionError):  # the main process is going or gone
+    except (KeyboardInterrupt, EOFError, ConnectionError):  # the main process is ending or has ended
         pass
     except Exception as error:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""What can be chosen by name: this package's own entries, and those that installed packages add as entry points."""
+"""Registries of things chosen by name: this package's own entries, and entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Registry(Mapping[str, Any]):
-    """A dict from names to objects that are imported when they are asked for, not when they are listed.
+    """A dict from names to objects, which are imported when they are looked up, not when they are listed.
 
     Args:
-        kind: what one entry is called in messages, such as `task`.
+        kind: name of one entry in messages, such as `task`.
         group: entry-point group of other packages' entries, such as `s2robot.tasks`.
-        entries: the package's own: name -> the object itself, or "module:attribute", which says where it is.
+        entries: this package's own entries: name -> the object itself, or its place as "module:attribute".
     """
 
     def __init__(self, kind: str, group: str, entries: Mapping[str, Any]) -> None:
@@ -29,10 +29,10 @@ class Registry(Mapping[str, Any]):
         self._own = entries
 
     def __getitem__(self, name: str) -> Any:
-        """The object called `name`.
+        """Return the object called `name`.
 
         Raises:
-            KeyError: there is none; `find` says it in words.
+            KeyError: the name is unknown; `find` raises an error with the choices instead.
             EnvConfigError: the package that provides it cannot be imported, or two packages provide it.
         """
         if name not in self._own:
@@ -51,28 +51,29 @@ class Registry(Mapping[str, Any]):
         return name in self._own or name in self._added
 
     def find(self, name: str) -> Any:
-        """The object called `name`.
+        """Return the object called `name`.
 
         Raises:
-            EnvConfigError: there is none, which names the choices; or as for `registry[name]`.
+            EnvConfigError: the name is unknown, and the message names the choices; or the same as for `registry[name]`.
         """
         if name not in self:
             raise EnvConfigError(unknown_name(self.kind, name, self))
         return self[name]
 
     def provider(self, name: str) -> str | None:
-        """The installed package that adds `name`, with its version, such as `my-package 1.2`; None for our own."""
+        """Return the installed package that adds `name`, such as `my-package 1.2`; None for this package's entries."""
         if name in self._own or name not in self._added:
             return None
         return " and ".join(sorted(map(_provider, self._added[name])))
 
     @functools.cached_property
     def _added(self) -> dict[str, list[EntryPoint]]:
-        """Entries from outside, in the order of their names."""
+        """Entry points of other packages, sorted by name."""
         added: dict[str, list[EntryPoint]] = {}
         for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
             same = added.setdefault(point.name, [])
-            if all(_provider(point) != _provider(other) for other in same):  # found twice on the path, it is still one
+            # A package that is on the path twice is listed twice, but counts once.
+            if all(_provider(point) != _provider(other) for other in same):
                 same.append(point)
         for name in [name for name in added if name in self._own]:
             for point in added.pop(name):
@@ -86,7 +87,7 @@ class Registry(Mapping[str, Any]):
             raise EnvConfigError(f"{self.kind} {points[0].name!r} is provided by {providers}; uninstall all but one")
         try:
             return points[0].load()
-        except Exception as error:  # whatever the code of another package may raise
+        except Exception as error:  # another package's code may raise any type
             raise EnvConfigError(
                 f"{self.kind} {points[0].name!r} of {_provider(points[0])} cannot be imported from "
                 f"{points[0].value!r}: {type(error).__name__}: {error}"
@@ -94,7 +95,7 @@ class Registry(Mapping[str, Any]):
 
 
 def import_from(where: str) -> Any:
-    """What "module:attribute" names."""
+    """Import the object that "module:attribute" names."""
     module, _, attribute = where.partition(":")
     return getattr(importlib.import_module(module), attribute)
 

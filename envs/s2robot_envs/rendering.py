@@ -1,9 +1,11 @@
 """Offscreen rendering: the OpenGL backend, render profiles, and upright images at any size.
 
-Rendering dominates the cost of an episode on a machine without a GPU, so this module does three things
-robosuite's own renderer does not: the `fast` profile drops the shadow map, reflections and multisampling; it
-never submits geometry outside a camera's view (the picture is the same bit for bit); and the model's OpenGL
-context is created once, at the first frame, and survives every reset.
+Rendering takes most of an episode's time on a machine without a GPU, so this module does three things that robosuite's
+own renderer does not:
+
+- The `fast` profile leaves out the shadow map, reflections and multisampling.
+- With that profile, geometry outside a camera's view is not submitted (the image is the same bit for bit).
+- The model's OpenGL context is created once, at the first frame, and survives every reset.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from s2robot_envs.errors import EnvConfigError, RenderingError, unknown_name
 
 INSTALL_COMMAND = "sudo apt-get install -y libegl1 libgl1-mesa-dri"
 
-# Shared libraries each backend needs; the first that loads counts. None: left to the desktop's driver.
+# Shared libraries of each backend, of which one must load. None: the desktop's driver provides it.
 _BACKEND_LIBRARIES: dict[str, tuple[str, ...] | None] = {
     "egl": ("libEGL.so.1",),
     "osmesa": ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"),
@@ -34,16 +36,16 @@ _BACKEND_LIBRARIES: dict[str, tuple[str, ...] | None] = {
 
 
 def ensure_gl_backend() -> str:
-    """Choose the OpenGL backend and export it as `MUJOCO_GL`; a value that is already set is respected.
+    """Choose the OpenGL backend and export it as `MUJOCO_GL`; a value that is already set is kept.
 
-    EGL is preferred (it is as fast or faster in software, and uses a GPU where there is one), OSMesa is the
-    fallback. Call it before anything imports `mujoco` or `robosuite`; `make_env` does.
+    EGL comes first, because it can use a GPU and is at least as fast in software; OSMesa is second. Call this before
+    anything imports `mujoco` or `robosuite`, as `make_env` does.
 
     Returns:
         `egl`, `osmesa` or `glfw`.
 
     Raises:
-        RenderingError: the backend's library is not installed; the message holds the command that installs it.
+        RenderingError: the backend's library is not installed; the message has the command that installs it.
     """
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if not chosen:
@@ -73,7 +75,7 @@ def _library_loads(backend: str) -> bool:
 
 @functools.cache
 def load_triton_first() -> None:
-    """Load Triton's copy of LLVM, where it is installed, before Mesa's: PyTorch crashes in the other order."""
+    """Load Triton's copy of LLVM (if installed) before Mesa's, because the other order ends in a segmentation fault."""
     with contextlib.suppress(ImportError):
         importlib.import_module("triton._C.libtriton")
 
@@ -81,7 +83,8 @@ def load_triton_first() -> None:
 def _create_gl_context(size: int) -> Any:
     backend = ensure_gl_backend()
     load_triton_first()
-    # mujoco decides at its import which context class it exports, maybe before MUJOCO_GL was set: name it here.
+    # mujoco chooses the context class that it exports when it is imported, which may be before MUJOCO_GL was set. So
+    # import the class by name.
     try:
         if backend == "egl":
             from mujoco.egl import GLContext
@@ -100,12 +103,12 @@ def _create_gl_context(size: int) -> Any:
 
 
 def _renderer_name() -> str | None:
-    """Renderer and version of the current OpenGL context, such as "llvmpipe (LLVM 15.0.6, 256 bits), 4.5 … Mesa".
+    """Return renderer and version of the current OpenGL context: "llvmpipe (LLVM 15.0.6, 256 bits), 4.5 … Mesa".
 
-    None where PyOpenGL cannot say: a name is not worth a rollout.
+    None if PyOpenGL fails, because a missing name must not stop a rollout.
     """
     try:
-        from OpenGL import GL  # only now: mujoco's backend has told PyOpenGL which platform it is
+        from OpenGL import GL  # imported late, because mujoco's backend first tells PyOpenGL the platform
 
         return ", ".join((GL.glGetString(name) or b"unknown").decode() for name in (GL.GL_RENDERER, GL.GL_VERSION))
     except Exception:  # PyOpenGL raises many types
@@ -114,7 +117,7 @@ def _renderer_name() -> str | None:
 
 @dataclass(frozen=True)
 class RenderProfile:
-    """What the renderer draws: shadows, reflections, and samples per pixel (0: no antialiasing)."""
+    """What the renderer draws: shadows, reflections, and samples per pixel (0 = no antialiasing)."""
 
     shadows: bool
     reflections: bool
@@ -128,10 +131,10 @@ RENDER_PROFILES = {
 
 
 def get_render_profile(name: str) -> RenderProfile:
-    """Look a render profile up by name.
+    """Look up a render profile by name.
 
     Raises:
-        EnvConfigError: no such profile; the message lists the choices.
+        EnvConfigError: the profile is unknown; the message lists the choices.
     """
     if name not in RENDER_PROFILES:
         raise EnvConfigError(unknown_name("render profile", name, RENDER_PROFILES))
@@ -139,16 +142,16 @@ def get_render_profile(name: str) -> RenderProfile:
 
 
 class OffscreenRenderer:
-    """Renders one MuJoCo model; owns one OpenGL context from construction to `close`.
+    """Render one MuJoCo model, with an OpenGL context of its own from construction to `close`.
 
     Args:
-        model: `mujoco.MjModel`; its offscreen buffer and quality settings are changed, its physics is not.
-        profile: what to draw.
-        max_size: largest image side that will be asked for, in pixels.
-        hidden_groups: groups of geometry that are not drawn, besides MuJoCo's own choice (3, 4 and 5).
+        model: the `mujoco.MjModel`; its offscreen buffer and quality settings are changed, its physics is not.
+        profile: the render profile.
+        max_size: largest image side that `render` will be called with, in pixels.
+        hidden_groups: groups of geometry that are not drawn, in addition to MuJoCo's own (3, 4 and 5).
 
     Attributes:
-        name: OpenGL's renderer and version, on which pixels depend; in software also on the processor.
+        name: OpenGL's renderer and version. Pixels depend on them, and in software also on the processor.
 
     Raises:
         RenderingError: no OpenGL context can be created.
@@ -176,7 +179,7 @@ class OffscreenRenderer:
         self._options.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        # OpenGL objects must be freed before the interpreter tears the display down, also where nobody closes.
+        # OpenGL objects must be freed before the interpreter closes the display, even if `close` is never called.
         atexit.register(_close_if_alive, weakref.ref(self))
 
     def render(self, data: Any, camera_id: int, size: int) -> np.ndarray:
@@ -239,8 +242,8 @@ def _close_if_alive(reference: weakref.ref[OffscreenRenderer]) -> None:
 
 
 def _in_view(mujoco: Any, model: Any, data: Any, camera_id: int) -> np.ndarray:
-    """Which geoms' bounding spheres reach into the camera's pyramid of view; bool [ngeom]."""
-    # Camera coordinates: x right, y up, the camera looks along -z. Images are square: one half-angle for both axes.
+    """Return which geoms' bounding spheres reach into the camera's view frustum, bool [ngeom]."""
+    # Camera coordinates: x right, y up, the camera looks along -z. Images are square, so both axes have one half-angle.
     position = (data.geom_xpos - data.cam_xpos[camera_id]) @ data.cam_xmat[camera_id].reshape(3, 3)
     half_angle = np.deg2rad(model.cam_fovy[camera_id]) / 2
     radius, depth = model.geom_rbound, -position[:, 2]

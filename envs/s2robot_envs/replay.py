@@ -1,4 +1,4 @@
-"""Recorded simulator states shown again: the observations of a recording at any size, from any camera."""
+"""Replay recorded simulator states: the observations of a recording at any size, from any camera."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class RecordedEpisode:
     """One episode to replay.
 
     Attributes:
-        name: what errors call it.
+        name: name of the episode in error texts.
         states: flattened simulator states, float64 [T, S].
-        seed: the reset seed that sets the scene up again, where `RobosuiteEnv` made the recording.
-        model_file: else the recorded scene itself, MJCF; robosuite's meshes and textures are found again.
+        seed: reset seed that recreates the scene, if `RobosuiteEnv` made the recording.
+        model_file: the recorded scene (MJCF), needed if there is no seed; the paths of robosuite's meshes and textures
+            are adapted to this machine.
     """
 
     name: str
@@ -46,8 +47,8 @@ def replay_episode(env: RobosuiteEnv, recording: RecordedEpisode) -> Replayed:
     """Observe every recorded state.
 
     Returns:
-        `images` camera -> uint8 [T, H, W, 3]; `proprioception` key -> float32 [T, d]; `renderer`, what drew them, or
-        None without images.
+        `images`: camera -> uint8 [T, H, W, 3]; `proprioception`: key -> float32 [T, d]; `renderer`: OpenGL's renderer
+        and version, or None without images.
 
     Raises:
         EnvConfigError: the recording has neither seed nor model, or its model or states do not fit the task.
@@ -70,17 +71,17 @@ def replay_episode(env: RobosuiteEnv, recording: RecordedEpisode) -> Replayed:
 
 
 def load_model(env: RobosuiteEnv, model_file: str) -> None:
-    """Put a recorded scene in place of the environment's own.
+    """Replace the environment's scene by a recorded one.
 
     Raises:
-        EnvConfigError: the model cannot be loaded, or is not one of this task and robot.
+        EnvConfigError: the model cannot be loaded, or belongs to another task or robot.
     """
     simulator = env.simulator
     model_file = as_robosuite_1_5(model_file)
-    env.close_renderer()  # it draws the model that is about to go
+    env.close_renderer()  # it belongs to the model that is replaced
     try:
         simulator.reset_from_xml_string(simulator.edit_model_xml(model_file))
-    except Exception as error:  # XML, MuJoCo and robosuite each raise their own
+    except Exception as error:  # XML, MuJoCo and robosuite raise many types
         raise EnvConfigError(
             f"the recorded model_file is not a {env.task.name} scene that this robosuite can load "
             f"({type(error).__name__}: {error})"
@@ -88,15 +89,17 @@ def load_model(env: RobosuiteEnv, model_file: str) -> None:
 
 
 def as_robosuite_1_5(model_file: str) -> str:
-    """A scene recorded by robosuite 1.4 under the names that 1.5 gives its parts; newer scenes as they are."""
+    """Rename the parts of a scene recorded by robosuite 1.4 as 1.5 names them; newer scenes are returned unchanged."""
     if "fixed_mount0_base" in model_file:
         return model_file
-    # Quoted names only: `gripper0_right_gripper` is 1.4's own and becomes `gripper0_right_right_gripper`.
+    # Match at the opening quote, so that each name is changed once: 1.4's `gripper0_right_gripper` must become
+    # `gripper0_right_right_gripper`.
     renamed = re.sub(r'"gripper(\d)_', r'"gripper\1_right_', model_file)
     renamed = re.sub(r'"mount(\d)_', r'"fixed_mount\1_', renamed)
     root = ElementTree.fromstring(renamed.replace("/assets/mounts/", "/assets/bases/"))
     for body in root.iter("body"):
-        # The frame of the arm's commands, new in 1.5: replaying does not move the arm, so its place is irrelevant.
+        # 1.5 requires a site for the frame of the arm's commands. Its pose is irrelevant, because replaying sets states
+        # and never commands the arm.
         if re.fullmatch(r"robot\d_base", body.get("name", "")):
             ElementTree.SubElement(body, "site", name=body.get("name", "").replace("base", "right_center"))
     return ElementTree.tostring(root, encoding="unicode")
@@ -111,15 +114,15 @@ def replay(
 
     Args:
         env_kwargs: arguments of `make_env`: `task`, and those of `EnvSettings`; JSON-able.
-        recordings: what to replay.
-        workers: processes; None for one per core, 1 to stay in this process.
+        recordings: the recordings to replay.
+        workers: number of processes; None for one per core, 1 to stay in this process.
 
     Yields:
         `replay_episode`'s dictionary for each recording.
 
     Raises:
-        EnvConfigError: impossible arguments, or a recording that does not fit the task.
-        WorkerError: a worker raised or was killed; names the recording.
+        EnvConfigError: an argument is not valid, or a recording does not fit the task.
+        WorkerError: a worker raised or was killed; the message names the recording.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if workers < 1:
@@ -167,7 +170,7 @@ def _naming(name: str) -> Iterator[None]:
 
 @functools.cache
 def _worker_env(settings: str) -> RobosuiteEnv:
-    return _make(settings)  # a worker serves one replay: one environment for all its recordings
+    return _make(settings)  # a worker serves one replay, so one environment serves all its recordings
 
 
 def _replay_in_worker(settings: str, recording: RecordedEpisode) -> Replayed:

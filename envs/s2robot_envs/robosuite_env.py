@@ -17,29 +17,29 @@ from s2robot_envs.variants import Scene, Variant
 
 
 class RobosuiteEnv(ImageEnv):
-    """One robosuite task with image observations; `ImageEnv` says what all environments promise.
+    """One robosuite task with image observations; see `ImageEnv` for what all environments have in common.
 
-    Observations have robomimic's key names: `<camera>_image`, and the task's proprioception, float32:
-    `robot0_eef_pos` [3] (metres, world frame), `robot0_eef_quat` [4]
-    (x, y, z, w of the hand body) and `robot0_gripper_qpos` [2] (metres). The quaternion's sign is MuJoCo's, which
-    follows the joints without jumps; it is not canonicalised, because the usual rule (w >= 0) flips where w is 0,
-    exactly at a gripper that points down.
-
-    Actions are float32 [7] per arm in [-1, 1]: end-effector translation (1 is 0.05 m) and rotation (axis-angle,
-    1 is 0.5 rad) relative to the current pose in the robot's base frame, and the gripper (-1 opens, 1 closes). A step
-    is 1/20 s. The reward is 1 on success, else 0.
+    - **Observations** have robomimic's key names: `<camera>_image`, and the task's proprioception, float32:
+      `robot0_eef_pos` [3] (metres, world frame), `robot0_eef_quat` [4] (x, y, z, w of the hand body) and
+      `robot0_gripper_qpos` [2] (metres).
+    - **The quaternion's sign** is MuJoCo's, which follows the joints without jumps. It is not canonicalised: the usual
+      rule (w >= 0) flips the sign where w is 0, which is exactly where the gripper points down.
+    - **Actions** are float32 [7] per arm in [-1, 1]: end-effector translation (1 is 0.05 m) and rotation (axis-angle, 1
+      is 0.5 rad) relative to the current pose in the robot's base frame, and the gripper (-1 opens, 1 closes).
+    - **Time**: a step is 1/20 s.
+    - **Reward**: 1 on success, else 0.
 
     Args:
         task: a key of `s2robot_envs.TASKS`.
-        cameras: names of the cameras to observe; None for the task's own, empty for none (no OpenGL needed).
-        image_size: as for `ImageEnv`.
+        cameras: names of the cameras to observe; None for the task's own, empty for none (then no OpenGL is needed).
+        image_size: the same as for `ImageEnv`.
         render_profile: `fast` (no shadows, reflections or antialiasing) or `full` (robosuite's look).
         horizon: steps until truncation; None for the task's own.
-        variant: how the scene departs from the task: a `Variant`, or its options as a mapping.
+        variant: changes to the task's scene: a `Variant`, or its options as a mapping.
         render_mode: `rgb_array` or None.
 
     Raises:
-        EnvConfigError: unknown task, camera or profile, or an impossible size, horizon or variant.
+        EnvConfigError: a task, camera or profile is unknown, or a size, horizon or variant is not valid.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}  # noqa: RUF012 (gymnasium's attribute)
@@ -88,7 +88,7 @@ class RobosuiteEnv(ImageEnv):
         return Outcome(float(success), success)
 
     def _render(self, camera: str, size: int) -> np.ndarray:
-        if self._renderer is None:  # created at the first frame: processes that fork before it share no OpenGL
+        if self._renderer is None:  # created at the first frame, because an OpenGL context does not survive a fork
             model = self.simulator.sim.model._model
             self._renderer = OffscreenRenderer(
                 model, self._profile, self._largest_size, hidden_groups=simulator.COLLISION_GROUPS
@@ -98,11 +98,11 @@ class RobosuiteEnv(ImageEnv):
 
     @property
     def renderer_name(self) -> str | None:
-        """OpenGL's renderer and version; None while there is no renderer."""
+        """OpenGL's renderer and version; None before the first frame."""
         return None if self._renderer is None else self._renderer.name
 
     def close_renderer(self) -> None:
-        """Free the OpenGL context; the next frame makes a new one, of the model there is then."""
+        """Free the OpenGL context; the next frame makes a new one for the model at that time."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
@@ -117,14 +117,14 @@ class RobosuiteEnv(ImageEnv):
     # Recording and replay -------------------------------------------------------------------------------------
 
     def state(self) -> np.ndarray:
-        """Flattened simulator state (time, joint positions, joint velocities), float64 [S]."""
+        """Return the flattened simulator state (time, joint positions, joint velocities), float64 [S]."""
         return self.simulator.sim.get_state().flatten()
 
     def set_state(self, state: np.ndarray) -> None:
-        """Restore a state recorded from the same task and model; the same machine observes it bit-identically.
+        """Restore a state recorded with the same task and model; the same machine observes it bit-identically.
 
         Raises:
-            EnvConfigError: the state has another length than this model's.
+            EnvConfigError: the state's length is not that of this model's states.
         """
         expected = self.state().shape
         if np.shape(state) != expected:
@@ -134,13 +134,13 @@ class RobosuiteEnv(ImageEnv):
         self._success = self._is_success()
 
     def model_xml(self) -> str:
-        """MJCF of the scene as this episode placed it."""
+        """Return the MJCF of the scene as this episode placed it."""
         return simulator.model_xml(self.simulator)
 
     def env_args(self) -> dict[str, Any]:
-        """How to make this environment again, JSON-able, in robomimic's form.
+        """Describe how to recreate this environment, JSON-able, in robomimic's form.
 
-        `robosuite.make(env_name, **env_kwargs)` builds it in robosuite, `make_env(**s2robot)` builds it here.
+        `robosuite.make(env_name, **env_kwargs)` makes it in robosuite, `make_env(**s2robot)` makes it in this package.
         """
         cameras = list(self.image_sizes)
         sizes = list(self.image_sizes.values())
@@ -176,10 +176,10 @@ class RobosuiteEnv(ImageEnv):
 
 
 def make(task: str, settings: EnvSettings) -> RobosuiteEnv:
-    """One of robosuite's tasks, see `s2robot_envs.families`.
+    """Make a robosuite task; the function of its family, see `s2robot_envs.families`.
 
     Raises:
-        EnvConfigError: as for `RobosuiteEnv`, or there are options for environments of gymnasium.
+        EnvConfigError: the same as for `RobosuiteEnv`, or the settings have `gym` options.
     """
     options: dict[str, Any] = dict(settings)
     gym = options.pop("gym", None)

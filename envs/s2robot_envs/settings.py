@@ -1,4 +1,4 @@
-"""The settings of an environment, spelled once for everything that makes one."""
+"""The settings of an environment, defined once for all functions that make one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from s2robot_envs.variants import Variant
 
 
 class EnvSettings(TypedDict, total=False):
-    """Keyword arguments of `make_env`, `make_vector_env` and, as a mapping, of collecting and replaying.
+    """Keyword arguments of `make_env` and `make_vector_env`; `collect` and `replay` take them as a mapping.
 
     Attributes:
         cameras: cameras to observe; None for the task's own (`agentview` and `robot0_eye_in_hand` for one arm).
         image_size: pixels per side: one number (448), one per camera, or several per camera (see `ImageEnv`).
         render_profile: `fast` or `full`; see `s2robot_envs.rendering.RENDER_PROFILES`.
         horizon: steps until truncation; None for the task's own.
-        variant: smaller objects, farther cameras, distractors, randomised looks: a `Variant` or its options.
-        gym: what has to be said about an environment that is not ours, see `foreign.GymOptions`.
-        observation_steps: To of the `ActionChunk` around the environment. In `make_env`, giving To or Ta adds it (the
-            other is then 1); giving neither returns the plain one-action environment.
-        action_steps: Ta.
+        variant: smaller objects, farther cameras, distractors or randomised looks: a `Variant` or its options.
+        gym: options of a gymnasium environment that is not from this package, see `foreign.GymOptions`.
+        observation_steps: number of observations To of the `ActionChunk` around the environment. `make_env` adds an
+            `ActionChunk` if To or Ta is given (the other is then 1), else it returns the plain one-action environment.
+        action_steps: number of actions Ta of the `ActionChunk`.
         render_mode: `rgb_array` or None.
     """
 
@@ -37,14 +37,14 @@ class EnvSettings(TypedDict, total=False):
 
 
 def check_names(settings: Mapping[str, Any], further: Iterable[str] = ()) -> None:
-    """Refuse a setting that does not exist.
+    """Check that all settings exist.
 
     Args:
         settings: name -> value.
-        further: valid names beside those of `EnvSettings`, for the message.
+        further: other names that the caller accepts, listed in the message.
 
     Raises:
-        EnvConfigError: names it and the choices.
+        EnvConfigError: a setting is unknown; the message names it and the choices.
     """
     for name in settings:
         if name not in EnvSettings.__annotations__:

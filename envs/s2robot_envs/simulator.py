@@ -1,4 +1,4 @@
-"""Everything that knows robosuite's insides: its import, construction, seeding and recorded metadata."""
+"""All code that depends on robosuite's internals: its import, construction, seeding and recorded metadata."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from s2robot_envs.rendering import ensure_gl_backend
 from s2robot_envs.tasks import CONTROL_FREQUENCY, ROBOT, TaskSpec
 from s2robot_envs.variants import Variant
 
-# robosuite samples some sizes (Lift's cube: 20-22 mm half-width) when it loads its model. Every environment of a
-# task loads under this seed, so that the model is the same in every process and only `reset` varies an episode.
+# robosuite samples some sizes (Lift's cube: 20-22 mm half-width) when it loads a model. Every environment of a task
+# loads with this seed, so that the model is the same in every process and only `reset` varies an episode.
 MODEL_SEED = 0
 
-COLLISION_GROUPS = (0,)  # geometry robosuite does not show; group 1 is its visual one
+COLLISION_GROUPS = (0,)  # groups of geometry that robosuite does not draw; group 1 is the visible one
 
 
 @cache
 def import_robosuite() -> ModuleType:
-    """Import robosuite with the OpenGL backend chosen first and without its advertisements on stderr.
+    """Import robosuite after choosing the OpenGL backend, and silence its advertisements on stderr.
 
     Raises:
         EnvConfigError: robosuite is not installed.
@@ -43,7 +43,7 @@ def import_robosuite() -> ModuleType:
 
 
 def robosuite_kwargs(spec: TaskSpec, horizon: int) -> dict[str, Any]:
-    """Arguments of `robosuite.make` for a task, without its cameras; plain JSON values."""
+    """Return the arguments of `robosuite.make` for a task, without cameras, as plain JSON values."""
     import_robosuite()
     from robosuite.controllers import load_composite_controller_config
 
@@ -61,12 +61,11 @@ def robosuite_kwargs(spec: TaskSpec, horizon: int) -> dict[str, Any]:
 
 
 def build_robosuite(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
-    """Construct the robosuite environment without cameras, renderer or running observables.
+    """Construct the robosuite environment without cameras, renderer or active observables.
 
-    `Scene` adds what a variant changes from episode to episode.
-
-    Resets are soft (`hard_reset=False`): the model is loaded once. Given the same model a soft reset starts
-    the same trajectory as a hard one, bit for bit, and takes 2 ms instead of 200 (1500 with a render context).
+    Resets are soft (`hard_reset=False`): the model is loaded once. With the same model, a soft reset starts the same
+    trajectory as a hard one, bit for bit, and takes 2 ms instead of 200 (1500 with a render context). The changes that
+    a variant makes in every episode are applied by `Scene`.
     """
     env = import_robosuite().make(
         _import_environment(spec),
@@ -80,11 +79,12 @@ def build_robosuite(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
     )
     if variant.edits_model():
         env.set_xml_processor(lambda xml: variant.edit_model(xml, spec))
-        env.placement_initializer, env.rng = None, np.random.default_rng(MODEL_SEED)  # as in the first loading
+        env.placement_initializer, env.rng = None, np.random.default_rng(MODEL_SEED)  # as when the model first loaded
         env.hard_reset = True
         env.reset()
         env.hard_reset = False
-    # robosuite would sample every observable in each of the 25 physics steps of an action; we read them on demand.
+    # robosuite would sample every observable in each of the 25 physics steps of an action. `read_observable` reads the
+    # needed ones once per observation.
     for name in env.observation_names:
         env.modify_observable(name, "enabled", False)
         env.modify_observable(name, "active", False)
@@ -92,7 +92,7 @@ def build_robosuite(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
 
 
 def _import_environment(spec: TaskSpec) -> str:
-    """The name robosuite knows a task's environment by, once its own module, where it has one, is imported."""
+    """Import the task's own module, if it names one, and return robosuite's name of its environment."""
     module = (spec.environment or "").rpartition(":")[0]
     if module:
         try:
@@ -105,10 +105,10 @@ def _import_environment(spec: TaskSpec) -> str:
 
 
 def seed_generators(env: Any, seed: int) -> None:
-    """Give every source of randomness inside a robosuite environment a fresh generator made from `seed`.
+    """Give every source of randomness inside a robosuite environment a new generator made from `seed`.
 
-    robosuite's own `seed` argument reaches only construction: its samplers keep drawing from one stream, so
-    an episode would depend on what ran before it.
+    robosuite's own `seed` argument acts only at construction. After that its samplers draw from one stream, so an
+    episode would depend on the episodes before it.
     """
     rng = np.random.default_rng(seed)
     env.rng = rng
@@ -117,17 +117,17 @@ def seed_generators(env: Any, seed: int) -> None:
         sampler = pending.pop()
         sampler.rng = rng
         for placed in sampler.mujoco_objects:
-            if hasattr(placed, "rng"):  # the hammer of TwoArmTransport draws which way up it lies
+            if hasattr(placed, "rng"):  # objects can be random too: TwoArmTransport's hammer draws its orientation
                 placed.rng = rng
         pending += getattr(sampler, "samplers", {}).values()
 
 
 def refresh_positions(env: Any) -> None:
-    """Bring poses of bodies, sites and cameras up to date with the joint positions, without touching dynamics.
+    """Update the poses of bodies, sites and cameras to the current joint positions, without changing the dynamics.
 
-    robosuite stops after integrating, which leaves poses one physics step (2 ms) behind. With this an
-    observation is a function of the recorded state alone, so replaying states gives the same pixels where the renderer
-    is the same.
+    robosuite stops after integrating, which leaves poses one physics step (2 ms) behind. After this update, an
+    observation is a function of the recorded state alone. So replaying states with the same renderer gives the same
+    pixels.
     """
     import mujoco
 
@@ -138,14 +138,14 @@ def refresh_positions(env: Any) -> None:
 
 
 def read_observable(env: Any, key: str) -> np.ndarray:
-    """Current value of one of robosuite's observables, float32 [d]."""
+    """Return the current value of one of robosuite's observables, float32 [d]."""
     return np.asarray(env._observables[key]._sensor({}), dtype=np.float32)
 
 
 def model_xml(env: Any) -> str:
-    """MJCF of the current scene, including what a reset moves inside the model: Door's frame, cameras, lights.
+    """Return the MJCF of the current scene, including what a reset moves in the model: Door's frame, cameras, lights.
 
-    Repainted textures (`Variant.textures`) are not part of it.
+    Repainted textures (`Variant.textures`) are not included.
     """
     xml = env.model.get_xml()
     for process in env._xml_processors:

@@ -1,4 +1,4 @@
-"""The one table of robosuite's tasks: what each is called, how long it runs, what it observes."""
+"""The table of robosuite's tasks: name, horizon and observations of each."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class TaskSpec:
     """One manipulation task.
 
     Attributes:
-        name: the task's name here.
+        name: name of the task in this package.
         horizon: steps after which an episode is truncated (20 steps are one second).
-        cameras: cameras observed by default.
-        proprioception: robosuite observable keys observed, in this order.
-        num_robots: 7 action dimensions each.
-        scalable_body: body of the object that may be made smaller (see `variants`).
-        clutter: free space for distractors: x range, y range and height of the surface [m].
-        robosuite_kwargs: further arguments of `robosuite.make`.
-        environment: what robosuite calls it; None for `name`. `module:Name` imports the module first, whose class
-            `Name` robosuite then knows.
+        cameras: cameras that are observed by default.
+        proprioception: keys of the robosuite observables that are observed, in this order.
+        num_robots: number of robots, with 7 action dimensions each.
+        scalable_body: body of the object that a variant may shrink; None if it must keep its size (see `variants`).
+        clutter: free space for distractors: x range, y range and height of the surface [m]; None if there is none.
+        robosuite_kwargs: additional arguments of `robosuite.make`.
+        environment: robosuite's name of the environment; None if it is `name`. `module:Name` imports the module first,
+            which registers its class `Name` with robosuite.
     """
 
     name: str
@@ -68,7 +68,7 @@ _TABLE: Clutter = ((-0.2, 0.2), (-0.25, 0.25), 0.8)
 _PEG_TABLE: Clutter = ((-0.2, 0.1), (-0.3, 0.3), 0.82)  # the pegs stand beyond x = 0.2
 _BIN: Clutter = ((-0.03, 0.23), (-0.42, -0.08), 0.8)
 
-# Cameras are robomimic's where it has the task.
+# For tasks that robomimic has too, the cameras are robomimic's.
 ROBOSUITE_TASKS: dict[str, TaskSpec] = {
     spec.name: spec
     for spec in (
@@ -84,16 +84,16 @@ ROBOSUITE_TASKS: dict[str, TaskSpec] = {
 }
 
 
-# An installed package adds its own under the entry-point group `s2robot.tasks`.
+# Installed packages add tasks in the entry-point group `s2robot.tasks`.
 TASKS = Registry("task", "s2robot.tasks", ROBOSUITE_TASKS)
 
 
 def get_task(name: str) -> TaskSpec:
-    """Look a task up by name.
+    """Look up a task by name.
 
     Raises:
-        EnvConfigError: no such task, and the message lists the choices; or an installed package adds something else
-            under this name.
+        EnvConfigError: the task is unknown, and the message lists the choices; or the entry of an installed package is
+            not a `TaskSpec` of this name.
     """
     spec = TASKS.find(name)
     if not isinstance(spec, TaskSpec) or spec.name != name:

@@ -13,10 +13,10 @@ from scipy.spatial.transform import Rotation
 from s2robot_envs.errors import EnvConfigError, unknown_name
 from s2robot_envs.tasks import TaskSpec
 
-# Every randomisation draws from its own stream of the episode's seed: switching one on changes nothing else.
+# Every randomisation has its own random stream of the episode's seed, so that enabling one does not change the others.
 _STREAMS = {"distractors": 2, "lighting": 3, "textures": 4, "camera_pose": 5}
 
-# Shape, half sizes in metres (radius and half height of cylinders), colour: near misses of the tasks' own objects.
+# Shape, half sizes in metres (cylinders: radius and half height), colour. They resemble the tasks' own objects.
 _DISTRACTORS = (
     ("box", "0.02 0.02 0.02", "0.1 0.6 0.2 1"),
     ("cylinder", "0.018 0.025", "0.8 0.1 0.1 1"),
@@ -30,23 +30,24 @@ _RANGES = {
     "camera_distance": (1, 2),
     "distractors": (0, 6),
 }
-_CLEARANCE = 0.11  # metres from a distractor to the task's objects: room for the open hand
-_SPACING = 0.07  # metres between distractors
+_CLEARANCE = 0.11  # least distance in metres from a distractor to the task's objects: leaves room for the open hand
+_SPACING = 0.07  # least distance in metres between distractors
 
 _ARENA_TEXTURES = ("texplane", "tex-ceramic", "tex-light-gray-plaster", "tex-light-wood", "tex-dark-wood")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How an environment departs from its task; the defaults are the task itself.
+    """Changes to a task's scene; the defaults change nothing.
 
     Attributes:
-        object_scale: size of the task's object, 0.5 to 1 (Lift, Stack's upper cube, PickPlaceCan).
-        camera_distance: distance of the fixed cameras from the scene, as a multiple of their own; 1 to 2.
-        distractors: 0 to 6 further small objects per episode (tasks on an open table or bin).
-        lighting: direction and brightness of the light change with every episode.
-        textures: floor, walls and table are painted anew in every episode.
-        camera_pose: the fixed cameras move by about 2 cm and 2 degrees in every episode.
+        object_scale: size of the task's object as a fraction of the original, 0.5 to 1 (Lift, Stack's upper cube,
+            PickPlaceCan).
+        camera_distance: distance of the fixed cameras from the scene as a multiple of the original, 1 to 2.
+        distractors: number of additional small objects, 0 to 6 (tasks on an open table or bin).
+        lighting: whether direction and brightness of the light change with every episode.
+        textures: whether floor, walls and table get new textures in every episode.
+        camera_pose: whether the fixed cameras move by about 2 cm and 2 degrees in every episode.
 
     Raises:
         EnvConfigError: a value is out of range.
@@ -66,10 +67,10 @@ class Variant:
 
     @classmethod
     def parse(cls, value: Variant | Mapping[str, Any] | None) -> Variant:
-        """A variant from its options.
+        """Make a variant from its options.
 
         Raises:
-            EnvConfigError: an unknown option, or a value out of range.
+            EnvConfigError: an option is unknown, or a value is out of range.
         """
         if isinstance(value, Variant):
             return value
@@ -80,14 +81,14 @@ class Variant:
         return cls(**(value or {}))
 
     def options(self) -> dict[str, Any]:
-        """The options that differ from the task itself, JSON-able; `parse` reads them back."""
+        """Return the options that differ from the defaults, JSON-able; `parse` reads them back."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     def check(self, spec: TaskSpec) -> None:
-        """Refuse what the task cannot do.
+        """Check that the task supports this variant.
 
         Raises:
-            EnvConfigError: the task's object cannot shrink, or there is no room for distractors.
+            EnvConfigError: the task's object must keep its size, or there is no room for distractors.
         """
         if self.object_scale != 1 and spec.scalable_body is None:
             raise EnvConfigError(
@@ -97,11 +98,11 @@ class Variant:
             raise EnvConfigError(f"variant.distractors does not apply to {spec.name}: its scene has no free space")
 
     def edits_model(self) -> bool:
-        """Whether the MJCF itself changes."""
+        """Return whether this variant changes the MJCF itself."""
         return self.object_scale != 1 or self.distractors > 0
 
     def edit_model(self, xml: str, spec: TaskSpec) -> str:
-        """Shrink the object and add the distractors in a task's MJCF."""
+        """Return a task's MJCF with the object shrunk and the distractors added."""
         root = ElementTree.fromstring(xml)
         if self.object_scale != 1:
             _scale_body(root, spec.scalable_body, self.object_scale)
@@ -111,7 +112,7 @@ class Variant:
             body = ElementTree.SubElement(world, "body", name=f"distractor{index}", pos=f"{index} 5 0.5")
             ElementTree.SubElement(body, "joint", name=f"distractor{index}_joint", type="free", damping="0.0005")
             shape = {"type": kind, "size": size, "rgba": colour}
-            # As robosuite does it: group 0 collides and is not drawn, group 1 is drawn and does not collide.
+            # robosuite's convention: group 0 collides and is not drawn, group 1 is drawn and does not collide.
             ElementTree.SubElement(body, "geom", {**shape, "group": "0", "density": "500", "condim": "4"})
             drawn = {"group": "1", "contype": "0", "conaffinity": "0", "mass": "0"}
             ElementTree.SubElement(body, "geom", {**shape, **drawn})
@@ -134,12 +135,12 @@ def _scale_body(root: ElementTree.Element, name: str | None, scale: float) -> No
 
 
 class Scene:
-    """Applies a variant to the robosuite environment it was built for, episode by episode.
+    """Apply a variant to its robosuite environment in every episode.
 
     Args:
-        env: the robosuite environment, whose model already holds the variant's own edits.
-        spec: its task.
-        variant: what to change.
+        env: the robosuite environment; `Variant.edit_model` has already changed its model.
+        spec: the environment's task.
+        variant: the variant to apply.
     """
 
     def __init__(self, env: Any, spec: TaskSpec, variant: Variant) -> None:
@@ -154,10 +155,10 @@ class Scene:
         self._textures = [names.index(name) for name in _ARENA_TEXTURES if name in names]
 
     def start_episode(self, seed: int) -> list[int]:
-        """Change the scene as the variant asks, just after robosuite's reset.
+        """Apply the variant; call this directly after robosuite's reset.
 
         Returns:
-            Indices of textures whose pixels changed, which the renderer must upload.
+            Indices of the textures whose pixels changed, which the renderer must upload again.
         """
         variant = self._variant
         if variant.object_scale != 1:
@@ -177,13 +178,13 @@ class Scene:
     def _move_cameras_away(self) -> None:
         for index in self._fixed_cameras:
             forward = -Rotation.from_quat(np.roll(self._model.cam_quat[index], -1)).as_matrix()[:, 2]
-            # Distance to the table top along the line of sight; 1 m at most, or the camera would leave the room.
+            # Distance to the table top along the line of sight, limited to 1 m so that the camera stays in the room.
             height = self._model.cam_pos[index][2] - 0.8
             distance = min(height / -forward[2], 1.0) if forward[2] < -0.1 else 1.0
             self._model.cam_pos[index] -= forward * distance * (self._variant.camera_distance - 1)
 
     def _lower_object(self) -> None:
-        """Put the shrunken object where the full one would rest, instead of letting it fall."""
+        """Lower the shrunken object by the size difference, so that it rests on the surface instead of falling."""
         for placed in self._env.model.mujoco_objects:
             if placed.root_body == self._spec.scalable_body:
                 pose = self._env.sim.data.get_joint_qpos(placed.joints[0]).copy()
@@ -232,7 +233,7 @@ class Scene:
 
 
 def _pattern(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
-    """A random flat, checkered, striped or mottled picture, uint8 of `shape`."""
+    """Draw a random flat, checkered, striped or mottled texture, uint8 of `shape`."""
     height, width, channels = shape
     cells = int(rng.integers(4, 24))
     row, column = np.indices((cells, cells))

@@ -1,4 +1,4 @@
-"""`make_vector_env`: how many processes, how they start, and how they share cores and memory."""
+"""`make_vector_env`: choose the number of processes, start them, and divide cores and memory among them."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def make_vector_env(
     Scripts that call this need the usual `if __name__ == "__main__":` guard of `multiprocessing`.
 
     Args:
-        task: as for `make_env`.
-        num_envs: number of processes; None for one per core, as far as memory allows.
-        start_method: `forkserver` (workers start in a fraction of a second) or `spawn`. Never `fork`: OpenGL
-            contexts and threads do not survive it.
-        on_failure: `raise` ends everything when a worker raises, dies or hangs; `replace` starts a new one and says so
-            in `info["error"]`, see `ProcessVectorEnv`.
-        timeout: seconds after which a worker counts as hung; None waits for ever.
-        settings: as for `make_env`; the `ActionChunk` is always there, also for To = Ta = 1, the defaults.
+        task: the same as for `make_env`.
+        num_envs: number of environments, each in its own process; None for one per core, or fewer if memory is short.
+        start_method: `forkserver` (workers start in a fraction of a second) or `spawn`. `fork` is not offered, because
+            OpenGL contexts and threads do not survive it.
+        on_failure: `raise` closes everything when a worker raises, dies or hangs; `replace` starts a new worker and
+            reports the failure in `info["error"]`, see `ProcessVectorEnv`.
+        timeout: seconds after which a worker counts as hung; None waits forever.
+        settings: the same as for `make_env`, but there is always an `ActionChunk`, even with To = Ta = 1, the defaults.
 
     Returns:
         A `ProcessVectorEnv`.
 
     Raises:
-        EnvConfigError: an impossible argument.
+        EnvConfigError: an argument is not valid.
         WorkerError: a process died while starting.
     """
     check_names(settings, ("num_envs", "start_method", "on_failure", "timeout"))
@@ -62,27 +62,28 @@ def make_vector_env(
 
 
 def default_num_envs() -> int:
-    """One environment per usable core, but no more than fit into four fifths of the available memory."""
+    """Return one environment per usable core, or fewer if they do not fit into four fifths of the available memory."""
     return max(1, min(len(os.sched_getaffinity(0)), int(0.8 * available_memory() / MEMORY_PER_ENVIRONMENT)))
 
 
 def available_memory() -> float:
-    """Bytes that processes can still take without swapping (Linux's MemAvailable)."""
+    """Return the bytes that processes can still use without swapping (Linux's MemAvailable)."""
     entries = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     return int(entries["MemAvailable"].split()[0]) * 1024.0
 
 
 def prepare_fork_server() -> None:
-    """Have the fork server, where it is not running yet, load robosuite once for all workers."""
-    # `__main__` first: workers import it anyway, and in the server that happens once instead of in each of them.
+    """Make the fork server load robosuite once for all workers; has no effect if the server is already running."""
+    # Workers import `__main__` anyway; in the server it is imported once instead of once per worker.
     multiprocessing.set_forkserver_preload(["__main__", "s2robot_envs.preload"])
 
 
 def limit_worker_threads(num_workers: int) -> None:
-    """Inside a worker process: share the cores, so that software OpenGL's threads do not fight each other."""
+    """In a worker process, limit software OpenGL to the worker's share of the cores; elsewhere do nothing."""
     if multiprocessing.parent_process() is not None:
         threads = len(os.sched_getaffinity(0)) // num_workers
-        # Mesa's llvmpipe reads it with its first context; 0 draws in the calling thread, which beats one helper.
+        # Mesa's llvmpipe reads this when its first context is made. 0 renders in the calling thread, which is faster
+        # than one helper thread.
         os.environ.setdefault("LP_NUM_THREADS", str(threads if threads > 1 else 0))
 
 

@@ -1,4 +1,4 @@
-"""Scripted experts: state-based controllers that act through the same actions as a policy, one file for each task."""
+"""Scripted experts: state-based controllers that use the same actions as a policy, one file per task."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from s2robot_envs.registry import Registry
 
 __all__ = ["EXPERTS", "make_expert"]
 
-# Task -> class without arguments; <family>:* -> class of a family, which is given the task's name. An installed package
-# adds its own under the entry-point group `s2robot.experts`.
+# <task> -> class without arguments; <family>:* -> class of a whole family, which takes the task's name. Installed
+# packages add experts in the entry-point group `s2robot.experts`.
 EXPERTS = Registry(
     "expert",
     "s2robot.experts",
@@ -29,10 +29,10 @@ EXPERTS = Registry(
 
 
 def expert_name(task: str) -> str:
-    """The key of `EXPERTS` that holds a task's expert.
+    """Return the key of `EXPERTS` that holds a task's expert.
 
     Raises:
-        EnvConfigError: the task has none; names those that do.
+        EnvConfigError: the task has no expert; the message names the tasks that have one.
     """
     whole_family = f"{task.partition(':')[0]}:*"
     for name in (task, whole_family):
@@ -45,15 +45,16 @@ def expert_name(task: str) -> str:
 
 
 def make_expert(task: str, imported: str | None = None) -> Expert:
-    """The scripted expert of a task.
+    """Make the scripted expert of a task.
 
     Args:
-        task: a task of `make_env`; for Meta-World's it is Meta-World's own policy.
-        imported: where to find another expert, `module:Name`: a class, or a function without arguments, that gives an
-            object with the methods of `Expert`.
+        task: a task of `make_env`; the experts of Meta-World's tasks are Meta-World's own policies.
+        imported: another expert, as `module:Name`: a class or function without arguments that returns an object with
+            the methods of `Expert`.
 
     Raises:
-        EnvConfigError: the task has none, and the message lists those that do; or nothing can be imported there.
+        EnvConfigError: the task has no expert, and the message lists the tasks that have one; or `imported` cannot be
+            imported.
     """
     if imported is not None:
         return _imported_expert(imported)

@@ -21,7 +21,7 @@ from s2robot_envs.robosuite_env import RobosuiteEnv
 
 
 class DoorExpert(Expert):
-    """Grasp the lever from the front, turn it down until the latch is free, pull the door open."""
+    """Grasp the lever from the front, turn it down until the latch is free, and pull the door open."""
 
     # In the latch's frame (x along the lever, y into the door, z up): the gripper points into the door and opens
     # along z, and holds the lever near its end.
@@ -33,7 +33,7 @@ class DoorExpert(Expert):
         arm = RobotArm(env)
 
         def lever(out: float = 0.0, turn: float = 0.0) -> Pose:
-            """The grip on the lever, `out` metres in front of it, turned `turn` radians further down."""
+            """Return the grip pose on the lever: `out` metres in front of it, turned `turn` radians further down."""
             frame = body_rotation(env, "Door_latch") @ Rotation.from_euler("y", turn).as_matrix()
             point = body_position(env, "Door_latch") + frame @ (self.LEVER_END - [0.0, out, 0.0])
             return Pose(point, frame @ self.GRIP)

@@ -7,7 +7,7 @@ from s2robot_envs.robosuite_env import RobosuiteEnv
 
 
 class LiftExpert(Expert):
-    """Above the cube, down, close, up."""
+    """Move above the cube, descend, close the fingers, and lift."""
 
     def attempt(self, env: RobosuiteEnv) -> Motion:
         """See `Expert.attempt`."""

@@ -27,9 +27,9 @@ from s2robot_envs.robosuite_env import RobosuiteEnv
 
 
 class NutAssemblySquareExpert(Expert):
-    """Grasp the nut by its handle, square its hole with the peg, lower it, let go."""
+    """Grasp the nut by its handle, align its hole with the peg, lower it, and let go."""
 
-    # The nut fits in four ways, but one points its handle away from the robot, out of the arm's reach.
+    # The nut fits at four angles, but one of them points the handle away from the robot, out of the arm's reach.
     FITS = (QUARTER_TURN, 2 * QUARTER_TURN, 3 * QUARTER_TURN)
 
     def attempt(self, env: RobosuiteEnv) -> Motion:
@@ -38,7 +38,7 @@ class NutAssemblySquareExpert(Expert):
         across = arm.opening_along(heading(body_rotation(env, "SquareNut_main")[:, 1]))
 
         def handle(height: float = 0.0) -> Pose:
-            """The grip on the handle, a little towards its end: the fingers must clear the nut's body."""
+            """Return the grip pose on the handle, a little towards its end so that the fingers clear the nut's body."""
             along = body_rotation(env, "SquareNut_main")[:, 0]
             return Pose(above(site_position(env, "SquareNut_handle_site") + 0.006 * along, height), across)
 
@@ -57,7 +57,7 @@ class NutAssemblySquareExpert(Expert):
         fit = min(self.FITS, key=lambda angle: abs(self._turn(env, arm, angle)))
 
         def carried(height: float) -> Pose:
-            """Where the grip has to be for the nut to be squared with the peg and `height` above its middle."""
+            """Return the grip pose that aligns the nut with the peg, `height` metres above the peg's centre."""
             held_at = arm.position - body_position(env, "SquareNut_main")
             rotation = turned(arm.pointing_down, self._turn(env, arm, fit))
             return Pose(above(body_position(env, "peg1") + held_at, height), rotation)
@@ -70,7 +70,7 @@ class NutAssemblySquareExpert(Expert):
 
     @staticmethod
     def _turn(env: RobosuiteEnv, arm: RobotArm, fit: float) -> float:
-        """Turn of the wrist from its home position that brings the held nut to the heading `fit`."""
+        """Return the wrist's turn from its home position that brings the held nut to the heading `fit` (radians)."""
         nut = heading(body_rotation(env, "SquareNut_main")[:, 0])
         wrist = heading(arm.rotation[:, 0]) - heading(arm.pointing_down[:, 0])
         return smallest_turn(wrist - nut + fit, 2 * np.pi)

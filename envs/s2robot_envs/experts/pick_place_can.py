@@ -7,20 +7,20 @@ from s2robot_envs.robosuite_env import RobosuiteEnv
 
 
 class PickPlaceCanExpert(Expert):
-    """Grasp the can from above, carry it over the walls into its bin, let go and leave."""
+    """Grasp the can from above, carry it over the walls into its bin, let go, and move away."""
 
     def attempt(self, env: RobosuiteEnv) -> Motion:
         """See `Expert.attempt`."""
         arm = RobotArm(env)
         rotation = arm.pointing_down
-        # The corner of its bin nearest to the robot: the bin's middle is at the limit of the arm's reach.
+        # Aim for the bin's corner nearest to the robot, because its middle is at the limit of the arm's reach.
         goal = env.simulator.target_bin_placements[env.simulator.object_id] - [0.045, 0.055, 0.0]
 
         def can(height: float = 0.01) -> Pose:
             return Pose(above(body_position(env, "Can_main"), height), rotation)
 
         def carried(height: float) -> Pose:
-            """Where the grip has to be for the can to be `height` above its goal."""
+            """Return the grip pose that holds the can `height` metres above its goal."""
             return Pose(above(goal, height) + arm.position - body_position(env, "Can_main"), rotation)
 
         def lost() -> bool:

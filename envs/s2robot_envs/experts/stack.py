@@ -23,7 +23,7 @@ from s2robot_envs.robosuite_env import RobosuiteEnv
 
 
 class StackExpert(Expert):
-    """Grasp the small cube, put it on the large one, let go and leave."""
+    """Grasp the small cube, put it on the large one, let go, and move away."""
 
     def attempt(self, env: RobosuiteEnv) -> Motion:
         """See `Expert.attempt`."""
@@ -34,7 +34,7 @@ class StackExpert(Expert):
             return Pose(above(body_position(env, "cubeA_main"), height), rotation)
 
         def carried(height: float) -> Pose:
-            """Where the grip has to be for the small cube to be `height` above the large one."""
+            """Return the grip pose that holds the small cube `height` metres above the large one (centre to centre)."""
             held_at = arm.position - body_position(env, "cubeA_main")
             return Pose(above(body_position(env, "cubeB_main") + held_at, height), rotation)
 
@@ -47,7 +47,7 @@ class StackExpert(Expert):
         start = arm.position
         yield from move(arm, lambda: Pose(above(start, 0.12), rotation), CLOSE, tolerance=0.03, stop=lost)
         yield from move(arm, lambda: carried(0.1), CLOSE, stop=lost)
-        stacked = 0.02 + 0.025  # half sizes
+        stacked = 0.02 + 0.025  # half sizes of the cubes in metres
         yield from move(arm, lambda: carried(stacked + 0.003), CLOSE, tolerance=0.006, stop=lost)
         if lost():
             return
@@ -57,10 +57,11 @@ class StackExpert(Expert):
 
     @staticmethod
     def _grip(env: RobosuiteEnv, arm: RobotArm) -> np.ndarray:
-        """The home heading, or a quarter turn from it where the large cube would be in a finger's way.
+        """Return the home rotation, or a quarter turn from it if the large cube would be in a finger's way.
 
-        The closing fingers turn the small cube to them, so its own heading does not matter. A grip that follows the
-        faces turns by up to a half turn and jumps between neighbouring states, which policies learn badly.
+        The closing fingers turn the small cube into alignment, so its own heading does not matter. A grip that followed
+        the cube's faces would turn by up to a half turn and jump between neighbouring states, which policies learn
+        badly.
         """
         between = body_position(env, "cubeB_main") - body_position(env, "cubeA_main")
         home = arm.pointing_down

@@ -23,7 +23,7 @@ from s2robot_envs.robosuite_env import RobosuiteEnv
 
 
 class TwoArmLiftExpert(Expert):
-    """Each arm grasps its handle of the pot from above, then both rise together."""
+    """Grasp each handle of the pot from above with one arm, then lift with both."""
 
     def attempt(self, env: RobosuiteEnv) -> Motion:
         """See `Expert.attempt`."""
@@ -35,7 +35,7 @@ class TwoArmLiftExpert(Expert):
             return [Pose(above(site_position(env, f"pot_handle{i}"), height), grip) for i, grip in enumerate(grips)]
 
         def raised() -> list[Pose]:
-            """Both handles a little above the lower one: the side that is ahead waits for the other."""
+            """Return poses a little above the lower handle, so that the side that is ahead waits for the other."""
             height = min(pose.position[2] for pose in handles()) + 0.05
             return [Pose(np.array([*pose.position[:2], height]), pose.rotation) for pose in handles()]
 
