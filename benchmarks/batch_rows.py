@@ -1,8 +1,8 @@
-"""What leaving batching out costs on a CPU: CPU time per environment, alone and in batches, and whether results agree.
+"""The cost of not batching on a CPU: CPU time per environment, alone and in batches, and whether the results are equal.
 
 Run: python benchmarks/batch_rows.py [--threads 1]
 
-Prints Markdown tables; some minutes. CPU time rather than wall time, so that other processes matter less.
+Prints Markdown tables; takes some minutes. It measures CPU time, not wall time, so that other processes matter less.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENVIRONMENTS = 4
 
 
 def rows(run: Callable[[int, int], Tensor]) -> str:
-    """Milliseconds per row for every batch size, `=` where the result is that of single rows bit for bit."""
+    """Return milliseconds per row for every batch size, with `=` if results equal those of single rows bit for bit."""
     cells, single = [], None
     for batch in BATCHES:
         run(0, batch)

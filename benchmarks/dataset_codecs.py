@@ -27,11 +27,11 @@ CODECS = {
     "gzip 4 + shuffle": {"compression": "gzip", "compression_opts": 4, "shuffle": True},
     "gzip 9": {"compression": "gzip", "compression_opts": 9},
 }
-REPEATS = 3  # the fastest counts: other processes can only slow a run down
+REPEATS = 3  # the fastest counts, because other processes can only slow a run down
 
 
 def frames_of(dataset_path: str, num: int) -> np.ndarray:
-    """`num` frames spread over all episodes and cameras, uint8 [num, H, W, 3]."""
+    """Read `num` frames spread over all episodes and cameras, uint8 [num, H, W, 3]."""
     frames = []
     with open_dataset(dataset_path) as dataset:
         each = -(-num // (len(dataset) * len(dataset.cameras)))
@@ -42,7 +42,7 @@ def frames_of(dataset_path: str, num: int) -> np.ndarray:
 
 
 def measure(frames: np.ndarray, options: dict | None, path: Path) -> tuple[float, float, float]:
-    """Kilobytes, milliseconds to write and milliseconds to read, per frame; one chunk a frame."""
+    """Return kilobytes, milliseconds to write and milliseconds to read, all per frame; one chunk per frame."""
     writing, reading = [], []
     for _ in range(REPEATS):
         start = time.perf_counter()

@@ -1,14 +1,14 @@
-"""Speed and memory of the S² encoder against its naive form and against the bare backbone: docs/encoders.md's tables.
+"""Speed and memory of the S² encoder, its naive form and the bare backbone: the tables of docs/encoders.md.
 
 Run: python benchmarks/encoder.py [BACKBONE …] [--batch 8] [--repeats 9] [--threads 2] [--cpu-time] [--device cpu]
      python benchmarks/encoder.py [BACKBONE …] --memory
-Writes benchmarks/results/encoder_<device>.md. About 2 minutes a backbone on two cores.
+Writes benchmarks/results/encoder_<device>.md. Takes about 2 minutes per backbone on two cores.
 
-(a) is the form that the reference implementation's users run: one call per scale, float32, contiguous.
-(b) is the physical floor: the bare backbone, under the same settings, fed the same number of ready-made tiles.
-All three take turns within each round, and a ratio is the median over rounds of the ratio within one round: what else
-runs on the machine then hits both sides of it. --cpu-time computes on one thread and counts its own processor time
-only, for a machine that others use meanwhile.
+(a) is the form that users of the reference implementation run: one call per scale, float32, contiguous.
+(b) is the lower bound: the bare backbone with the same settings on the same number of ready-made tiles.
+All three take turns within each round. A ratio is the median over rounds of the ratio within one round, so that other
+load on the machine affects both of its sides. --cpu-time computes on one thread and counts only the thread's processor
+time, for a machine that others use at the same time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# PyTorch's and OpenVINO's thread pools take turns here: threads of one that spin while they wait slow the other down.
+# PyTorch's and OpenVINO's thread pools take turns here: threads of one that spin while waiting slow down the other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -57,7 +57,7 @@ HEADER = ["backbone", "batch", "settings", "error", "(a) ms", "ours ms", "(b) ms
 
 
 def frames(batch: int) -> Tensor:
-    """Camera frames of the Lift task, uint8 [batch, 448, 448, 3]; shifted copies beyond the two stored ones."""
+    """Return camera frames of the Lift task, uint8 [batch, 448, 448, 3]: two stored ones, then shifted copies."""
     stored = [
         np.asarray(Image.open(ROOT / "docs/images" / name)) for name in ("lift_agentview_448.png", "lift_wrist_448.png")
     ]
@@ -66,7 +66,7 @@ def frames(batch: int) -> Tensor:
 
 @torch.no_grad()
 def naive(backbone: FrozenBackbone, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(a): one call per scale, float32, contiguous."""
+    """Form (a): one call per scale, float32, contiguous."""
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (backbone.mean, backbone.std))
     normalised = (images.to(device).permute(0, 3, 1, 2).contiguous().float() / 255 - mean) / std
     maps, prefixes = [], []
@@ -82,13 +82,13 @@ def naive(backbone: FrozenBackbone, images: Tensor, device: torch.device) -> tup
 
 @torch.no_grad()
 def floor(encoder: S2Encoder, tiles: Tensor) -> None:
-    """(b): the bare backbone on ready-made tiles."""
+    """Form (b): the bare backbone on ready-made tiles."""
     for part in tiles.split(encoder.max_tiles):
         encoder.run_backbone(part)
 
 
 def compare(name: str, batch: int, repeats: int, device: str, clock: Clock) -> list[list[str]]:
-    """One line per way of running: the default, channels-last, and the fastest within 1% of float32."""
+    """Return one line per configuration: the default, channels-last, and the fastest within 1% of float32."""
     backbone, note = load(name)
     images = frames(batch)
     ways: dict[str, dict[str, Any]] = {"default": {}, "channels last": {"channels_last": True}}
@@ -114,7 +114,7 @@ def compare(name: str, batch: int, repeats: int, device: str, clock: Clock) -> l
 
 
 def load(name: str) -> tuple[FrozenBackbone, str]:
-    """The backbone with its own weights where they are here; else random ones, which run at the same speed."""
+    """Load the backbone with its own weights if they are installed, else with random ones, which run as fast."""
     try:
         return load_backbone(name, size=SCALES[0]), ""
     except WeightsError:
@@ -122,17 +122,17 @@ def load(name: str) -> tuple[FrozenBackbone, str]:
 
 
 def pyramid(encoder: S2Encoder, images: Tensor) -> list[Tensor]:
-    """The images at every scale, as the encoder makes them."""
+    """Return the images at every scale, as the encoder makes them."""
     return encoder.scale_set.pyramid(encoder.normalize(images))
 
 
 def median_ratio(above: list[float], below: list[float]) -> float:
-    """Median over rounds of the ratio within one round."""
+    """Return the median over rounds of the ratio within one round."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def peak_memory(name: str, scales: tuple[int, ...], batch: int) -> float:
-    """Peak resident memory of one encoding in a process of its own [MiB]."""
+    """Return the peak resident memory of one encoding, in a process of its own [MiB]."""
     code = (
         "import resource, sys; sys.path.insert(0, 'benchmarks'); from encoder import frames, load, S2Encoder;"
         f"encoder = S2Encoder(load({name!r})[0], {scales!r}); encoder(frames({batch}));"
@@ -144,7 +144,7 @@ def peak_memory(name: str, scales: tuple[int, ...], batch: int) -> float:
 
 
 def memory_lines(name: str, batch: int = 64) -> list[list[str]]:
-    """Peak memory as scales are added."""
+    """Return lines with the peak memory for more and more scales."""
     sets = [(224,), (224, 448), (224, 448, 672)]
     return [[name, str(batch), str(scales), f"{peak_memory(name, scales, batch):.0f}"] for scales in sets]
 

@@ -1,12 +1,11 @@
-"""Speed of the environments, single and vectorised, full and fast, against robosuite's own GymWrapper.
+"""Speed of the environments (single and vectorised, full and fast) compared with robosuite's own GymWrapper.
 
 Run: python benchmarks/environments.py [--task Lift] [--size 224] [--seconds 3] [--rounds 3]
 Prints a Markdown table of medians over the rounds, with smallest and largest values; about four minutes on two cores.
 
-In each round every row is measured once, in a process of its own, with two cameras, so that whatever else the machine
-does, and whatever it did first, falls on all rows alike. A measurement is as many steps as fit into the given time,
-after the first seconds, in which libraries load and compile. A step is one action (1/20 s of simulated time), a frame
-one rendered image.
+In each round every row is measured once, in a new process, with two cameras, so that other load on the machine affects
+all rows alike. A measurement takes as many steps as fit into the given time, after a warm-up in which libraries load
+and compile. A step is one action (1/20 s of simulated time), a frame is one rendered image.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from s2robot_envs import TASKS, make_env, make_vector_env
 from s2robot_envs.vector import default_num_envs
 
 WARM_UP = 3  # steps before the clock starts: the first frame starts OpenGL, the first step loads compiled code
-LONG = 100_000  # steps; no episode ends while it is measured
+LONG = 100_000  # horizon in steps, so that no episode ends while it is measured
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds per reset (all environments together), environment steps per second, rendered frames per second."""
+    """Seconds per reset of all environments together, environment steps per second, and rendered frames per second."""
 
     reset: float
     steps: float
@@ -37,7 +36,7 @@ class Speed:
 
 
 def time_steps(step: Callable[[], object], seconds: float) -> float:
-    """Calls per second, over at least `seconds` and 5 calls after the warm-up."""
+    """Return calls per second, over at least `seconds` and 5 calls after the warm-up."""
     for _ in range(WARM_UP):
         step()
     start, calls = time.perf_counter(), 0
@@ -48,7 +47,7 @@ def time_steps(step: Callable[[], object], seconds: float) -> float:
 
 
 def time_resets(reset: Callable[[int], object]) -> float:
-    """Seconds of the faster of two resets, after a first one."""
+    """Return the seconds of the faster of two resets, after a first one."""
     reset(0)
     times = []
     for seed in (1, 2):
@@ -59,7 +58,7 @@ def time_resets(reset: Callable[[int], object]) -> float:
 
 
 def gym_wrapper(task: str, size: int, seconds: float) -> Speed:
-    """The GymWrapper of robosuite with its defaults: hard resets, its own renderer."""
+    """Measure robosuite's GymWrapper with its defaults: hard resets, its own renderer."""
     import robosuite
     from robosuite.wrappers import GymWrapper
 
@@ -81,13 +80,13 @@ def gym_wrapper(task: str, size: int, seconds: float) -> Speed:
     reset = time_resets(lambda seed: env.reset(seed=seed))
     rng = np.random.default_rng(0)
     rate = time_steps(lambda: env.step(rng.uniform(-1, 1, env.action_space.shape)), seconds)
-    # Two frames of the size asked for, or the rate would be that of something else.
+    # Check that there are two frames of the requested size, else the rate would be of something else.
     assert env._get_observations()[f"{cameras[1]}_image"].shape == (size, size, 3)
     return Speed(reset, rate, 2 * rate)
 
 
 def single(task: str, size: int, seconds: float, profile: str) -> Speed:
-    """One environment in this process."""
+    """Measure one environment in this process."""
     env = make_env(task, cameras=TASKS[task].cameras[:2], image_size=size, render_profile=profile, horizon=LONG)
     reset = time_resets(lambda seed: env.reset(seed=seed))
     rng = np.random.default_rng(0)
@@ -97,7 +96,7 @@ def single(task: str, size: int, seconds: float, profile: str) -> Speed:
 
 
 def vectorised(task: str, size: int, seconds: float, profile: str, num_envs: int, action_steps: int) -> Speed:
-    """One process per environment, each executing chunks of `action_steps` actions."""
+    """Measure one process per environment, each executing chunks of `action_steps` actions."""
     envs = make_vector_env(
         task,
         num_envs,
@@ -118,13 +117,13 @@ def vectorised(task: str, size: int, seconds: float, profile: str, num_envs: int
 
     rate = time_steps(step, seconds)
     envs.close()
-    if set(executed) != {num_envs * action_steps}:  # an idle environment would count as an infinitely fast one
+    if set(executed) != {num_envs * action_steps}:  # an idle environment would look infinitely fast
         raise RuntimeError(f"some environment was idle: {executed}")
     return Speed(reset, num_envs * action_steps * rate, num_envs * 2 * rate)
 
 
 def in_own_process(measure: Callable[..., Speed], *arguments: object) -> Speed:
-    """Call `measure` in a fresh process."""
+    """Call `measure` in a new process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, measure, arguments))
@@ -159,7 +158,7 @@ def main() -> None:
     }
     speeds: dict[str, list[Speed]] = {name: [] for name in rows}
     for round_ in tqdm(range(options.rounds), "rounds"):
-        # Each round in another order: no row is always the first, or always after the same one.
+        # The order changes in every round, so that no row is always the first or always follows the same row.
         names = list(rows)[round_ % len(rows) :] + list(rows)[: round_ % len(rows)]
         for name in tqdm(names, leave=False):
             measure, arguments = rows[name]
@@ -182,7 +181,7 @@ def main() -> None:
 
 
 def spread(values: list[float], digits: int, unit: str = "") -> str:
-    """Median, and the range over the rounds."""
+    """Return the median and the range over the rounds."""
     return f"{np.median(values):.{digits}f}{unit} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 

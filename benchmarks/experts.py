@@ -2,8 +2,8 @@
 
 Run: python benchmarks/experts.py [--tasks Lift metaworld:reach-v3] [--episodes 200] [--workers 1] [--log FILE]
 Prints a Markdown table. Every episode is one call of `collect_episode`, the function behind `s2robot collect`, without
-cameras (the experts read the simulator's state): an attempt succeeds here exactly where collecting would keep it.
-With --log FILE outcomes are kept as they come, and a run that was stopped goes on after them.
+cameras (the experts read the simulator's state). So an attempt succeeds here if `s2robot collect` would keep it.
+With --log FILE, outcomes are stored as they come, and an interrupted run continues after them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from s2robot_envs.pool import run_in_order
 
 @functools.cache
 def resources(task: str) -> tuple:
-    """One environment and expert for all episodes of a process."""
+    """Make one environment and expert for all episodes of a process."""
     return make_env(task, cameras=()), make_expert(task)
 
 
 def attempt(job: tuple[str, float], seed: int) -> tuple[bool, int]:
-    """Whether the expert solved the task from this seed, and in how many steps."""
+    """Return whether the expert solved the task from this seed, and in how many steps."""
     task, noise = job
     episode = collect_episode(*resources(task), seed, noise)
     return bool(episode["success"]), len(episode["actions"])
 
 
 def attempts(task: str, noise: float, seeds: list[int], workers: int) -> Iterator[tuple[int, tuple[bool, int]]]:
-    """Every seed with its outcome and steps, in order."""
+    """Yield every seed with its outcome and steps, in order."""
     if workers == 1:
         yield from ((seed, attempt((task, noise), seed)) for seed in seeds)
         return
@@ -47,14 +47,14 @@ def attempts(task: str, noise: float, seeds: list[int], workers: int) -> Iterato
 
 
 def logged(log: Path | None, task: str, noise: float) -> dict[int, tuple[bool, int]]:
-    """Outcomes of an earlier run."""
+    """Read the outcomes of an earlier run."""
     lines = log.read_text().splitlines() if log is not None and log.exists() else []
-    entries = [json.loads(line) for line in lines if line.endswith("]")]  # the last may have been cut short
+    entries = [json.loads(line) for line in lines if line.endswith("]")]  # the last line may be incomplete
     return {seed: (success, steps) for name, n, seed, success, steps in entries if (name, n) == (task, noise)}
 
 
 def measure(task: str, noise: float, seeds: range, workers: int, log: Path | None) -> list[tuple[bool, int]]:
-    """Outcome and steps of every seed, those that are not in the log attempted now."""
+    """Return outcome and steps of every seed; seeds that are not in the log are attempted now."""
     outcomes = logged(log, task, noise)
     left = [seed for seed in seeds if seed not in outcomes]
     for seed, outcome in tqdm(attempts(task, noise, left, workers), task, len(left), leave=False):

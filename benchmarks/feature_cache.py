@@ -1,14 +1,14 @@
-"""How much of the encoder's own speed the feature cache keeps, and what opening a full cache costs.
+"""The feature cache's speed as a share of the encoder's own speed, and the cost of opening a full cache.
 
 Run: python benchmarks/feature_cache.py demos/lift.hdf5 [--engines openvino eager] [--frames 256] [--rounds 7]
      python benchmarks/feature_cache.py demos/lift.hdf5 --open [--gigabytes 4]
-Prints a Markdown table. About a minute a round and engine on two cores for the first; a minute for the second.
+Prints a Markdown table. On two cores, the first form takes about a minute per round and engine, the second one minute.
 
-(a) encodes the same blocks of 32 frames, decoded and in memory beforehand: the encoder's own speed.
+(a) encodes the same blocks of 32 frames, already decoded and in memory: the encoder's own speed.
 (b) is `cache_features` from the file to a cache on disk: decoding, encoding, writing, hashing.
 (c) is (b) without threads: one block is read, then encoded, then written.
-All three take turns within each round, and a share is the median over rounds of the ratio within one round: what else
-runs on the machine then hits all of them.
+All three take turns within each round. A share is the median over rounds of the ratio within one round, so that other
+load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-# PyTorch's and OpenVINO's thread pools take turns here: threads of one that spin while they wait slow the other down.
+# PyTorch's and OpenVINO's thread pools take turns here: threads of one that spin while waiting slow down the other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -36,19 +36,19 @@ from s2robot.feature_cache.entry import Entry
 
 
 def ready(encoder: S2Encoder, blocks: list[np.ndarray]) -> None:
-    """(a)."""
+    """Form (a): the encoder alone."""
     for images in blocks:
         encoder(torch.from_numpy(images))
 
 
 def cached(encoder: S2Encoder, dataset: DemonstrationDataset, episodes: int, scratch: str) -> None:
-    """(b)."""
+    """Form (b): the feature cache."""
     with tempfile.TemporaryDirectory(dir=scratch) as root:
         cache_features(dataset, encoder, dataset.cameras[0], root, num_episodes=episodes)
 
 
 def in_sequence(encoder: S2Encoder, dataset: DemonstrationDataset, blocks: int, scratch: str) -> None:
-    """(c)."""
+    """Form (c): the feature cache without threads."""
     camera = dataset.cameras[0]
     shape = encoder.feature_shape(*dataset.image_size(camera))
     with tempfile.TemporaryDirectory(dir=scratch) as root:
@@ -61,7 +61,7 @@ def in_sequence(encoder: S2Encoder, dataset: DemonstrationDataset, blocks: int, 
 
 
 def throughput(dataset: DemonstrationDataset, engine: str, frames: int, rounds: int, scratch: str) -> list[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     encoder = S2Encoder("efficientnet_lite0", (224, 448), engine=engine)
     lengths = np.cumsum(dataset.lengths)
     episodes = int(np.searchsorted(lengths, frames)) + 1
@@ -80,7 +80,7 @@ def throughput(dataset: DemonstrationDataset, engine: str, frames: int, rounds: 
 
 
 def opening(dataset: DemonstrationDataset, gigabytes: float, scratch: str) -> list[str]:
-    """Seconds to open a full cache: as it was left, with every block hashed again; and to hash the dataset."""
+    """Return the seconds to open a full cache, to open it with every block hashed again, and to hash the dataset."""
     row_bytes = 640 * 7 * 7 * 2
     with tempfile.TemporaryDirectory(dir=scratch) as root:
         entry = Entry(Path(root), int(gigabytes * 1e9 / row_bytes), row_bytes)
@@ -122,7 +122,7 @@ def main() -> None:
             header = ["GB", "blocks", "open, s", "open with every block hashed, s", "hash the dataset, s per GB"]
             print(markdown(header, [opening(dataset, options.gigabytes, options.scratch)]))
         else:
-            dataset.fingerprint()  # remembered: once per run, not per camera
+            dataset.fingerprint()  # the dataset keeps it, so a run computes it once, not once per camera
             header = ["engine", "frames", "(a) frames/s", "(b) frames/s", "(c) frames/s", "(b) of (a)", "(c) of (a)"]
             lines = [
                 throughput(dataset, engine, options.frames, options.rounds, options.scratch)

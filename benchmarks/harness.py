@@ -1,10 +1,10 @@
-"""What the benchmark's harness adds to its cells' own time.
+"""The time that the benchmark's harness adds to the cells' own time.
 
 Run: python benchmarks/harness.py [key=value …]     (settings of `s2robot benchmark`; default: configs/benchmark.yaml)
 
-A cell's own time is that of collecting, loading the encoder, encoding and training, and rollouts: what `collect`,
-`train` and `evaluate` take. The rest is the harness: keys, locks, the plan, joining results, `results.parquet`. The
-report is written once, and stated by itself.
+A cell's own time is the time of `collect`, `train` and `evaluate`: collecting, loading the encoder, encoding, training
+and rollouts. The rest is the harness: keys, locks, the plan, joining results, `results.parquet`. The report is written
+once, and its time is printed separately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from s2robot_envs import default_num_envs, make_vector_env
 
 
 def timed(work: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    """The same function, which also notes how long each call took."""
+    """Wrap a function so that it also records how long each call takes."""
 
     def run(*arguments: Any) -> Any:
         start = time.perf_counter()

@@ -18,7 +18,7 @@ SEEDS, STATES, SHIFT = 3, 100, 0.25
 
 
 def coverage(seed_std: float, state_std: float, simulations: int) -> tuple[float, float, float]:
-    """Spread between training seeds [points], and the coverage of Wilson's interval and of the bootstrap's."""
+    """Return the spread between training seeds [points], and the coverage of Wilson's and of the bootstrap interval."""
     rng = np.random.default_rng(0)
     truth = stats.norm.cdf(SHIFT / math.sqrt(1 + seed_std**2 + state_std**2))
     effects = SHIFT + rng.normal(0, seed_std, 100_000)

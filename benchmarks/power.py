@@ -1,9 +1,9 @@
-"""Whether the difference that a dry run calls detectable is found by the decision of a report 80% of the time.
+"""Check that a report finds the difference that a dry run calls detectable in 80% of simulated benchmarks.
 
 Run: python benchmarks/power.py [--simulations 600]
-The decision: the larger p of the paired bootstrap and the sign-flip test is at most 5%. Success rates of training seeds
-follow beta distributions; given those, episodes are independent. 600 simulations take about a quarter of an hour on one
-core and leave a standard error of about 2% of the difference.
+A report finds a difference if the larger p-value of the paired bootstrap and the sign-flip test is at most 5%. Success
+rates of training seeds follow beta distributions; given those, episodes are independent. 600 simulations take about a
+quarter of an hour on one core and leave a standard error of about 2% of the difference.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ POWER, ALPHA, RESAMPLES = 0.8, 0.05, 1000
 
 
 def simulated_difference(rate: float, episodes: int, seeds: int, simulations: int) -> float:
-    """The improvement on `rate` that the decision finds with 80% power."""
+    """Return the improvement over `rate` that a report finds with 80% power."""
     rng = np.random.default_rng(0)
     policies = rng.random((simulations, 2, seeds, 1))
-    chances = rng.random((simulations, 2, seeds, episodes))  # the same for all differences
+    chances = rng.random((simulations, 2, seeds, episodes))  # the same draws for all differences
 
     def excess(difference: float) -> float:
         rates = np.array([rate, rate + difference]).reshape(1, 2, 1, 1)

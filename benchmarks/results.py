@@ -1,8 +1,9 @@
-"""Success of the policies: demonstrations, training and rollouts of each experiment, as the table of docs/results.md.
+"""Success of the policies: demonstrations, training and rollouts of each experiment, for the table of docs/results.md.
 
 Run: python benchmarks/results.py [key=value …] [--experiments NAME …] [--episodes 200] [--output outputs/results]
      (key=value words come first and go to training, for example encoder.engine=openvino device=cpu)
-Hours for all of them on two cores. Stopped anywhere, the same command goes on; what is finished is only printed.
+All experiments take hours on two cores. An interrupted run continues with the same command; finished experiments are
+only printed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 TASKS = {
     "lift": ("Lift", 120, 448, 100_000),
     "can": ("PickPlaceCan", 200, 224, 100_000),
-    # Their `execute_steps` was chosen on the first seeds.
+    # Their `execute_steps` was chosen on the first seeds, so those are not evaluated again.
     "stack": ("Stack", 200, 224, 100_200),
     "square": ("NutAssemblySquare", 200, 224, 100_200),
 }
@@ -29,12 +30,12 @@ EXPERIMENTS = sorted(
 
 
 def s2robot(*words: str) -> None:
-    """Run one verb; its own messages and progress are shown."""
+    """Run one verb, with its own messages and progress shown."""
     subprocess.run([sys.executable, "-m", "s2robot.cli", *words], check=True)
 
 
 def run(experiment: str, output: Path, episodes: int, words: list[str]) -> dict:
-    """Everything that one row needs, as far as it is not there yet; the evaluation's results."""
+    """Run everything that one row needs and that does not exist yet; return the evaluation's results."""
     task, demonstrations, size, first_seed = TASKS[experiment.partition("_")[0]]
     dataset = output / f"{task}_{demonstrations}.hdf5"
     folder = output / experiment
@@ -54,7 +55,7 @@ def run(experiment: str, output: Path, episodes: int, words: list[str]) -> dict:
 
 
 def row(experiment: str, results: dict) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     low, high = results["interval"]
     scales = ", ".join(map(str, results["scales"]))
     cells = [

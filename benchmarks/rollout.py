@@ -1,15 +1,15 @@
-"""Episodes per minute of `s2robot evaluate` against the plain recipe, at what success.
+"""Episodes per minute and success of `s2robot evaluate`, compared with a plain recipe.
 
 Run: python benchmarks/rollout.py CHECKPOINT [--plain-checkpoint CHECKPOINT] [--episodes 50] [--num-envs N]
 
 The plain recipe is one environment in this process, robosuite's default rendering (profile `full`: shadows,
 reflections, antialiasing), every camera rendered and encoded at every step, one call of the backbone per camera and
-scale, eager PyTorch in fp32. It shares checkpoint, seeds, chunk execution and noise with the fast one, so that only
-speed and the pictures differ. A policy trained on pictures of the `fast` profile sees unfamiliar ones in the plain
-recipe; for a fair success rate give it, with --plain-checkpoint, one that was trained on the same demonstrations
-rendered in full (`s2robot render dataset=… out=… render_profile=full`).
+scale, and eager PyTorch in fp32. Checkpoint, seeds, chunk execution and noise are the same as in `s2robot evaluate`, so
+that only speed and images differ. A policy trained on images of the `fast` profile sees unfamiliar images in the plain
+recipe. For a fair success rate, give --plain-checkpoint a policy that was trained on the same demonstrations rendered
+in full (`s2robot render dataset=… out=… render_profile=full`).
 
-Environments, encoders and their first calls are made before the clocks start. Prints a Markdown table.
+Environments and encoders are made, and called once, before the clocks start. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one recipe did: its episodes, and the seconds they took."""
+    """The episodes of one recipe and the seconds that they took."""
 
     episodes: list[EpisodeResult]
     seconds: float
 
     @property
     def successes(self) -> int:
-        """Solved episodes."""
+        """Number of solved episodes."""
         return sum(episode.success for episode in self.episodes)
 
     @property
@@ -59,7 +59,7 @@ class Outcome:
 
 
 class PlainEncoder:
-    """One camera and one scale per call of the eager fp32 backbone, as S²'s reference code does it."""
+    """Encode one camera and one scale per call of the eager fp32 backbone, as S²'s reference code does."""
 
     def __init__(self, encoder: S2Encoder) -> None:
         self._encoder = encoder
@@ -88,7 +88,7 @@ class PlainEncoder:
 
 @torch.inference_mode()
 def run_plain(folder: str, seeds: range) -> Outcome:
-    """The plain recipe, one episode after the other."""
+    """Run the plain recipe, one episode after another."""
     policy, encoder, checkpoint = load_policy(folder, CPU, "eager")
     if encoder.precision != "fp32" or encoder.scale_set.upsampled or encoder.duplicate > 1:
         raise SystemExit("the plain recipe is written for fp32 encoders that resize the image as given, duplicate=1")
@@ -140,7 +140,7 @@ def _plain_episode(policy: Policy, encode: PlainEncoder, checkpoint: Checkpoint,
 
 
 def run_ours(folder: str, seeds: range, num_envs: int, engine: str | None) -> Outcome:
-    """Vector environments, fast rendering, frames encoded when the policy looks at them."""
+    """Run the recipe of `s2robot evaluate`: vector environments, fast rendering, only frames that the policy uses."""
     policy, encoder, checkpoint = load_policy(folder, CPU, engine)
     actor = Actor(policy, encoder, checkpoint, CPU)
     envs = make_vector_env(
@@ -160,7 +160,7 @@ def run_ours(folder: str, seeds: range, num_envs: int, engine: str | None) -> Ou
 
 
 def report(plain: Outcome, ours: Outcome) -> Iterator[str]:
-    """The table, the ratio, and the difference in success."""
+    """Return the table, the ratio of the speeds, and the difference in success."""
     yield "| recipe | episodes/minute | success | 95% Wilson interval |"
     yield "|---|---|---|---|"
     for name, outcome in (("plain", plain), ("s2robot", ours)):

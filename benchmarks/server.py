@@ -1,14 +1,16 @@
-"""Round trip of the inference server over the loopback interface: docs/deployment.md's table.
+"""Round-trip time of the inference server over the loopback interface: the table of docs/deployment.md.
 
 Run: python benchmarks/server.py [--checkpoint DIR] [--sizes 224 448] [--clients 1 2] [--requests 100] [--device cpu]
          [--engine openvino]
 Writes benchmarks/results/server_<device>.md. About 2 minutes on two cores.
 
-Server and clients are processes of their own. A request is one observation (two cameras) after a whole chunk has been
-executed, of a policy that looks at one step. Without --checkpoint the policy is an untrained `bc` on
-efficientnet_lite0 {224, 448}: weights do not change the time. `compute` is the server's time for encoder and policy,
-`serialise` is packing and unpacking of request and answer, on both sides, `rest` what remains of the round trip:
-sockets, the event loop, and waiting for the other client's computation.
+Server and clients are separate processes. A request is one observation (two cameras) after a whole chunk has been
+executed, for a policy that looks at one step. Without --checkpoint the policy is an untrained `bc` on
+efficientnet_lite0 {224, 448}, because weights do not change the time. The columns:
+
+- `compute`: the server's time for encoder and policy.
+- `serialise`: packing and unpacking of request and answer, on both sides.
+- `rest`: the remainder of the round trip: sockets, the event loop, and waiting for the other client's computation.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ HEADER = ["image", "clients", "round trip ms", "p95 ms", "compute ms", "serialis
 
 
 def untrained_checkpoint(folder: Path) -> Path:
-    """An untrained bc policy on the default encoder, two cameras at 448 pixels."""
+    """Make a checkpoint of an untrained bc policy on the default encoder, with two cameras at 448 pixels."""
     import torch
 
     from s2robot import S2Encoder
@@ -92,7 +94,7 @@ def serving(checkpoint: Path, options: argparse.Namespace) -> Iterator[str]:
 
 
 def observe(info: dict[str, Any], size: int, seed: int) -> dict[str, np.ndarray]:
-    """Noise in the shape of what the policy looks at."""
+    """Return noise in the shape of the policy's observations."""
     rng = np.random.default_rng(seed)
     seen = {f"{camera}_image": rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for camera in info["cameras"]}
     first, *others = info["proprioception"] or [None]
@@ -101,7 +103,7 @@ def observe(info: dict[str, Any], size: int, seed: int) -> dict[str, np.ndarray]
 
 
 def ask(url: str, size: int, requests: int, seed: int) -> list[dict[str, float]]:
-    """One client: per request, seconds of the round trip, the server's computation, and serialising."""
+    """Run one client; return the seconds of the round trip, the server's computation and serialising, per request."""
     rows = []
     with connect(url, compression=None, max_size=MAX_MESSAGE, proxy=None) as connection:
         info = unpack(connection.recv())
@@ -126,7 +128,7 @@ def ask(url: str, size: int, requests: int, seed: int) -> list[dict[str, float]]
             end = time.perf_counter()
             if answer["type"] != "actions":
                 raise SystemExit(f"the server answered {answer}")
-            unpack(request)  # what the server does with it, and with its answer
+            unpack(request)  # repeats the server's unpacking and packing, to time it
             pack(answer)
             there = time.perf_counter() - end
             rows.append(
@@ -141,7 +143,7 @@ def ask(url: str, size: int, requests: int, seed: int) -> list[dict[str, float]]
 
 
 def measure(url: str, size: int, clients: int, requests: int) -> list[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     with ProcessPoolExecutor(clients, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(ask, url, size, requests, 1000 * seed) for seed in range(clients)]
         rows = [row for future in futures for row in future.result()]

@@ -1,9 +1,10 @@
-"""How far the trained toys of the tests lie from their bounds, in standard deviations over seeds.
+"""The margins of the tests' trained toys: distances from their bounds in standard deviations over seeds.
 
     python benchmarks/toy_margins.py [--seeds 20] [--only flow]
 
-A test trains each once. What it then measures is one draw, and another on another processor or with another release of
-torch; a bound four deviations away is crossed by no machine, one at two deviations by every twentieth.
+A test trains each toy once, so its measure is one random draw, which another processor or release of torch changes. A
+bound that is four deviations away is practically never crossed; one at two deviations is crossed on every twentieth
+machine.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ WANTED = 4.0
 
 
 def rows(name: str, toy: Toy, seeds: range) -> Iterator[tuple[str, float]]:
-    """A line of the table for each measure of a toy, and the margin in it."""
+    """Yield a line of the table, and the margin, for each measure of a toy."""
     measured = [toy.measure(seed) for seed in seeds]
     for measure in measured[0]:
         values = [found[measure] for found in measured]

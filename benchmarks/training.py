@@ -1,17 +1,17 @@
-"""Training from cached features beside training that encodes in every step; data loading; memory: docs/training.md.
+"""Speed of training from cached features and with encoding in every step, data loading, memory: docs/training.md.
 
 Run: python benchmarks/training.py DATASET [POLICY …] [key=value …] [--demonstrations 60] [--steps 30] [--plain-steps 2]
      python benchmarks/training.py --memory [--sizes 50 500]
 
 For each policy, with the settings of `train_policy.py` (key=value, for example +experiment=lift_bc):
-- cached: `--steps` steps of the training loop as it is, after as many for warming up, from features cached before;
-- plain: `--plain-steps` steps that read the same windows' images and encode them first, as recipes without a cache do,
-  with the same encoder at its own speed and the same optimizer step after it;
-- waiting: what the loop stood still for its batches; gathering: what it would, were they not gathered in a thread.
-An epoch is steps of equal size, so the ratio of steps is that of epochs.
+- cached: `--steps` steps of the real training loop from cached features, after equally many warm-up steps;
+- plain: `--plain-steps` steps that first read and encode the images of the same windows, as recipes without a cache do,
+  with the same encoder and the same optimizer step;
+- waiting: the time that the loop waits for its batches; gathering: the time that it would wait without the thread.
+All steps of an epoch have the same size, so the ratio of steps is also the ratio of epochs.
 
---memory trains on SYNTHETIC features (random numbers in the shape of two cameras at scales {224, 448}, 50 steps a
-demonstration) in a process for each size, and reads what the process holds from /proc/self/smaps_rollup.
+--memory trains on SYNTHETIC features (random numbers in the shape of two cameras at scales {224, 448}, 50 steps per
+demonstration) in one process per size, and reads the process's memory from /proc/self/smaps_rollup.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ EPISODE_STEPS = 50
 
 
 def make_loop(config: TrainConfig, data: TrainingData) -> TrainingLoop:
-    """The training loop of `train`, without its files."""
+    """Make the training loop of `train`, without its files."""
     torch.manual_seed(config.seed)
     policy = make_policy(config.policy, config.readout, data.plan.spec)
     policy.fit_normalization(data.demonstrations.actions, data.demonstrations.proprioception)
@@ -60,7 +60,7 @@ def make_loop(config: TrainConfig, data: TrainingData) -> TrainingLoop:
 
 
 def cached_steps(loop: TrainingLoop, steps: int) -> tuple[list[float], list[float]]:
-    """Seconds of each step of the loop, waiting for its batch included, and of the waiting alone."""
+    """Return the seconds of each step of the loop, including the wait for its batch, and of the wait alone."""
     total: list[float] = []
     waiting: list[float] = []
     while len(total) < steps:
@@ -79,7 +79,7 @@ def cached_steps(loop: TrainingLoop, steps: int) -> tuple[list[float], list[floa
 
 
 def plain_steps(loop: TrainingLoop, dataset: DemonstrationDataset, encoder: S2Encoder, steps: int) -> list[float]:
-    """Seconds of steps that read and encode the images of their windows."""
+    """Return the seconds of steps that read and encode the images of their windows."""
     seconds = []
     for indices, batch in loop._batches.of_epoch(0):
         if len(seconds) == steps:
@@ -88,7 +88,7 @@ def plain_steps(loop: TrainingLoop, dataset: DemonstrationDataset, encoder: S2En
         fresh = {
             camera: encode_windows(loop, dataset, encoder, camera, indices) for camera in batch.observation.features
         }
-        for camera, rows in fresh.items():  # the same numbers, to the rounding of another batch size
+        for camera, rows in fresh.items():  # must equal the cached features except for rounding (other batch size)
             torch.testing.assert_close(rows, batch.observation.features[camera], atol=0.1, rtol=0.1)
         seen = Observation(fresh, batch.observation.proprioception, batch.observation.past_actions)
         loop._train_step(indices, Batch(seen, batch.actions))
@@ -99,7 +99,7 @@ def plain_steps(loop: TrainingLoop, dataset: DemonstrationDataset, encoder: S2En
 def encode_windows(
     loop: TrainingLoop, dataset: DemonstrationDataset, encoder: S2Encoder, camera: str, indices: np.ndarray
 ) -> torch.Tensor:
-    """Features float16 [B, To, numel] of windows, from their images."""
+    """Compute the features of windows from their images, float16 [B, To, numel]."""
     rows = loop._windows.rows(indices)
     starts = np.concatenate([[0], np.cumsum(dataset.lengths)])
     images = np.empty((rows.size, *dataset.image_size(camera), 3), np.uint8)
@@ -111,7 +111,7 @@ def encode_windows(
 
 
 def gather_seconds(loop: TrainingLoop, count: int) -> float:
-    """Median time of gathering one batch, with nothing beside it."""
+    """Return the median time to gather one batch while nothing else runs."""
     size = loop.settings.batch_size
     order = np.random.default_rng(0).permutation(len(loop._windows))
     seconds = []
@@ -124,7 +124,7 @@ def gather_seconds(loop: TrainingLoop, count: int) -> float:
 
 
 def save_seconds(loop: TrainingLoop) -> tuple[float, float]:
-    """Time of saving the whole state, and its size [MB]."""
+    """Return the time to save the whole state, and its size [MB]."""
     with tempfile.TemporaryDirectory() as folder:
         loop._output = Path(folder)
         start = time.perf_counter()
@@ -133,7 +133,7 @@ def save_seconds(loop: TrainingLoop) -> tuple[float, float]:
 
 
 def compare(config: TrainConfig, arguments: argparse.Namespace) -> list[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     encoder = S2Encoder(**asdict(config.encoder), device=make_processes(config.device).device)
     data = prepare(config, encoder)
     loop = make_loop(config, data)
@@ -170,7 +170,7 @@ COLUMNS = [
 
 
 def synthetic_data(folder: Path, demonstrations: int) -> TrainingData:
-    """Random features on disk in the shape of a real run's, and random actions."""
+    """Write random features in the shape of a real run's to disk, and make random actions."""
     rng = np.random.default_rng(0)
     frames = demonstrations * EPISODE_STEPS
     features = {}
@@ -193,7 +193,7 @@ def synthetic_data(folder: Path, demonstrations: int) -> TrainingData:
 
 
 def memory_of(demonstrations: int, steps: int) -> dict[str, float]:
-    """Train on synthetic features; what the process holds at its peak [MB]: memory of its own, and pages of files."""
+    """Train on synthetic features; return the process's peak memory [MB]: its own, and pages of files."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         data = synthetic_data(Path(folder), demonstrations)
         config = TrainConfig(
@@ -208,13 +208,13 @@ def memory_of(demonstrations: int, steps: int) -> dict[str, float]:
 
 
 def held(name: str) -> float:
-    """A field of /proc/self/smaps_rollup [MB]."""
+    """Read a field of /proc/self/smaps_rollup [MB]."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{name}:"))
 
 
 def memory_lines(arguments: argparse.Namespace) -> list[list[str]]:
-    """A line for each number of demonstrations, each measured in a process of its own."""
+    """Return a line for each number of demonstrations, each measured in a separate process."""
     lines = []
     for size in arguments.sizes:
         words = [sys.executable, __file__, "--memory-of", str(size), "--steps", str(arguments.steps)]
@@ -226,7 +226,7 @@ def memory_lines(arguments: argparse.Namespace) -> list[list[str]]:
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *lines])
 
 
@@ -258,7 +258,7 @@ def main() -> None:
     for policy in policies:
         fixed = [f"dataset={dataset}", f"policy={policy}", f"num_demonstrations={arguments.demonstrations}"]
         config: TrainConfig = compose("train_policy", [*fixed, *settings])
-        # Every step must be alike: no rows, no checkpoints, no end.
+        # All steps must do the same work: no log rows, no checkpoints, no end of training.
         training = replace(config.training, epochs=10**6, validation_fraction=0.0)
         lines.append(compare(replace(config, training=training), arguments))
     print(table(COLUMNS, lines))

@@ -38,14 +38,14 @@ WIDTH, ROW, GAP = 12.0, 0.78, 0.12  # inches
 
 
 def layers() -> list[list[str]]:
-    """The layers from top to bottom, each a list of packages."""
+    """Return the layers from top to bottom, each as a list of packages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contract = next(c for c in project["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
     return [[name.strip().removeprefix("s2robot.") for name in row.split("|")] for row in contract["layers"]]
 
 
 def draw() -> Figure:
-    """One row of boxes per layer."""
+    """Draw one row of boxes per layer."""
     rows = layers()
     height = len(rows) * (ROW + GAP) + GAP
     figure = Figure(figsize=(WIDTH, height))

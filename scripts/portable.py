@@ -1,12 +1,12 @@
-"""Hold what this computer computes against what other kinds of computer would, and run the tests as they would.
+"""Compare this computer's results with those of other, emulated kinds of computer, and run the tests on each kind.
 
-    make test-portable                                  both, on every kind
+    make test-portable                                  results and tests, on every kind
     make test-portable PORTABLE_ARGS="--only sse4"      one kind
     make test-portable PORTABLE_ARGS="--facts"          without the tests
 
-A kind of computer is emulated by the switches of the libraries that choose code by processor: PyTorch, oneDNN
-(OpenVINO's too), NumPy, glibc and Mesa's software OpenGL. It is this processor that computes: what it does not have is
-not emulated.
+A kind of computer is emulated by environment variables of the libraries that choose code by processor: PyTorch, oneDNN
+(OpenVINO's too), NumPy, glibc and Mesa's software OpenGL. They can only disable features of this processor; features
+that it lacks are not emulated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, str]] = {
     "sse4": SSE4,
     "osmesa": {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
 }
-"""Name -> what its environment sets beyond this one's."""
+"""Name -> environment variables that emulate this kind."""
 
 TESTS = (
     *("test_s2", "test_encoder", "test_engines", "test_backbones", "test_feature_cache", "test_export"),
@@ -61,27 +61,27 @@ TESTS = (
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a fact of another kind of computer may lie from ours, and why."""
+    """The accepted difference between a fact on another kind of computer and on this one."""
 
     pattern: str
     absolute: float
     relative: float = 0.0
-    share: float = 0.0  # of the values may lie further, up to `far`
+    share: float = 0.0  # share of the values that may differ more, up to `far`
     far: float = 0.0
 
 
-# What docs/architecture.md promises, "What is the same where".
+# The promises of docs/architecture.md, "What is the same where".
 TOLERANCES = (
-    Tolerance("features", 0.0, relative=1e-4),  # of the map's norm: sums in another order
-    Tolerance("actions", 1e-3),  # of a range of 2
-    Tolerance("pixels", 2, share=0.01, far=255),  # an edge may fall on the next pixel
+    Tolerance("features", 0.0, relative=1e-4),  # relative to the map's norm; sums are in another order
+    Tolerance("actions", 1e-3),  # the range is 2
+    Tolerance("pixels", 2, share=0.01, far=255),  # an edge may fall on the neighbouring pixel
     Tolerance("initial state", 1e-9),
-    Tolerance("state after", 1e-6),  # chaos has not begun after a second
+    Tolerance("state after", 1e-6),  # after one second the chaotic contacts have not yet amplified rounding
 )
 
 
 def disagreement(name: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[str, bool]:
-    """What to print of a fact on another kind of computer, and whether it is within what is promised."""
+    """Return a text about the difference of one fact, and whether the difference is within the promised tolerance."""
     if ours.shape != theirs.shape:
         return f"shape {theirs.shape} for {ours.shape}", False
     if np.array_equal(ours, theirs):
@@ -99,14 +99,14 @@ def disagreement(name: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[str, 
 
 
 def environment(changes: dict[str, str]) -> dict[str, str]:
-    """This process's, with one thread and the changes; nothing that pytest or make told it."""
+    """Return this process's environment with one thread and the changes, without variables set by pytest or make."""
     outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "PYTEST_ADDOPTS")}
     ours = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MUJOCO_GL": "egl"}
     return {**outside, **ours, **changes}
 
 
 def facts(changes: dict[str, str]) -> dict[str, np.ndarray]:
-    """What tests/portable_facts.py computes in a process of that kind."""
+    """Return what tests/portable_facts.py computes in a process of that kind."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "facts.npz"
         command = [sys.executable, "-W", "ignore", "tests/portable_facts.py", str(path)]
@@ -118,11 +118,11 @@ def facts(changes: dict[str, str]) -> dict[str, np.ndarray]:
 
 
 def compare(kind: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
-    """Print a line per fact that is not equal; whether all are within what is promised."""
+    """Print a line per fact that is not equal; return whether all are within the promised tolerances."""
     good, equal = True, 0
     for name in ours:
         text, within = disagreement(name, ours[name], theirs[name])
-        within &= kind != "the same" or text == "equal"  # one machine: everything
+        within &= kind != "the same" or text == "equal"  # on one machine everything must be equal
         equal += text == "equal"
         good &= within
         if text != "equal":
@@ -132,7 +132,7 @@ def compare(kind: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray
 
 
 def run_tests(changes: dict[str, str], workers: int) -> tuple[bool, str]:
-    """Run the tests of `TESTS` on that kind; whether they pass, and pytest's last line."""
+    """Run the tests of `TESTS` on that kind; return whether they pass, and pytest's last line."""
     workers = max(1, workers // int(changes.get("S2ROBOT_TEST_THREADS", 1)))
     command = [sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadfile", "-p", "no:cacheprovider"]
     command += ["-m", "not slow and not gpu and not integration", *(f"tests/{name}.py" for name in TESTS)]
@@ -145,18 +145,18 @@ def run_tests(changes: dict[str, str], workers: int) -> tuple[bool, str]:
 
 
 def missing(kind: str) -> str | None:
-    """Why a kind cannot be had here."""
+    """Return why a kind cannot be emulated here; None if it can."""
     if kind == "osmesa" and not ctypes.util.find_library("OSMesa"):
         return "libOSMesa is missing (Debian: libosmesa6)"
     return None
 
 
 def main() -> None:
-    """Compare, test, and end with 1 where a kind does not give what is promised."""
+    """Compare and test every kind; exit with 1 if one of them breaks a promise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=list(KINDS), help="this kind; may be given again")
-    parser.add_argument("--facts", action="store_true", help="compare, and run no tests")
-    parser.add_argument("--workers", type=int, default=2, help="processes that tests run in")
+    parser.add_argument("--only", action="append", choices=list(KINDS), help="run only this kind; may be repeated")
+    parser.add_argument("--facts", action="store_true", help="compare only, run no tests")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes that run the tests")
     options = parser.parse_args()
     ours, failed = facts({}), []
     for kind in options.only or KINDS:
