@@ -1,9 +1,9 @@
-"""The benchmark where it meets the simulator, and as a Hydra application for sweeps over cells.
+"""Connect the benchmark to the simulator, and run its cells as a Hydra application for sweeps.
 
     python -m s2robot.cli.cells -m 'cells=range(0,4)' hydra/launcher=submitit_slurm output=outputs/benchmark
 
-runs each cell, of which dry_run=true prints the numbers, as a job of its own (with `pip install 's2robot[slurm]'`, on
-SLURM); `s2robot benchmark` with the same words then finds them done and writes the report.
+runs each cell as a job of its own (on SLURM, with `pip install 's2robot[slurm]'`). dry_run=true prints the numbers of
+the cells. `s2robot benchmark` with the same words then finds the cells done and writes the report.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from s2robot_envs.tasks import get_task
 
 
 def run_cells(config: BenchmarkConfig) -> Output:
-    """Do what the settings ask for: a dry run, a calibration, some cells, or the whole benchmark."""
+    """Run what the settings select: a dry run, a calibration, some cells, or the whole benchmark."""
     num_envs = config.num_envs or default_num_envs()
     if config.dry_run:
         text = _dry_run(config, num_envs)
         return Output(text, {"plan": text.splitlines()})
-    # A calibration is of the base arm alone: which contrasts are stated is nothing to it.
+    # A calibration runs the base arm alone, where the stated contrasts would find nothing to compare.
     grid = make_grid(replace(config, contrasts=[]) if config.calibrate else config)
     download_weights(check_runnable(config, check_collection, grid))
     if config.calibrate:
@@ -60,7 +60,7 @@ def run_cells(config: BenchmarkConfig) -> Output:
 
 
 def _dry_run(config: BenchmarkConfig, num_envs: int) -> str:
-    """What is planned, and what the run needs before it: its cost can be known before its weights are here."""
+    """Describe the plan and the weights that the run needs; missing weights do not prevent a dry run."""
     grid = make_grid(config)
     try:
         downloads = check_runnable(config, check_collection, grid)
@@ -71,22 +71,22 @@ def _dry_run(config: BenchmarkConfig, num_envs: int) -> str:
 
 
 def task_facts(task: str) -> TaskFacts:
-    """What a dry run wants to know of a task.
+    """Return the facts of a task that a dry run needs.
 
     Raises:
-        S2RobotEnvError: unknown task.
+        S2RobotEnvError: the task is unknown.
     """
     spec = get_task(task)
     return TaskFacts(spec.horizon, tuple(spec.cameras))
 
 
 def check_collection(config: CollectConfig) -> None:
-    """Refuse what `collect_demonstrations` would; a simulator is built only where nothing else knows the cameras.
+    """Check the settings that `collect_demonstrations` will use; build a simulator only to check unlisted cameras.
 
     Raises:
-        S2RobotEnvError: unknown task, camera, profile or variant, or a task without an expert.
+        S2RobotEnvError: the task, camera, profile or variant is unknown, or the task has no expert.
     """
-    foreign = ":" in config.task  # of a family of its own, see `make_env`
+    foreign = ":" in config.task  # a task of a family other than robosuite's, see `make_env`
     if not foreign:
         Variant.parse(config.variant).check(get_task(config.task))
     make_expert(config.task, config.expert)
@@ -98,12 +98,12 @@ def check_collection(config: CollectConfig) -> None:
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="benchmark", version_base="1.3")
 def main(settings: DictConfig) -> None:
-    """Hydra application: the cells that `cells=` names."""
+    """Run the cells that `cells=` names; the Hydra application."""
     try:
         print(run_cells(resolve(settings)).text)
     except (S2RobotError, S2RobotEnvError) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise  # the launcher notes it against this job and runs the others
+            raise  # Hydra's launcher records the error for this job and runs the others
         sys.exit(f"error: {error}")
 
 

@@ -1,4 +1,4 @@
-"""What each verb does: words in, `Output` out; heavy imports stay inside the functions."""
+"""One function per verb: command-line words in, `Output` out; slow imports stay inside the functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from s2robot.interfaces import ConfigError
 
 
 def collect(words: list[str]) -> Output:
-    """Record demonstrations of a scripted expert."""
+    """Record demonstrations with a scripted expert."""
     from s2robot.cli.demonstrations import collect_demonstrations
 
     config: CollectConfig = parse(CollectConfig, words)
@@ -67,7 +67,7 @@ def inspect(words: list[str]) -> Output:
 
 
 def train(words: list[str]) -> Output:
-    """Train a policy; `train_policy.py` is the same with all of Hydra's options (multirun, launchers)."""
+    """Train a policy; `train_policy.py` does the same with all of Hydra's options (multirun, launchers)."""
     from s2robot.cli.closing import describe_checkpoint
     from s2robot.training import train as train_policy
 
@@ -77,7 +77,7 @@ def train(words: list[str]) -> Output:
 
 
 def encode(words: list[str]) -> Output:
-    """Fill the feature cache with what a training run of the same words needs."""
+    """Fill the feature cache with the features that a training run with the same words needs."""
     from s2robot.encoder import S2Encoder
     from s2robot.interfaces import resolve_device
     from s2robot.training import prepare
@@ -97,7 +97,7 @@ def evaluate(words: list[str]) -> Output:
     """Roll a checkpoint out over held-out seeds.
 
     Raises:
-        S2RobotError: among others, the simulator failed in some episodes; the results of the rest are printed first.
+        S2RobotError: for example, the simulator failed in some episodes; the results of the others are printed first.
     """
     from s2robot.evaluation import evaluate as evaluate_checkpoint
     from s2robot.report import plot_run
@@ -108,7 +108,7 @@ def evaluate(words: list[str]) -> Output:
     output = Path(config.output or Path(config.checkpoint).parent)
     plot_run(results, output / "results.png")
     low, high = results["interval"]
-    seeds = "unseen seeds" if config.first_seed >= EVALUATION_SEED else "seeds"  # the results warn of the others
+    seeds = "unseen seeds" if config.first_seed >= EVALUATION_SEED else "seeds"  # the results have a warning for these
     text = (
         f"success {results['successes']}/{results['episodes']} = {results['success_rate']:.1%} "
         f"(95% Wilson interval {low:.1%} to {high:.1%}) on {results['task']} over {seeds} "
@@ -131,14 +131,14 @@ def evaluate(words: list[str]) -> Output:
 
 
 def benchmark(words: list[str]) -> Output:
-    """Run a grid of cells, then report it; `dry_run=true` says what it would be, `calibrate=true` how hard."""
+    """Run a grid of cells and report it; `dry_run=true` only prints the plan, `calibrate=true` measures difficulty."""
     from s2robot.cli.cells import run_cells
 
     return run_cells(compose("benchmark", words))
 
 
 def report(words: list[str]) -> Output:
-    """Report any set of result folders."""
+    """Write a report of any set of result folders."""
     from s2robot.report import write_report
 
     folders, options = split(words, ["out"])
@@ -149,7 +149,7 @@ def report(words: list[str]) -> Output:
 
 
 def encoders(words: list[str]) -> Output:
-    """List the named backbones, describe one, or fetch its weights."""
+    """List the named backbones, describe one of them, or fetch its weights."""
     from s2robot.backbones import BACKBONES
     from s2robot.backbones.availability import is_available
     from s2robot.backbones.fetching import fetch
@@ -183,7 +183,7 @@ def doctor(words: list[str]) -> Output:
     """Check this machine.
 
     Raises:
-        S2RobotError: something is missing; the findings are printed first.
+        S2RobotError: a check found a problem; all findings are printed first.
     """
     from s2robot_envs.doctor import run_checks
 
@@ -198,7 +198,7 @@ def doctor(words: list[str]) -> Output:
 
 
 def plain(value: Any) -> Any:
-    """`value` with nothing in it but what JSON knows."""
+    """Convert `value` to plain JSON types; numbers that are not finite become None."""
     match value:
         case dict():
             return {str(key): plain(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""Finished episodes on disk, so that an evaluation runs only the seeds that are left."""
+"""A log of finished episodes on disk, so that an evaluation that is started again runs only the remaining seeds."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from s2robot.system.machine import Machine, differing_facts
 
 
 class EpisodeLog:
-    """What an evaluation has finished, one JSON line each after a first line that identifies it.
+    """The log of an evaluation: a first line that identifies the evaluation, then one JSON line per episode or video.
 
-    Lines of another evaluation (other checkpoint, environment, versions or way to act) are kept in `<path>.old`.
+    If the file belongs to another evaluation (other checkpoint, environment, versions or settings of acting), its lines
+    are kept in `<path>.old`.
 
     Args:
         path: the file.
-        identity: hash of everything that an episode depends on except its seed and the machine.
-        machine: the one that episodes added from now on are run on.
+        identity: hash of everything that determines an episode except its seed and the machine.
+        machine: the machine that runs the episodes added from now on.
 
     Attributes:
         episodes: seed -> outcome.
-        machines: seed -> the machine that ran it, its renderer included; logs of earlier versions do not say.
-        videos: as in `results.json`, by ascending seed.
-        warnings: seed -> what was found wrong when it was filmed last.
-        times: latency of all sessions.
+        machines: seed -> the machine that ran it, including its renderer; missing in logs of earlier versions.
+        videos: entries as in `results.json`, by ascending seed.
+        warnings: seed -> warning from the last time it was filmed.
+        times: latency over all sessions.
         seconds: wall time of all sessions [s].
     """
 
@@ -55,25 +56,25 @@ class EpisodeLog:
         self._earlier = self.seconds
 
     def add(self, episode: EpisodeResult, times: Times, seconds: float) -> None:
-        """Record a finished episode and the times since the last one, `seconds` after this process began, durably."""
+        """Record durably a finished episode and the times since the last one, `seconds` after this process began."""
         line = {"episode": asdict(episode), "times": asdict(times), "seconds": self._earlier + seconds}
         self._write({**line, "machine": self.machine})
 
     def add_video(self, seed: int, video: dict[str, Any] | None, warning: str | None, seconds: float) -> None:
-        """Record that a seed was filmed, or why it could not be, durably."""
+        """Record durably that a seed was filmed, or why it could not be."""
         self._write({"seed": seed, "video": video, "warning": warning, "seconds": self._earlier + seconds})
 
     def missing(self, seeds: Iterable[int]) -> list[int]:
-        """Those that were not run, or that ended in an error of the simulator."""
+        """Return the seeds that were not run yet or that ended in an error of the simulator."""
         return [seed for seed in seeds if seed not in self.episodes or self.episodes[seed].error is not None]
 
     def moved(self, seeds: Iterable[int]) -> str:
-        """How this machine differs from one that ran some of these seeds; empty where none is known to."""
+        """Describe how this machine differs from one that ran some of these seeds; empty if none is known to differ."""
         found = (differing_facts(self.machines[seed], self.machine or {}) for seed in seeds if seed in self.machines)
         return next(filter(None, found), "")
 
     def filmed(self) -> set[int]:
-        """Seeds of which there is a video."""
+        """Return the seeds whose video exists."""
         return {video["seed"] for video in self.videos if (self.path.parent / video["path"]).exists()}
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ class EpisodeLog:
         if "episode" in line:
             episode = EpisodeResult(**line["episode"])
             self.episodes[episode.seed] = episode
-            self.machines.pop(episode.seed, None)  # of a former try
+            self.machines.pop(episode.seed, None)  # the machine of an earlier try
             if line.get("machine") is not None and episode.error is None:
                 self.machines[episode.seed] = {"renderer": episode.renderer, **line["machine"]}
             self.times.add(Times(**line["times"]))

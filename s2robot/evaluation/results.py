@@ -1,4 +1,4 @@
-"""The document that `results.json` holds: one evaluated cell."""
+"""The content of `results.json`: the results of one evaluated cell."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ def make_results(
     machines: Mapping[int, Machine],
     policy_sha256: str,
 ) -> dict[str, Any]:
-    """Everything but the times and the videos.
+    """Make the results, except the times and the videos.
 
-    `successes`, `episodes`, `success_rate` and `interval` are those of the episodes that ran. `episode_results` also
-    holds those that ended in an error of the simulator; `errors` counts them. `machines` are those that ran the
-    episodes, and `machine` in `episode_results` is a place in that list, or None where the log does not say.
+    - `successes`, `episodes`, `success_rate` and `interval` count only the episodes that ran.
+    - `episode_results` also holds the episodes that ended in an error of the simulator; `errors` counts them.
+    - `machines` lists the machines that ran the episodes. `machine` in `episode_results` is an index into that list, or
+      None if the log does not record it.
 
     Raises:
-        RolloutError: not one episode ran.
+        RolloutError: no episode ran.
     """
     ran = [episode for episode in episodes if episode.error is None]
     if not ran:
@@ -96,13 +97,13 @@ def hash_json(document: Any) -> str:
 
 
 def _row(episode: EpisodeResult, machine: Machine | None, kinds: Sequence[Machine]) -> dict[str, Any]:
-    """An episode as `episode_results` holds it."""
+    """Return an episode's entry in `episode_results`."""
     row = {name: value for name, value in asdict(episode).items() if name != "renderer"}
     return {**row, "machine": None if machine is None else place_of(machine, kinds)}
 
 
 def _variant(encoder: EncoderConfig, config: EvaluateConfig) -> str:
-    """Name what sets this apart from the default encoder of its backbone and scales, and from acting as trained."""
+    """Name the settings that differ from the default encoder, and from acting as trained; "" if none does."""
     default = EncoderConfig()
     names = ("tile", "antialias", "pool_to", "cover", "keep_aspect", "upsampled", "duplicate")
     changed = [(name, getattr(encoder, name)) for name in names if getattr(encoder, name) != getattr(default, name)]

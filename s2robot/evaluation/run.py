@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: run the seeds that are left, film a few again, write `results.json`."""
+"""Evaluate a checkpoint: run the remaining seeds, run a few again to film them, write `results.json`."""
 
 from __future__ import annotations
 
@@ -26,27 +26,32 @@ from s2robot.system.machine import Machine, machine_facts, mixed_machines
 __all__ = ["RESULTS_SCHEMA", "MakeVectorEnv", "evaluate"]
 
 _HOPELESS = 10
-"""So many episodes that ended in an error before any ran mean that none will."""
+"""If this many episodes end in an error before any has run, the evaluation stops: none of the others would run."""
 
 MakeVectorEnv = Callable[..., VectorEnv]
 """`make_vector_env(task=…, num_envs=…, observation_steps=…, action_steps=…, on_failure="replace", timeout=…,
-**environment)`, auto-reset disabled; a failed environment is replaced and named in `info["error"]`."""
+**environment)`, without autoreset; a failed environment is replaced and reported in `info["error"]`."""
 
 RunSeeds = Callable[..., Iterator[tuple[EpisodeResult, EpisodeFilm | None]]]
 
 
 def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: int) -> dict[str, Any]:
-    """Roll a checkpoint out over held-out seeds; write `results.json` and videos; return the results.
+    """Roll a checkpoint out over held-out seeds, write `results.json` and videos, and return the results.
 
-    Finished episodes are appended to `episodes.jsonl` as they end; on one machine an episode depends on its seed alone,
-    so the results of an evaluation that was killed and started again there are those of an uninterrupted one. Started
-    again on another kind of machine it goes on, says so, and names both in the results. Asked for again, or for more
-    episodes, it runs those that are missing or ended in an error. Videos are made afterwards, by running the chosen
-    seeds again.
+    - Episodes are appended to `episodes.jsonl` as they end. An evaluation that is started again, also with more
+      episodes, runs only those that are missing or that ended in an error.
+    - On one machine an episode depends on its seed alone, so an interrupted evaluation gives the same results as an
+      uninterrupted one. On another kind of machine it continues, prints a line, and names both machines in the results.
+    - Videos are made afterwards, by running the chosen seeds again.
+
+    Args:
+        config: settings of the evaluation.
+        make_vector_env: function that makes the environments.
+        num_envs: number of environments that run at the same time.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or records no environment.
-        RolloutError: the environment does not fit the policy, or not one episode could be run.
+        RolloutError: the environment does not fit the policy, or no episode could be run.
     """
     device = resolve_device(config.device)
     policy, encoder, checkpoint = load_policy(config.checkpoint, device, config.engine)
@@ -68,7 +73,8 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
         environment["horizon"] = config.horizon
     actor = Actor(policy, encoder, checkpoint, device, config.execute_steps, config.temporal_ensemble)
     run = _make_run(config, actor, checkpoint, environment, make_vector_env, num_envs)
-    together = None if device.type == "cpu" else num_envs  # on a GPU episodes depend on their neighbours by rounding
+    # On a GPU, rounding depends on the batch size, so num_envs is part of what determines an episode.
+    together = None if device.type == "cpu" else num_envs
     acting = (str(device), together, config.engine, actor.execute_steps, config.temporal_ensemble)
     versions = package_versions() | packages_of(checkpoint.config.policy, checkpoint.config.readout)
     identity = hash_json([recorded, environment, versions, acting])
@@ -108,7 +114,7 @@ def _seed_warnings(first_seed: int) -> list[str]:
 
 
 def _renderer_notes(trained_on: Sequence[str], machines: Sequence[Machine]) -> Iterator[str]:
-    """Say that the pictures of the demonstrations were drawn by something else than those of the rollouts."""
+    """Yield a note if the demonstrations and the rollouts were rendered by different renderers."""
     here = sorted({machine["renderer"] for machine in machines if machine["renderer"] is not None})
     if trained_on and here and here != sorted(trained_on):
         yield (
@@ -125,7 +131,7 @@ def _make_run(
     make_vector_env: MakeVectorEnv,
     num_envs: int,
 ) -> RunSeeds:
-    """`run(seeds, film=False)`: make the environments, run the seeds, close the environments."""
+    """Return `run(seeds, film=False)`, which makes the environments, runs the seeds and closes the environments."""
 
     def run(seeds: Sequence[int], film: bool = False) -> Iterator[tuple[EpisodeResult, EpisodeFilm | None]]:
         if not seeds:
@@ -149,7 +155,7 @@ def _make_run(
 def _run_episodes(
     log: EpisodeLog, actor: Actor, config: EvaluateConfig, run: RunSeeds, start: float
 ) -> list[EpisodeResult]:
-    """Run the seeds that are left, log each episode as it ends, and return all that were asked for."""
+    """Run the remaining seeds, log each episode as it ends, and return all episodes that the settings request."""
     seeds = range(config.first_seed, config.first_seed + config.episodes)
     left = log.missing(seeds)
     if len(left) < len(seeds):
@@ -180,7 +186,7 @@ def _run_episodes(
 
 
 def _film(log: EpisodeLog, output: Path, seeds: Sequence[int], run: RunSeeds, start: float) -> None:
-    """Run the seeds once more with a camera, and check that they end as they did."""
+    """Run the seeds again to film them, and check that they end as before."""
     for result, recording in tqdm(
         run(seeds, film=True), total=len(seeds), unit="video", desc="videos", disable=not seeds
     ):

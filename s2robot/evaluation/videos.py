@@ -14,9 +14,9 @@ _VIDEO_FPS = 20  # robosuite's control frequency: videos play in real time
 
 
 def choose_seeds(episodes: Sequence[EpisodeResult], count: int) -> list[int]:
-    """Seeds to film: half of `count` (rounded up) successes and the rest failures, the first by seed.
+    """Choose the seeds to film: half of `count` (rounded up) successes and the rest failures, lowest seeds first.
 
-    Where there are fewer of one kind, the other fills up. Episodes that ended in an error are left out.
+    If there are too few of one kind, the other kind fills up. Episodes that ended in an error are left out.
     """
     ran = sorted((episode for episode in episodes if episode.error is None), key=lambda episode: episode.seed)
     successes = [episode.seed for episode in ran if episode.success]
@@ -27,7 +27,7 @@ def choose_seeds(episodes: Sequence[EpisodeResult], count: int) -> list[int]:
 
 
 def write_video(output: Path, recording: EpisodeFilm) -> dict[str, Any]:
-    """Write `videos/seed<n>_<outcome>.mp4` below `output`; returns its entry of `results.json`."""
+    """Write `videos/seed<n>_<outcome>.mp4` below `output`; return its entry in `results.json`."""
     folder = output / "videos"
     folder.mkdir(exist_ok=True)
     path = folder / f"seed{recording.seed}_{'success' if recording.success else 'failure'}.mp4"
@@ -36,7 +36,10 @@ def write_video(output: Path, recording: EpisodeFilm) -> dict[str, Any]:
 
 
 def compare(counted: EpisodeResult, filmed: EpisodeResult) -> str | None:
-    """Warn where an episode, run again to film it, went another way; None where it did not, as on the same machine."""
+    """Return a warning if an episode ended differently when it was run again to film it, else None.
+
+    On the same machine episodes repeat, so a warning means another machine or an environment that does not repeat.
+    """
     if filmed.error is not None:
         return f"seed {counted.seed} could not be filmed: {filmed.error}"
     if filmed == counted:
