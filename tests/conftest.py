@@ -6,19 +6,20 @@ import tempfile
 
 import hypothesis
 
-# A busy machine misses deadlines; examples drawn anew each time would fail somewhere else than here.
+# No deadline, because a busy machine misses it. Examples are fixed, because new ones in each run would fail on someone
+# else's machine and not here.
 hypothesis.settings.register_profile("s2robot", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("s2robot")
-# EGL renders without a screen; a value from outside (osmesa, glfw) wins.
+# EGL renders without a screen; a value that is already set (osmesa, glfw) is kept.
 os.environ.setdefault("MUJOCO_GL", "egl")
-# Tests start worker processes: spinning threads of several of them on few cores are slower than one each. What a user
-# exported for other work must not choose other kernels here.
+# Tests start several worker processes, and on few cores their spinning threads are slower than one thread each.
+# Variables that a user exported for other work must not choose other kernels here.
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ[f"{_library}_NUM_THREADS"] = os.environ.get("S2ROBOT_TEST_THREADS", "1")
-# No test may ask a model hub: a missing file must fail at once, not after retries.
+# No test may contact a model hub: a missing file must fail at once, not after retries.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Nor may a test find what this machine's user has fetched before: every pytest process, a worker of pytest-xdist too,
-# has empty caches of its own.
+# No test may find files that this machine's user has fetched before: every pytest process, including the workers of
+# pytest-xdist, has its own empty caches.
 CACHES = tempfile.mkdtemp(prefix="s2robot-tests-")
 for _variable, _folder in {
     "HF_HOME": "huggingface",
@@ -30,5 +31,5 @@ for _variable, _folder in {
 
 
 def pytest_unconfigure():
-    # No `atexit`, which processes forked by a test would run too.
+    # Not with `atexit`, which processes forked by a test would run too.
     shutil.rmtree(CACHES, ignore_errors=True)

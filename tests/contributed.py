@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says to write: the code blocks of its sections."""
+"""The files that CONTRIBUTING.md tells contributors to write: the code blocks of its sections."""
 
 import re
 from pathlib import Path
@@ -18,14 +18,14 @@ SECTIONS = {
 
 
 def blocks_of(section):
-    """(language, path, content) of each code block that names a file."""
+    """Return (language, path, content) of each code block that names a file."""
     document = PAGE.read_text(encoding="utf-8")
     text = document.split(f"### {section}\n")[1].split("\n### ")[0].split("\n## ")[0]
     return BLOCK.findall(text)
 
 
 def entry_of(section):
-    """The name under which a section adds its class, the module's source, and the module's and the class's names."""
+    """Return the name under which a section adds its class, the module's source, and the module's and class's names."""
     (source,) = [content for language, _, content in blocks_of(section) if language == "python"]
     (line,) = [content for language, _, content in blocks_of(section) if language == "diff"]
     name, module, attribute = re.search(r'^\+ +"(.*?)": "(.*?):(.*?)"', line, re.MULTILINE).groups()

@@ -1,4 +1,4 @@
-"""One small dataset of every format, written by that format's own library (tests/data/make.py), and what is in it."""
+"""One small dataset of every format, written by the format's own library (tests/data/make.py), and its content."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Example:
-    """A dataset.
+    """A dataset and its content.
 
     Attributes:
-        file: its name in `tests/data`.
-        actions: gives what its maker stored: actions [T, A] of each episode.
-        proprioception: a key, and likewise its values.
+        file: name in `tests/data`.
+        actions: function that returns the stored actions [T, A] of each episode.
+        proprioception: a key, and a function that returns its values.
         camera: one of its cameras.
-        needs: libraries that reading it takes.
+        needs: libraries that are needed to read it.
         optional: files without which it reads the same.
-        headers: files of which single bytes are flipped.
+        headers: files in which tests flip single bytes.
     """
 
     file: str
@@ -39,20 +39,20 @@ class Example:
 
     @property
     def path(self) -> Path:
-        """Where it lies; nothing may write there."""
+        """Path of the dataset; nothing may write there."""
         for module in self.needs:
             pytest.importorskip(module, reason=f"{module} is not installed (pip install -e '.[dev]')")
         return DATA / self.file
 
     def copy(self, folder: Path) -> Path:
-        """A copy of it, to change."""
+        """Copy the dataset, so that a test can change it."""
         target = folder / self.file
         shutil.copytree(self.path, target) if self.path.is_dir() else shutil.copy(self.path, target)
         return target
 
 
 def files_of(path: Path) -> list[Path]:
-    """Every file of a dataset, in a fixed order."""
+    """Return every file of a dataset, in a fixed order."""
     return sorted(file for file in [path, *path.rglob("*")] if file.is_file())
 
 

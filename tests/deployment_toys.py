@@ -1,4 +1,4 @@
-"""A trained-like checkpoint that is small enough to load in a moment."""
+"""A checkpoint that looks trained and is small enough to load in a moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BC = BCConfig(hidden=[32], observation_steps=2, action_steps=6, execute_steps=3)
 
 
 def write_checkpoint(folder: Path, policy: PolicyConfig = BC, environment: dict[str, Any] | None = None) -> Path:
-    """A checkpoint of a policy with random weights and fitted normalisation, at `folder`."""
+    """Save a checkpoint of a policy with random weights and fitted normalisation at `folder`."""
     torch.manual_seed(0)
     encoder = ENCODER
     s2 = S2Encoder(encoder.backbone, encoder.scales, weights=encoder.weights)
@@ -49,7 +49,7 @@ def write_checkpoint(folder: Path, policy: PolicyConfig = BC, environment: dict[
 
 
 def _windows(count: int, policy: PolicyConfig, spec: PolicySpec) -> Batch:
-    """Windows of noise, for a policy that remembers them."""
+    """Return windows of noise, for a policy that stores its training windows."""
     size = (count, policy.observation_steps)
     features = {camera: torch.rand(*size, shape.numel).half() for camera, shape in spec.features.items()}
     observation = Observation(features, torch.randn(*size, 5), torch.zeros(*size, 4))
@@ -57,7 +57,7 @@ def _windows(count: int, policy: PolicyConfig, spec: PolicySpec) -> Batch:
 
 
 def make_observation(seed: int, size: int = SIZE) -> dict[str, np.ndarray]:
-    """What a robot sees at one step."""
+    """Return a robot's observation at one step."""
     rng = np.random.default_rng(seed)
     images = {f"{camera}_image": rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for camera in CAMERAS}
     position, gripper = rng.normal(size=3).astype(np.float32), rng.normal(size=2)

@@ -1,4 +1,4 @@
-"""A simulator that kills its own process at one seed; no torch here, because the workers import this module."""
+"""A simulator that kills its own process at one seed; without torch, because the workers import this module."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ FATAL = 100_001
 
 
 class FatalSeed(gymnasium.Wrapper):
-    """Dies in the second chunk of one seed."""
+    """An environment whose process dies in the second chunk of one seed."""
 
     def reset(self, *, seed=None, options=None):
         self.seed, self.chunks = seed, 0
@@ -31,6 +31,6 @@ def make_fatal_env(**kwargs):
 
 
 def make_fatal_vector_env(num_envs, on_failure, timeout, **kwargs):
-    """What `evaluate` asks for, with the fatal seed in it."""
+    """Make the environments for `evaluate`, one seed of which is fatal."""
     factory = functools.partial(make_fatal_env, **kwargs)
     return ProcessVectorEnv([factory] * num_envs, "forkserver", on_failure, timeout)

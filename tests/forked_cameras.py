@@ -1,4 +1,4 @@
-"""Run by a test with two threads: environments that encode their images, in forked processes."""
+"""A program that a test runs with two threads: environments in forked processes that encode their images."""
 
 import gymnasium
 import numpy as np
@@ -12,7 +12,7 @@ SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "scales": (32, 6
 
 
 class Camera(gymnasium.Env):
-    """Noise."""
+    """An environment whose images are noise."""
 
     observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
     action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -23,7 +23,7 @@ class Camera(gymnasium.Env):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)  # the first environment, made in this process to learn the spaces, starts both
+    torch.set_num_threads(2)  # both start with the first environment, made in this process to read the spaces
     envs = AsyncVectorEnv([lambda: EncodeObservation(Camera(), SETTINGS)] * 2, context="fork")
     print(envs.reset(seed=0)[0].shape)
     envs.close()

@@ -1,4 +1,4 @@
-"""Small stand-ins shared by the tests; the encoder is a real computation on the pixels, only a cheap one."""
+"""Small stand-ins shared by the tests; the encoder is cheap, but really computes features from the pixels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PooledPixels:
 
 
 def make_episode(length: int, seed: int) -> Episode:
-    """A toy demonstration whose action is to move against the position it sees: learnable."""
+    """Make a toy demonstration that can be learnt: each action moves against the observed position."""
     rng = np.random.default_rng(seed)
     position = rng.uniform(-1, 1, (length, 3)).astype(np.float32)
     return Episode(
@@ -55,17 +55,17 @@ def make_episode(length: int, seed: int) -> Episode:
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *rows: BackboneSpec) -> None:
-    """Offer backbones beside those of the table, or in their place, for one test."""
+    """Add backbones to those of the table, or replace some of them, for one test."""
     offered = {**table.BACKBONES, **{row.name: row for row in rows}}
     monkeypatch.setattr(table, "BACKBONES", Registry("backbone", "s2robot.nothing", offered))
 
 
 def let_the_clock_move_on(file: Path, probe: Path) -> None:
-    """Wait until a change to `file` gets another time: file systems count in steps of milliseconds, some of seconds.
+    """Wait until a change to `file` gets a new modification time, which has steps of milliseconds or even seconds.
 
     Args:
         file: the file that is about to be changed.
-        probe: any other path on its file system.
+        probe: any other path on the same file system.
     """
     probe.touch()
     while probe.stat().st_ctime_ns <= file.stat().st_ctime_ns:
@@ -93,13 +93,13 @@ def _encoders_of_ffmpeg() -> str:
 
 
 def needs_films() -> None:
-    """Skip the test where films of rollouts cannot be made: some builds of ffmpeg lack the encoder, for its licence."""
+    """Skip the test if videos of rollouts cannot be made: some builds of ffmpeg lack the encoder (its licence)."""
     if "libx264" not in _encoders_of_ffmpeg():
         pytest.skip("imageio's ffmpeg has no encoder libx264 here")
 
 
 def needs_videos() -> None:
-    """As `needs_films`, for the videos of LeRobot's data sets."""
+    """Skip the test if the videos of LeRobot's datasets cannot be made; compare `needs_films`."""
     av = pytest.importorskip("av", reason="av is not installed (pip install -e '.[dev]')")
     if "libx264" not in av.codecs_available:
         pytest.skip("PyAV has no encoder libx264 here")

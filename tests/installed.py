@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def install(site: Path, package: str, module: str, entries: dict[str, dict[str, str]], version: str = "1.2") -> None:
-    """Put a package of one module into a folder.
+    """Write an installed package with one module into a folder.
 
     Args:
-        site: the folder, which becomes part of the path.
+        site: the folder, which tests put on the path.
         package: name of the distribution and of its module.
         module: source of the module.
-        entries: entry-point group -> name -> where.
-        version: of the distribution.
+        entries: entry-point group -> name -> "module:attribute".
+        version: version of the distribution.
     """
     (site / f"{package}.py").write_text(module)
     info = site / f"{package}-{version}.dist-info"
@@ -28,7 +28,7 @@ def install(site: Path, package: str, module: str, entries: dict[str, dict[str, 
 
 
 def run_with(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with arguments where the packages of a folder are installed beside this checkout's."""
+    """Run Python with arguments, with the packages of a folder installed in addition to this checkout's."""
     root = Path(__file__).parents[1]
     return run_python([site, root, root / "envs"], *arguments)
 

@@ -1,4 +1,4 @@
-"""What the datasets of `tests/data` hold: pictures that every codec keeps recognisable, and reproducible numbers."""
+"""Content of the datasets in `tests/data`: images that survive every codec, and reproducible numbers."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ SIZE = 32  # pixels
 
 
 def frames(length, seed):
-    """A bright square that moves over a gradient, uint8 [length, SIZE, SIZE, 3]: easy on JPEG and video codecs."""
+    """Draw a bright square that moves over a gradient, uint8 [length, SIZE, SIZE, 3]; codecs hardly change it."""
     ramp = np.linspace(40, 200, SIZE)
     images = np.empty((length, SIZE, SIZE, 3), np.uint8)
     images[..., 0] = ramp[None, :, None]
@@ -19,5 +19,5 @@ def frames(length, seed):
 
 
 def numbers(length, width, seed):
-    """Reproducible values, float32 [length, width] in [-1, 1]."""
+    """Return reproducible values, float32 [length, width] in [-1, 1]."""
     return np.random.default_rng(seed).uniform(-1, 1, (length, width)).astype(np.float32)

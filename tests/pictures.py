@@ -1,4 +1,4 @@
-"""An environment of noise; worker processes import it without PyTorch."""
+"""An environment whose images are noise; without PyTorch, because worker processes import it."""
 
 import gymnasium
 import numpy as np

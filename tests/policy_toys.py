@@ -1,4 +1,4 @@
-"""Small policies of every kind, and batches small enough to be learnt by heart."""
+"""Small policies of every kind, and batches small enough to memorise."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def build(name: str, seed: int = 0) -> tuple[Policy, Batch]:
 
 
 def repeated(batch: Batch, rows: int, times: int) -> Batch:
-    """The first `rows` of a batch, `times` over: more draws of noise for each."""
+    """Repeat the first `rows` of a batch `times` times, so that each row gets several draws of noise."""
     seen = batch.observation
     features = {camera: values[:rows].repeat(times, 1, 1) for camera, values in seen.features.items()}
     proprioception, past = (part[:rows].repeat(times, 1, 1) for part in (seen.proprioception, seen.past_actions))
@@ -89,6 +89,6 @@ def train(policy: Policy, batch: Batch, steps: int, learning_rate: float = 3e-3)
 
 
 def mean_error(policy: Policy, batch: Batch) -> torch.Tensor:
-    """Mean distance to the demonstrated actions, in units of each dimension's range."""
+    """Return the mean distance to the demonstrated actions, in units of each dimension's range."""
     actions = policy.act(batch.observation, generators(len(batch)))
     return ((actions - batch.actions) / RANGE).abs().mean()

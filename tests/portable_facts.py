@@ -1,8 +1,9 @@
-"""What one machine computes, as arrays, to be held against what another does (scripts/portable.py).
+"""Compute facts as arrays, to compare them between machines (scripts/portable.py).
 
     python tests/portable_facts.py facts.npz
 
-Names begin with where a fact is the same: `anywhere`, or `rounding`, to within a tolerance (docs/architecture.md).
+A name begins with `anywhere` if the fact must be equal on every machine, or with `rounding` if it may differ within a
+tolerance (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def frames(count: int, side: int) -> torch.Tensor:
-    """Smooth pictures with edges, uint8 [count, side, side, 3], by whole numbers alone."""
+    """Draw smooth images with edges, uint8 [count, side, side, 3], with integer arithmetic only."""
     row, column = np.indices((side, side))
     pictures = [
         np.stack([(row * (3 + n)) // 4 % 256, (column * 5) // 8 % 256, 90 * ((row // 32 + column // 32 + n) % 2)], -1)
@@ -39,7 +40,7 @@ def frames(count: int, side: int) -> torch.Tensor:
 
 
 def identities() -> Iterator[tuple[str, object]]:
-    """Names of things: a cache or a store that two machines share finds them by these."""
+    """Return keys and fingerprints, by which machines that share a cache or store find its entries."""
     for scales in ((224,), (224, 448)):
         yield f"encoder {scales}", S2Encoder("efficientnet_lite0", scales=scales).fingerprint()
     for name in ("robomimic_lift.hdf5", "robosuite_1_4_lift.hdf5", "replay.zarr.zip", "lerobot", "minari"):
@@ -52,7 +53,7 @@ def identities() -> Iterator[tuple[str, object]]:
 
 
 def statistics() -> Iterator[tuple[str, object]]:
-    """What a report says of outcomes that are given."""
+    """Return what a report states about given outcomes."""
     outcomes = np.random.default_rng(0).random((2, 3, 50)) < np.array([0.5, 0.65])[:, None, None]
     found = paired_bootstrap(*outcomes)
     yield "paired bootstrap", [found.value, *found.interval, found.pvalue]
@@ -62,7 +63,7 @@ def statistics() -> Iterator[tuple[str, object]]:
 
 
 def features() -> Iterator[tuple[str, object]]:
-    """Of the real backbone, by both engines that a CPU has, one frame and several."""
+    """Return features of the real backbone, by both CPU engines, for one frame and for several."""
     for engine in ("eager", "openvino"):
         encoder = S2Encoder("efficientnet_lite0", scales=(224, 448), engine=engine)
         for count in (1, 3):
@@ -70,7 +71,7 @@ def features() -> Iterator[tuple[str, object]]:
 
 
 def actions() -> Iterator[tuple[str, object]]:
-    """Of policies with given weights and no noise."""
+    """Return actions of policies with given weights and no noise."""
     for name in ("bc", "bc_rnn", "bc_transformer"):
         policy = make_policy(SMALL[name], READOUT, SPEC).eval()
         rng = np.random.default_rng(0)
@@ -85,7 +86,7 @@ def actions() -> Iterator[tuple[str, object]]:
 
 
 def simulation() -> Iterator[tuple[str, object]]:
-    """Initial states, pictures and a second of physics."""
+    """Return initial states, images, and states after a second of physics."""
     for task in ("Lift", "Door"):
         for profile in ("fast", "full"):
             env = make_env(task, cameras=("agentview",), image_size=224, render_profile=profile)
@@ -101,7 +102,7 @@ def simulation() -> Iterator[tuple[str, object]]:
 def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     facts = {f"anywhere {name}": np.array(value) for part in (identities, statistics) for name, value in part()}
-    # The encoders first: Mesa's LLVM before Triton's ends the process.
+    # The encoders first, because loading Mesa's LLVM before Triton's ends in a segmentation fault.
     for part in (features, actions, simulation):
         facts |= {f"rounding {name}": np.asarray(value) for name, value in part()}
     np.savez(sys.argv[1], **facts)

@@ -23,7 +23,7 @@ BACKBONES = {"efficientnet_lite0": (0.4, 4.7e6), "efficientnet_lite2": (0.9, 6.1
 
 
 def make_results(successes: list[bool] | np.ndarray, first_seed: int = 100_000, **changes: Any) -> dict[str, Any]:
-    """One `results.json` document with these outcomes at consecutive evaluation seeds."""
+    """Make a `results.json` document with these outcomes at consecutive evaluation seeds."""
     outcomes = [bool(success) for success in successes]
     document = {
         "schema": 1,
@@ -139,7 +139,7 @@ def write_benchmark(
 
 @functools.cache
 def shared_report(session: Path) -> Path:
-    """The page of a small benchmark with videos, in its folder `out`; written once for all tests.
+    """Return the page of a small benchmark with videos, in its folder `out`; written once for all tests.
 
     Args:
         session: `tmp_path_factory.getbasetemp()`.
@@ -156,7 +156,7 @@ def outcomes(rate: float, size: int = 100, seed: int = 0) -> np.ndarray:
 
 
 def cell_writer(root: Path) -> Callable[..., Path]:
-    """A function that writes one more cell below `root` and returns `root`."""
+    """Return a function that writes one more cell below `root` and returns `root`."""
     numbers = itertools.count()
 
     def write(successes: list[bool] | np.ndarray, **changes: Any) -> Path:

@@ -1,4 +1,4 @@
-"""robosuite's own environment of the same scene, and what can be asked of its pictures."""
+"""robosuite's own environment of the same scene, and the tolerance of its images."""
 
 import os
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from s2robot_envs.robosuite_env import RobosuiteEnv
 
 @contextmanager
 def robosuite_twin(env: RobosuiteEnv) -> Iterator:
-    """The scene and state of `env` in robosuite, made as `env_args` says, and drawn by the same device.
+    """Make the scene and state of `env` in robosuite from its `env_args`, rendered by the same device.
 
-    robosuite draws in whatever OpenGL context is current: its own, until `env` draws again.
+    robosuite renders in the current OpenGL context, which is its own until `env` renders again.
     """
     import robosuite
 
@@ -28,7 +28,7 @@ def robosuite_twin(env: RobosuiteEnv) -> Iterator:
         theirs.sim.forward()
         yield theirs
     finally:
-        if env.image_sizes:  # robosuite frees in whatever context is current
+        if env.image_sizes:  # robosuite frees its objects in the current context
             theirs.sim._render_context_offscreen.gl_ctx.make_current()
         theirs.close()
 
@@ -44,7 +44,7 @@ def _share_display() -> None:
 
 
 def assert_same_picture(ours: np.ndarray, theirs: np.ndarray, name: str = "") -> None:
-    """The same scene by the same driver: a pixel on an edge may fall to either side, as buffers differ in size."""
+    """Compare images of one scene by one driver; pixels on edges may differ, because the buffers differ in size."""
     difference = np.abs(ours.astype(int) - theirs)
     share = (difference.max(axis=-1) <= 2).mean()
     assert share >= 0.999, f"{name}: only {share:.2%} of the pixels are the same, largest difference {difference.max()}"

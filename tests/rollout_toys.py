@@ -1,4 +1,4 @@
-"""Untrained policies over a real small encoder, whose features do depend on the batch they are computed in."""
+"""Untrained policies on a small real encoder, whose features depend on the batch in which they are computed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POLICIES: dict[str, PolicyConfig] = {
 
 
 def make_checkpoint(policy: str, engine: str = "eager") -> tuple[Checkpoint, S2Encoder, torch.nn.Module]:
-    """A checkpoint for Lift with two cameras of 64 pixels and a horizon of 12; seven actions."""
+    """Make a checkpoint for Lift with two cameras at 64 pixels, a horizon of 12 and 7 action dimensions."""
     encoder_config = EncoderConfig(backbone="test_efficientnet", scales=[32, 64], weights="none", engine=engine)
     encoder = S2Encoder("test_efficientnet", (32, 64), weights="none", engine=engine)
     config = TrainConfig(
@@ -77,13 +77,13 @@ def random_observation(rng: np.random.Generator, rows: int, steps: int) -> dict[
     images = {
         f"{camera}_image": rng.integers(0, 256, (rows, steps, SIZE, SIZE, 3), dtype=np.uint8) for camera in CAMERAS
     }
-    # In the order of an environment, which is not that of the training.
+    # In the environment's order, which differs from the training's.
     low_dim = {key: rng.normal(size=(rows, steps, d)).astype(np.float32) for key, d in sorted(PROPRIOCEPTION.items())}
     return images | low_dim
 
 
 def evaluate_checkpoint(checkpoint, output, make, **settings):
-    """Results of a short evaluation in two environments that `make` gives."""
+    """Return the results of a short evaluation in two environments that `make` makes."""
     config = EvaluateConfig(
         checkpoint=str(checkpoint), output=str(output), **{"episodes": 4, "videos": 0, "device": "cpu", **settings}
     )
@@ -91,5 +91,5 @@ def evaluate_checkpoint(checkpoint, output, make, **settings):
 
 
 def outcomes(results):
-    """Every episode of an evaluation: seed, success, steps, error."""
+    """Return seed, success, steps and error of every episode of an evaluation."""
     return [(row["seed"], row["success"], row["steps"], row["error"]) for row in results["episode_results"]]

@@ -1,4 +1,4 @@
-"""A SLURM cluster of one node, this machine, of SLURM's own daemons as Debian packages them:
+"""A SLURM cluster whose one node is this machine, with SLURM's own daemons from Debian's packages:
 
 apt-get install --no-install-recommends slurmctld slurmd slurm-client munge
 """
@@ -19,7 +19,7 @@ import pytest
 
 T = TypeVar("T")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
-# No accounting, and no control groups: neither is needed to run a job, and each is a service of its own.
+# No accounting and no control groups: a job needs neither, and each would be one more service.
 SLURM_CONF = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -45,7 +45,7 @@ PartitionName=tests Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens to."""
+    """Return ports on which nothing listens."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -55,10 +55,10 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def slurm_cluster(folder: Path) -> Iterator[None]:
-    """SLURM's daemons with a configuration of their own, and the environment variables that lead its programs to them.
+    """Run SLURM's daemons with their own configuration; yield the environment variables with which programs find them.
 
     Raises:
-        FileNotFoundError: SLURM is not installed, or the user of this process has no name, which SLURM asks for.
+        FileNotFoundError: SLURM is not installed, or the user of this process has no name, which SLURM needs.
     """
     path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
     if missing := [program for program in PROGRAMS if not shutil.which(program, path=path)]:
@@ -106,7 +106,7 @@ def user_name() -> str:
 
 
 def processors(path: str) -> int:
-    """As many as SLURM finds here: it takes a node out of service that has fewer than its configuration says."""
+    """Return the number that SLURM finds here; it takes a node out of service if its configuration states more."""
     program = shutil.which("slurmd", path=path)
     told = subprocess.run([program, "-C"], check=False, stdout=subprocess.PIPE, text=True).stdout if program else ""
     found = re.search(r"\bCPUs=(\d+)", told)
@@ -114,13 +114,13 @@ def processors(path: str) -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether something on this machine takes connections at the port."""
+    """Return whether something on this machine accepts connections at the port."""
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 def end(process: subprocess.Popen) -> None:
-    """Ask a process to end, and make it if it does not."""
+    """Ask a process to end, and kill it if it does not."""
     process.terminate()
     try:
         process.wait(timeout=30)
@@ -130,12 +130,12 @@ def end(process: subprocess.Popen) -> None:
 
 
 def output(*command: str) -> str:
-    """What the command prints."""
+    """Return what the command prints."""
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def until(condition: Callable[[], T], seconds: float) -> T:
-    """Wait for the condition; return what made it true."""
+    """Wait until the condition is true; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not so after {seconds} s"

@@ -1,7 +1,7 @@
 """A benchmark for tests: real training, encoding and rollouts, on a toy task that needs no simulator.
 
-The toy: a bright square lies left or right in the image; moving toward it, which the image alone tells, brings the
-position past 1 and is success. Demonstrations do so. Whatever a policy has learned, every third initial state is
+The toy: a bright square is on the left or right of the image. Moving toward it until the position passes 1 is success;
+only the image shows the direction. Demonstrations do this. Independent of the policy, every third initial state is
 solved by any action and every third by none, so that each cell has both outcomes.
 """
 
@@ -30,7 +30,7 @@ SIDE, HORIZON, STEP = 64, 12, 0.25
 
 
 def draw(sign: float, rng: np.random.Generator, contrast: float = 1.0) -> np.ndarray:
-    """The image uint8 [64, 64, 3] of a square on one side, in noise."""
+    """Draw a square on one side of an image of noise, uint8 [64, 64, 3]."""
     image = rng.integers(0, 120, (SIDE, SIDE, 3)).astype(np.uint8)
     column = 40 if sign > 0 else 8
     image[24:40, column : column + 16] = int(130 + 120 * contrast)
@@ -38,7 +38,7 @@ def draw(sign: float, rng: np.random.Generator, contrast: float = 1.0) -> np.nda
 
 
 def enlarge(image: np.ndarray, side: int) -> np.ndarray:
-    """The image with every pixel repeated."""
+    """Enlarge the image by repeating every pixel."""
     return image.repeat(side // SIDE, 0).repeat(side // SIDE, 1)
 
 
@@ -107,7 +107,7 @@ def make_toys(
     image_size: dict[str, int],
     **_: Any,
 ) -> InProcess:
-    """What `s2robot_envs.make_vector_env` is to the simulator."""
+    """Make toy environments; the counterpart of `s2robot_envs.make_vector_env`."""
     return InProcess(
         lambda: Toy(
             action_steps=action_steps,
@@ -121,7 +121,7 @@ def make_toys(
 
 
 def collect_toys(config: CollectConfig) -> None:
-    """What `s2robot.cli.demonstrations.collect_demonstrations` is to the simulator."""
+    """Write toy demonstrations; the counterpart of `s2robot.cli.demonstrations.collect_demonstrations`."""
     environment = {"task": config.task, "horizon": config.horizon or HORIZON, "variant": dict(config.variant)}
     with RobomimicWriter(Path(config.out), {"env_name": config.task, "type": 1, "s2robot": environment}) as writer:
         for index in range(writer.count, config.num):
@@ -142,12 +142,12 @@ def _demonstration(config: CollectConfig, seed: int) -> Episode:
 
 
 def toy_facts(task: str) -> TaskFacts:
-    """What `s2robot.cli.cells.task_facts` is to the simulator."""
+    """Return the toy's facts; the counterpart of `s2robot.cli.cells.task_facts`."""
     return TaskFacts(HORIZON, ("agentview",))
 
 
 def toy_config(output: Path, **changes: Any) -> BenchmarkConfig:
-    """Two scale sets of a tiny backbone × two training seeds, seconds of work in all."""
+    """Return settings of two scale sets of a tiny backbone × two training seeds, which run in seconds."""
     config = BenchmarkConfig(
         output=str(output),
         tasks=["Lift"],
@@ -168,24 +168,24 @@ def toy_config(output: Path, **changes: Any) -> BenchmarkConfig:
 
 
 def make_cells(config: BenchmarkConfig) -> list[Cell]:
-    """All cells of a benchmark."""
+    """Return all cells of a benchmark."""
     return list(make_grid(config).cells)
 
 
 def planned_contrasts(config: BenchmarkConfig) -> list[PlannedContrast]:
-    """All contrasts of a benchmark."""
+    """Return all contrasts of a benchmark."""
     return list(make_grid(config).contrasts)
 
 
 def run_toys(config: BenchmarkConfig) -> Path | None:
-    """Run the benchmark on the toy, two environments side by side; skips the test where films cannot be made."""
+    """Run the benchmark on the toy with two environments at a time; skip the test if videos cannot be made."""
     if config.videos:
         needs_films()
     return run_benchmark(config, collect_toys, make_toys, 2)
 
 
 def empty_report(folders: list[Path], out: Path) -> Path:
-    """In the place of `write_report`, which takes seconds."""
+    """Stand in for `write_report`, which takes seconds."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text("")
     return out / "report.html"

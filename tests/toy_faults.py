@@ -1,9 +1,9 @@
-"""Runs the toy benchmark once straight and once with five SIGKILLs: `python toy_faults.py FOLDER [SEED]`.
+"""Run the toy benchmark once without interruption and once with five SIGKILLs: `python toy_faults.py FOLDER [SEED]`.
 
-Each run is a process of its own, forked from this one, which has imported everything and computed nothing. A run is
-killed before a certain one of the events by which it changes its output: a file opened for writing, a flush to disk
-(of which half is there already), a new name, a deletion. Counted and not timed, five kills find five runs alive on a
-machine of any speed.
+Each run is a separate process, forked from this one, which has imported everything and computed nothing. A run is
+killed before a chosen event that changes its output: a file opened for writing, a flush to disk (half of it is already
+written), a rename, a deletion. Events are counted instead of timed, so that on a machine of any speed the five kills
+find five running processes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.truncate")
 
 
 class Events:
-    """Counts what this process changes below a folder; ends it before event number `last`."""
+    """Count the events by which this process changes a folder, and end the process before event number `last`."""
 
     def __init__(self, folder: Path, last: int | None) -> None:
         self.count, self._folder, self._last, self._fsync = 0, str(folder), last, os.fsync
-        self._synced: dict[Path, int] = {}  # bytes that no kill takes from a file
-        self.states: list[int] = []  # events by which a training's state got its name
+        self._synced: dict[Path, int] = {}  # bytes of each file that are on disk and survive a kill
+        self.states: list[int] = []  # events that gave a training state its final name
         sys.addaudithook(self._hear)
         os.fsync = self._flush
 
@@ -81,10 +81,10 @@ def run(output: Path, last: int | None = None) -> tuple[int, int, list[int]]:
 
 
 def choose_moments(events: int, states: list[int], seed: int) -> list[int]:
-    """Events of each killed run: the first dies in the midst of its first training, the others spread over the rest.
+    """Choose the event at which each run is killed: the first in its first training, the others spread over the rest.
 
-    A run repeats some of what the killed ones before it did and never does less than they left, so that each has at
-    least its own share to do. The last tenth of the events is spared, for what may be written now and then.
+    A run repeats some of the killed runs' work and does at least the remaining work, so that each run reaches its own
+    event. The last tenth of the events is not used, because the number of some events varies between runs.
     """
     moments = random.Random(seed)
     first = moments.randint(states[0] + 1, states[2])

@@ -1,4 +1,4 @@
-"""The toy benchmark as a Hydra application, for sweeps over `cells`: what `s2robot.cli.cells` is to the simulator."""
+"""The toy benchmark as a Hydra application for sweeps over `cells`; the counterpart of `s2robot.cli.cells`."""
 
 from __future__ import annotations
 

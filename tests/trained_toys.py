@@ -1,7 +1,7 @@
-"""Trainings of seconds, what is measured after each, and the bounds that the tests hold it to.
+"""Trainings that take seconds, with measures of each and the bounds that tests check them against.
 
-A test trains under seed 0. On another machine, or with another release of torch, that is another draw: so the bounds
-lie at least four standard deviations from the mean over 20 seeds. `benchmarks/toy_margins.py` prints how far.
+A test trains with seed 0. On another machine, or with another release of torch, that is another random draw. So the
+bounds are at least four standard deviations from the mean over 20 seeds, as `benchmarks/toy_margins.py` shows.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ class Toy:
     """One training and its bounds.
 
     Attributes:
-        measure: seed -> what was measured, by name.
-        bounds: name -> what lies between these two passes.
+        measure: function from a seed to the measured values by name.
+        bounds: name -> (low, high), between which the value must lie.
     """
 
     measure: Callable[[int], dict[str, float]]
     bounds: dict[str, tuple[float, float]]
 
     def check(self, seed: int = 0) -> None:
-        """Train under a seed; fail with the name and the value of the first measure that is out of its bounds."""
+        """Train with a seed; fail with name and value of the first measure that is out of its bounds."""
         for name, value in self.measure(seed).items():
             low, high = self.bounds.get(name, ANY)
             assert low < value < high, f"{name} is {value:.4g} under seed {seed}; it must lie between {low} and {high}"
 
 
 def fork_in_the_road(name: str, steps: int, seed: int, size: int = 128, **changes: bool) -> Tensor:
-    """Answers of a policy that was shown all +1 and all -1 as the answer to one and the same observation."""
+    """Return actions of a policy that was trained on one observation with two actions, all +1 and all -1."""
     torch.manual_seed(seed)
     config = replace(SMALL[name], observation_steps=1, action_steps=2, execute_steps=1, **changes)
     policy = make_policy(config, READOUT, SPEC)
@@ -74,7 +74,7 @@ def two_ways(name: str, steps: int, seed: int, **changes: bool) -> dict[str, flo
 
 @functools.lru_cache(maxsize=len(SMALL))
 def learnt_by_heart(name: str, seed: int = 0) -> tuple[Policy, Batch]:
-    """A policy trained on four rows, and sixteen rows that repeat them."""
+    """Train a policy on four rows; return it and sixteen rows that repeat them."""
     policy, batch = build(name, seed)
     batch = repeated(batch, 4, 4)
     steps, learning_rate = BY_HEART[name]
@@ -82,7 +82,7 @@ def learnt_by_heart(name: str, seed: int = 0) -> tuple[Policy, Batch]:
 
 
 def by_heart(name: str, seed: int) -> dict[str, float]:
-    """Error of the actions as a share of the untrained policy's."""
+    """Return the error of the actions as a fraction of the untrained policy's error."""
     policy, batch = learnt_by_heart(name, seed)
     return {"error": (mean_error(policy, batch) / mean_error(build(name, seed)[0].eval(), batch)).item()}
 
@@ -98,7 +98,7 @@ def faster_sampler(sampler: str, seed: int) -> dict[str, float]:
 
 
 def momentum(seed: int) -> Batch:
-    """Windows whose next action repeats the last one; nothing else tells what to do."""
+    """Make windows whose next action repeats the last one; nothing else determines it."""
     batch = make_batch(64, 4, 8, seed)
     seen = batch.observation
     features = {camera: torch.zeros_like(rows) for camera, rows in seen.features.items()}
@@ -108,7 +108,7 @@ def momentum(seed: int) -> Batch:
 
 
 def goes_on_as_before(past_actions: bool, seed: int) -> dict[str, float]:
-    """Error on unseen windows, in units of half the range of the actions, with and without the past actions."""
+    """Return the error on unseen windows, in units of half the actions' range, with and without the past actions."""
     torch.manual_seed(seed)
     small = {"observation_steps": 4, "action_steps": 8, "execute_steps": 4, "width": 32, "layers": 2, "dropout": 0.0}
     policy = make_policy(BCTransformerConfig(**small, past_actions=past_actions), READOUT, SPEC)
@@ -120,7 +120,7 @@ def goes_on_as_before(past_actions: bool, seed: int) -> dict[str, float]:
 
 
 def where_a_spot_is(seed: int) -> dict[str, float]:
-    """Mean squared error of a ResNet-18 trained from scratch on four spots; a constant scores 0.75."""
+    """Return the mean squared error of a ResNet-18 trained from scratch on four spots; a constant scores 0.75."""
     torch.manual_seed(seed)
     readout = make_readout("resnet18", FeatureShape(3, 64, 64), width=2)
     places = torch.tensor([[8, 8], [8, 40], [40, 8], [40, 40]]) + torch.randint(0, 8, (4, 2))
@@ -209,4 +209,4 @@ FOR_COMPARISON: dict[str, Toy] = {
     f"causal {name} takes both of two ways": Toy(functools.partial(two_ways, name, 400, causal=True), {})
     for name in ("diffusion_transformer", "flow_matching-transformer")
 }
-"""Held to nothing: what docs/policies.md says of the mask."""
+"""Measures without bounds: the numbers that docs/policies.md states about the mask."""

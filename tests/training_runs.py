@@ -1,4 +1,4 @@
-"""Training at a size for tests: a toy dataset, a toy encoder, and runs in processes of their own."""
+"""Training at the size of tests: a toy dataset, a toy encoder, and runs in separate processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL_DIFFUSION = DiffusionUNetConfig(down_dims=[16], groups=4, train_timesteps=
 
 
 def make_workspace(folder: Path, lengths: tuple[int, ...] = (30, 30, 30, 30, 30)) -> Path:
-    """A folder with a dataset; runs in it share a feature cache."""
+    """Make a folder with a dataset; runs in it share a feature cache."""
     write_dataset(folder / "demos.hdf5", lengths)
     return folder
 
@@ -36,7 +36,7 @@ def make_encoder() -> S2Encoder:
 
 
 def make_config(workspace: Path, output: Path, *, policy: Any = None, training: Any = None, **changes) -> TrainConfig:
-    """A run of seconds; `training` and `changes` replace single settings."""
+    """Return settings of a run that takes seconds; `training` and `changes` replace single settings."""
     settings = TrainingConfig(epochs=6, batch_size=16, learning_rate=3e-3, warmup_steps=5, validation_fraction=0.2)
     config = TrainConfig(
         dataset=str(workspace / "demos.hdf5"),
@@ -52,22 +52,22 @@ def make_config(workspace: Path, output: Path, *, policy: Any = None, training: 
 
 
 def visible(folder: Path) -> list[str]:
-    """Names of a folder's files, without its lock."""
+    """Return the names of a folder's files, without its lock."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def train_in_processes(
     config: TrainConfig, count: int = 1, kill_at: int | None = None, report: Path | None = None
 ) -> list[int | None]:
-    """Train in `count` new processes that belong together; each kills itself with SIGKILL before step `kill_at`.
+    """Train in one group of `count` new processes, each of which kills itself with SIGKILL before step `kill_at`.
 
     They are forked from a server that has imported everything once. Returns their exit codes.
 
     Raises:
-        TimeoutError: one of them did not end in ten minutes.
+        TimeoutError: a process did not end within ten minutes.
     """
     context = multiprocessing.get_context("forkserver")
-    # Not this module: the server does not look for it in the folder of the tests.
+    # Without this module, which the server would not find, because it does not search the folder of the tests.
     context.set_forkserver_preload(["s2robot.training", "accelerate"])
     # Where they meet, on a port that nobody can take in between; they find it as those of `torchrun` find its store.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -87,8 +87,8 @@ def train_in_processes(
 
 
 def _train(config: TrainConfig, rank: int, count: int, port: int, kill_at: int | None, report: Path | None) -> None:
-    torch.set_num_threads(1)  # sums of several threads may be rounded otherwise than those of one
-    if count > 1:  # what `accelerate launch --cpu` sets
+    torch.set_num_threads(1)  # sums by several threads may be rounded differently
+    if count > 1:  # the variables that `accelerate launch --cpu` sets
         local = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
         store = {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
@@ -108,7 +108,7 @@ def _train(config: TrainConfig, rank: int, count: int, port: int, kill_at: int |
 
 
 def count_frames(encoder: S2Encoder, path: Path) -> None:
-    """Write to `path` how many frames the encoder is given."""
+    """Write the number of frames that the encoder gets to `path`."""
     path.write_text("0")
     forward: Callable[..., Any] = encoder.forward
 

@@ -1,4 +1,4 @@
-"""Environments side by side in this process, with the interface of `s2robot_envs.make_vector_env`."""
+"""Several environments in this process, with the interface of `s2robot_envs.make_vector_env`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from s2robot_envs.processes import RecordingInfos
 
 
 class InProcess(RecordingInfos):
-    """No autoreset: decided episodes idle, and recordings may differ in length, as among environments in processes."""
+    """Environments without autoreset, as in `ProcessVectorEnv`: finished episodes idle, recordings differ in length."""
 
     def __init__(self, factory: Callable[[], gymnasium.Env], num_envs: int) -> None:
         self.num_envs = num_envs
