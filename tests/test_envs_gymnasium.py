@@ -258,6 +258,54 @@ def test_a_success_is_never_guessed():
     env.close()
 
 
+class Reporting(Corridor):
+    """Reports whatever it is given as `info` at every step."""
+
+    def __init__(self, report):
+        super().__init__("rgb_array")
+        self.report = report
+
+    def step(self, action):
+        return *super().step(action)[:4], self.report
+
+
+def reported(report, key):
+    env = GymnasiumEnv(Reporting(report), horizon=5, image_size=8, options={"success": key})
+    env.reset(seed=0)
+    return env.step(np.zeros(1))[4]["is_success"]
+
+
+@pytest.mark.parametrize("key", [None, "success", "tasks_to_complete"])
+@pytest.mark.parametrize(
+    "value",
+    [["kettle"], [], ("kettle",), {"kettle"}, {"kettle": True}, "False", b"0", None, np.array([1, 0]), 0.5, np.nan, -1],
+    ids=repr,
+)
+def test_what_is_neither_true_nor_false_is_no_success_but_an_error_that_names_it(value, key):
+    with pytest.raises(
+        EnvConfigError, match=f"Reporting reports {key or 'success'}=.*does not say whether the task is"
+    ):
+        reported({key or "success": value}, key)
+
+
+@pytest.mark.parametrize(
+    "value", [True, np.bool_(True), 1, 1.0, np.float32(1), np.array(True), np.array([1]), np.array([[1.0]])], ids=repr
+)
+def test_a_success_is_a_boolean_or_a_number_0_or_1(value):
+    assert reported({"success": value}, None) is True
+    assert reported({"success": np.logical_not(value)}, None) is False
+    assert reported({"success": value * 0}, None) is False
+
+
+def test_only_entries_that_can_be_a_success_are_offered():
+    report = {"tasks_to_complete": ["kettle"], "text": "yes", "step": 7, "solved": np.float32(0), "goal": np.zeros(3)}
+    with pytest.raises(EnvConfigError, match="info has solved; give gym.success: one of these, or 'terminated'"):
+        reported(report, None)
+    del report["solved"]
+    with pytest.raises(EnvConfigError, match="no entry that is true or false; give gym.success: 'terminated' if"):
+        reported(report, None)
+
+
 def test_the_end_of_an_episode_can_be_its_success():
     env = make_env(TASK, image_size=16, gym={"kwargs": {"fatal": True}, "success": "terminated"})
     env.reset(seed=0)

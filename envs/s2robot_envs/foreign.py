@@ -27,8 +27,8 @@ class GymOptions:
 
     Attributes:
         kwargs: arguments of `gymnasium.make`.
-        success: entry of `info` that is true on success; `terminated` if reaching the goal ends the episode; None for
-            the first of `is_success` and `success` that `info` has.
+        success: entry of `info` that is true on success, a boolean or a number 0 or 1; `terminated` if reaching the
+            goal ends the episode; None for the first of `is_success` and `success` that `info` has.
         proprioception: keys observed in addition to the cameras; None for every vector of the observation. A mapping
             gives new names to parts of vectors: `{"hand": ["observation", 0, 3]}`.
     """
@@ -93,6 +93,40 @@ def action_scale(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray
     if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
         raise EnvConfigError(f"{name} has actions {space}; valid: a Box with finite bounds")
     return space.low.astype(float).ravel(), space.high.astype(float).ravel()
+
+
+def is_verdict(value: Any) -> bool:
+    """Return whether an entry of `info` is one boolean or one number 0 or 1, alone or in an array of one."""
+    # A list of tasks, whatever its length, is no verdict; np.asarray takes all others, such as torch's tensors.
+    if value is None or isinstance(value, str | bytes | list | tuple | set | frozenset | Mapping):
+        return False
+    array = np.asarray(value)
+    return array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1)
+
+
+def verdict(name: str, key: str, value: Any) -> bool:
+    """Return the success that an environment reports.
+
+    Raises:
+        EnvConfigError: `is_verdict` is false of it; a list of open tasks would count as true until it is empty.
+    """
+    if not is_verdict(value):
+        raise EnvConfigError(
+            f"{name} reports {key}={value!r}, which does not say whether the task is solved; valid: one boolean, or "
+            "one number 0 or 1. Give another entry of info as gym.success"
+        )
+    return bool(np.asarray(value).item())
+
+
+def undecided(name: str, info: Mapping[str, Any], terminated: str) -> str:
+    """Return the error text for unreported success; it offers the entries of `info` that could be asked for."""
+    usable = sorted(key for key, value in info.items() if is_verdict(value))
+    found = ", ".join(usable) if usable else "no entry that is true or false" if info else "no entries"
+    first = "one of these, or " if usable else ""
+    return (
+        f"{name} does not say whether its task is solved: info has {found}; "
+        f"give gym.success: {first}{terminated!r} if success ends the episode"
+    )
 
 
 def own_camera(env: gymnasium.Env) -> tuple[str, ...]:

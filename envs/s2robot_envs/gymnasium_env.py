@@ -21,6 +21,8 @@ from s2robot_envs.foreign import (
     make_registered,
     model_cameras,
     own_camera,
+    undecided,
+    verdict,
     version,
 )
 from s2robot_envs.pictures import fit_square, is_picture, leaves, turned_upright, upright_picture
@@ -137,7 +139,7 @@ class GymnasiumEnv(ImageEnv):
     def _restart(self, seed: int) -> bool:
         self.raw_observation, info = self.env.reset(seed=seed)
         self._own_end = False
-        return any(bool(info.get(key, False)) for key in self._success_keys())
+        return any(verdict(self.name, key, info[key]) for key in self._success_keys() if key in info)
 
     def _advance(self, action: np.ndarray) -> Outcome:
         low, high = self._scale
@@ -157,11 +159,8 @@ class GymnasiumEnv(ImageEnv):
             return bool(terminated)
         for key in self._success_keys():
             if key in info:
-                return bool(info[key])
-        raise EnvConfigError(
-            f"{self.name} does not say whether its task is solved: info has {sorted(info) or 'no entries'}; "
-            f"give gym.success: the entry that does, or {TERMINATED!r} if success ends the episode"
-        )
+                return verdict(self.name, key, info[key])
+        raise EnvConfigError(undecided(self.name, info, TERMINATED))
 
     def info(self) -> dict[str, Any]:
         """Return `ImageEnv.info` and `terminated`: whether the wrapped environment reported a final state."""

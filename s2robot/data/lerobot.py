@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
+from s2robot.data.fields import recorded_success
 from s2robot.interfaces import Episode
 from s2robot.system.extras import import_extra
 
@@ -128,7 +129,9 @@ class LeRobotDataset(DemonstrationDataset):
             return self.numbers(demo, key, table[key].to_pylist(), dtype)
 
         numbers = {key: values(key) for key in vectors}
-        success = bool(values(SUCCESS)[-1, 0]) if SUCCESS in optional else None
+        success = None
+        if SUCCESS in optional:
+            success = recorded_success(self, demo, SUCCESS, table[SUCCESS].to_pylist()[-1])
         return Episode(
             actions=values(ACTION),
             images={name: self._images(demo, row, self._cameras[name], table) for name in cameras},

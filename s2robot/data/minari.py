@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
+from s2robot.data.fields import recorded_success
 from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, require_array
 from s2robot.interfaces import Episode
 
@@ -166,5 +167,6 @@ class MinariDataset(DemonstrationDataset):
         infos = child(self, group, "infos", demo) if "infos" in group else {}
         for name in ("success", "is_success"):
             if name in infos:
-                return bool(require_array(self, child(self, infos, name, demo), name, demo)[-1])
+                recorded = require_array(self, child(self, infos, name, demo), name, demo)
+                return recorded_success(self, demo, f"infos/{name}", recorded[-1])
         return None

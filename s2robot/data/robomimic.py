@@ -32,6 +32,7 @@ import h5py
 import numpy as np
 
 from s2robot.data.base import RENDERER, DemonstrationDataset, Index, steps_per_second
+from s2robot.data.fields import recorded_success
 from s2robot.data.hdf5 import (
     DAMAGE,
     child,
@@ -149,11 +150,13 @@ class RobomimicDataset(DemonstrationDataset):
         attributes = plain_attributes(group)
         if "tasks" in attributes:
             attributes["tasks"] = _tasks(attributes["tasks"])
+        if "success" in attributes:
+            attributes["success"] = recorded_success(self, demo, "success", attributes["success"])
         return Episode(
             actions=self.numbers(demo, "actions", self._actions(demo)[:]),
             images={camera: _rows(child(self, observations, camera + _IMAGE, demo)) for camera in cameras},
             proprioception={key: self.numbers(demo, f"obs/{key}", values[:]) for key, values in low_dim.items()},
-            success=bool(attributes.get("success", True)),
+            success=attributes.get("success", True),
             rewards=self._optional(demo, "rewards", np.float32, vector=True),
             states=self._optional(demo, "states", np.float64),
             model_file=attributes.pop("model_file", None),
