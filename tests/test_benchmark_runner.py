@@ -18,6 +18,7 @@ from s2robot.benchmark.stages import Stages, outcome_settings, rollouts_key, tra
 from s2robot.cli.words import compose
 from s2robot.config import ReadoutConfig, SequentialConfig, TrainingConfig
 from s2robot.interfaces import ConfigError, S2RobotError
+from s2robot.policies import POLICIES
 from s2robot.policies.bc import BCConfig
 from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.report.plan_document import PlannedContrast
@@ -255,6 +256,16 @@ def test_names_are_those_of_the_published_results():
     cell = make_cells(compose("benchmark", ["+experiment=size_or_scales"]))[0]
     assert cell.name == "Lift-efficientnet_lite0-224-conv-bc-seed0-86aa4d35"
     assert (training_key(cell)[:8], rollouts_key(cell)[:8]) == ("9ca2c1dc", "d00d73ca")
+
+
+def test_every_key_tells_the_versions_of_a_package_that_brings_the_policy_apart(tmp_path, monkeypatch):
+    config = toy_config(tmp_path, scale_sets=[[32]], training_seeds=[0])
+    found = [keys(config)[0]]
+    for version in ("1.2", "1.3"):
+        monkeypatch.setattr(POLICIES, "provider", lambda name, version=version: f"my-package {version}")
+        found.append(keys(config)[0])
+    for what in zip(*found, strict=True):
+        assert len(set(what)) == 3
 
 
 def test_results_say_by_which_settings_a_policy_came_about(amended, tmp_path):

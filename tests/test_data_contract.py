@@ -1,5 +1,6 @@
 """What every dataset format promises, asked of one example each: a format without an example fails here."""
 
+import hashlib
 import itertools
 import re
 import shutil
@@ -265,6 +266,27 @@ print(format_of({str(tmp_path / "demos.hdf5")!r}), *FORMATS)
         "[97.0, 98.0, 99.0] plain_format 1.2",
         "robomimic lerobot minari replay_buffer robomimic broken plain words",
     ], done.stderr
+
+
+def test_another_version_of_a_packages_reader_is_another_dataset_and_ours_is_the_file_alone(tmp_path):
+    (tmp_path / "demos.plain").write_text("abc")
+    shutil.copy(EXAMPLES["robomimic"].path, tmp_path / "demos.hdf5")
+    program = f"""
+from s2robot.data import open_dataset
+for name in ("demos.plain", "demos.hdf5"):
+    with open_dataset({str(tmp_path)!r} + "/" + name) as dataset:
+        print(dataset.fingerprint())
+"""
+    found = []
+    for version in ("1.2", "1.2", "1.3"):
+        folder = tmp_path / f"site{len(found)}"
+        folder.mkdir()
+        install(folder, "plain_format", MODULE, {"s2robot.formats": {"plain": "plain_format:Plain"}}, version)
+        found.append(run_with(folder, "-c", program).stdout.split())
+    (first, ours), again, (other, ours_then) = found
+    assert again == [first, ours]
+    assert other != first
+    assert ours_then == ours == hashlib.sha256((tmp_path / "demos.hdf5").read_bytes()).hexdigest()
 
 
 def test_an_unknown_format_lists_those_of_packages_and_which_of_them_are_broken(site, tmp_path):

@@ -94,6 +94,23 @@ def test_networks_whose_features_differ_have_different_fingerprints(pair):
     assert first.fingerprint() == encoder_of(copy.deepcopy(pair[0])).fingerprint()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch deprecates its quantized tensors, which still exist
+def test_tensors_whose_bytes_alone_do_not_tell_their_values_are_told_apart():
+    def hashes(*values: torch.Tensor) -> int:
+        networks = [Network() for _ in values]
+        for network, value in zip(networks, values, strict=True):
+            network.register_buffer("table", value, persistent=False)
+        return len({hash_tensors(network) for network in networks})
+
+    quantized = [torch.quantize_per_tensor(torch.tensor([value]), value / 10, 0, torch.qint8) for value in (1.0, 2.0)]
+    assert torch.equal(*(value.int_repr() for value in quantized))
+    assert hashes(*quantized) == 2
+    eye, number = torch.eye(2), torch.tensor([1 + 2j])
+    assert hashes(eye.to_sparse(), 2 * eye.to_sparse()) == hashes(eye.to_sparse_csr(), 2 * eye.to_sparse_csr()) == 2
+    assert hashes(number, number.conj()) == hashes(number.imag, number.conj().imag) == 2
+    assert hashes(number.conj(), number.conj().resolve_conj()) == hashes(eye, eye.t()) == 1
+
+
 def test_extra_state_is_part_of_the_weights():
     states = [
         {"gain": torch.tensor(1.0)},

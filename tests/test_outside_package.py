@@ -97,6 +97,35 @@ def test_another_version_does_not_go_on_with_the_run(trained):
     assert "holds a run with other settings (packages" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("boom: np.ndarray = None", "ValidationError"), ("boom: int = field(default_factory=lambda: 1 // 0)", "ZeroDiv")],
+)
+def test_impossible_settings_are_an_error_only_for_who_asks_for_them(trained, tmp_path, source, reason):
+    words = trained[1]
+    install(tmp_path, "2.0")
+    module = tmp_path / "my_package/my_policy.py"
+    module.write_text(f"""
+from dataclasses import dataclass, field
+import numpy as np
+from s2robot.config import PolicyConfig
+
+@dataclass
+class Settings(PolicyConfig):
+    {source}
+
+class MyPolicy:
+    settings = Settings
+""")
+    done = run(tmp_path, words)
+    assert done.returncode == 2, done.stderr
+    assert "policy 'my_policy' of my-package 2.0 has no valid default settings" in done.stderr.splitlines()[-1]
+    assert reason in done.stderr.splitlines()[-1]
+    others = [word for word in words if not word.startswith(("policy", "dataset"))]
+    done = run(tmp_path, [*others, "dataset=nowhere", "policy=bc"])
+    assert "error: dataset 'nowhere' does not exist" in done.stderr.splitlines()[-1]
+
+
 def test_unknown_name_offers_those_of_the_package_too(trained):
     folder, words = trained
     done = run(folder / "site", [*words, "policy=my_polici"])

@@ -14,8 +14,9 @@ from training_runs import make_config, make_encoder, make_workspace, train_in_pr
 
 from s2robot.benchmark import describe
 from s2robot.checkpoint import load_checkpoint
+from s2robot.config import ReadoutConfig
 from s2robot.interfaces import Batch, ConfigError, FeatureShape, Observation, PolicySpec, TrainingError
-from s2robot.policies import make_policy
+from s2robot.policies import POLICIES, make_policy
 from s2robot.policies.base import Policy
 from s2robot.policies.bc import BCPolicy
 from s2robot.policies.knn import KNNConfig, KNNPolicy
@@ -154,9 +155,28 @@ def test_without_proprioception_it_looks_at_the_cameras_alone():
     torch.testing.assert_close(policy.act(seen, generators(5)), batch.actions)
 
 
-def test_it_has_nothing_to_train_and_the_others_have():
-    assert not build("knn")[0].trainable
-    assert build("bc")[0].trainable
+def test_it_has_nothing_to_train_but_is_fitted_and_the_others_the_other_way_round():
+    for name in POLICIES:
+        policy = build(name)[0]
+        assert policy.trainable is not (name == "knn"), name
+        assert policy.has_fit is (name == "knn"), name
+
+
+def test_pixels_whose_network_it_would_never_train_are_refused():
+    spec = PolicySpec({"wrist": FeatureShape(3, 84, 84)}, proprioception_width=0, action_width=3)
+    with pytest.raises(ConfigError, match="knn trains nothing, so it cannot learn from the pixels of camera 'wrist'"):
+        make_policy(KNN, ReadoutConfig(name="resnet18"), spec)
+
+
+@pytest.mark.parametrize("far", [1e3, 6e4])
+def test_what_is_far_from_all_demonstrations_still_gives_an_action(far):
+    policy, batch = fitted()
+    wrist = torch.ones_like(batch.observation.features["wrist"])
+    wrist[0] += 2e-3  # a camera that shows nearly the same in all of them
+    batch.observation.features["wrist"] = wrist
+    policy.fit([batch])
+    batch.observation.features["wrist"] = torch.full_like(wrist, far)
+    assert torch.isfinite(policy.act(batch.observation, generators(20))).all()
 
 
 @pytest.fixture(scope="module")

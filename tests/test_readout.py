@@ -153,6 +153,22 @@ def test_readout_from_elsewhere_gets_every_field_of_its_own_settings(with_grid):
     assert settings.identity() == {"name": "grid", "width": 8, "channels": 32, "queries": 1, "side": 3}
 
 
+def test_a_file_older_than_a_setting_means_what_the_code_did_then(monkeypatch, with_grid):
+    monkeypatch.setattr(GridConfig, "former", {"side": 1}, raising=False)
+    assert readout_from_dict({"name": "grid", "width": 8}) == GridConfig(width=8, side=1)
+    assert make_readout("grid", SHAPE, 8).side == GridConfig().side == 2
+    assert change_readout(ReadoutConfig(width=8), "grid").side == 2
+    assert GridConfig(side=1).identity().keys() == {"name", "width", "channels", "queries"}  # nor `heads` of the base
+    assert GridConfig(side=2, heads=2).identity().keys() == {"name", "width", "channels", "queries", "side", "heads"}
+
+
+def test_settings_of_another_readout_or_policy_are_refused(with_grid):
+    with pytest.raises(ConfigError, match="readout 'grid' has the settings GridConfig, but ReadoutConfig was given"):
+        make_readout(ReadoutConfig(name="grid"), SHAPE)
+    with pytest.raises(ConfigError, match="policy 'knn' has the settings KNNConfig, .*choose it as policy=knn"):
+        make_policy(BCConfig(name="knn"), ReadoutConfig(), PolicySpec({"a.b": SHAPE}, 2, 3))
+
+
 def test_another_readout_takes_the_settings_that_it_has_too(with_grid):
     grid = GridConfig(width=8, heads=2, side=3)
     assert change_readout(grid, "attention", queries=5) == ReadoutConfig("attention", width=8, heads=2, queries=5)

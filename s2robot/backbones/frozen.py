@@ -155,7 +155,7 @@ def _update(digest: Any, name: str, value: Any) -> None:
     if isinstance(value, Tensor):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         if not value.is_meta:  # a model that is only counted has no bytes
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(_plain(value).view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         digest.update(f"{name} of {len(value)}".encode())
         for key in sorted(value, key=repr):
@@ -171,6 +171,15 @@ def _update(digest: Any, name: str, value: Any) -> None:
             f"extra state {name!r} of the network is of type {type(value).__name__}, which leaves no fixed bytes; "
             "return tensors, numbers, strings, lists or dictionaries from get_extra_state"
         )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return the tensor's values in one row, as one dense block of memory on the CPU."""
+    values = tensor.detach().cpu()
+    if values.is_quantized:  # its bytes mean nothing without scale and zero point, which `dtype` does not tell
+        values = values.dequantize()
+    values = values.to_dense().resolve_conj().resolve_neg().contiguous()
+    return values.as_strided((values.numel(),), (1,))  # `reshape` keeps the stride of what has one element
 
 
 def wrap_module(

@@ -219,7 +219,8 @@ def training_settings(cell: Cell) -> dict[str, Any]:
 def outcome_settings(cell: Cell) -> str:
     """Short hash of policy, readout and training: what the fingerprints of data, encoder and environment leave open."""
     settings = training_settings(cell)
-    return hash_json({key: settings[key] for key in ("policy", "readout", "training")})[:16]
+    named = ("packages", "policy", "readout", "training")
+    return hash_json({key: settings[key] for key in named if key in settings})[:16]
 
 
 def rollouts_settings(cell: Cell) -> dict[str, Any]:

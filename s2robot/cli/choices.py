@@ -24,4 +24,4 @@ def explain_choice(group: str, name: str) -> None:
     """
     for registry in (POLICIES, READOUTS):
         if group == registry.kind and name in registry:
-            registry.settings(name)
+            registry.default(name)

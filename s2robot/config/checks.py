@@ -51,13 +51,21 @@ def build(cls: type[Any], values: dict[str, Any], where: str) -> Any:
     return cls(**values)
 
 
+def former_of(cls: type[Any]) -> dict[str, Any]:
+    """Return what a dataclass and the classes it is made of say in `former`: a subclass adds to its bases'."""
+    former: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        former |= vars(base).get("former", {})
+    return former
+
+
 def without_former(settings: Any) -> dict[str, Any]:
     """Return all settings of a dataclass except those whose value is the one in its `former`.
 
     `former` holds settings that were added later, with the value that means what the code did before. Leaving them out
     keeps the identity that files from before the setting have.
     """
-    former = settings.former
+    former = former_of(type(settings))
     return {key: value for key, value in asdict(settings).items() if key not in former or value != former[key]}
 
 

@@ -47,8 +47,11 @@ def open_dataset(path: str | Path) -> DemonstrationDataset:
         DatasetError: the path does not exist, is of an unknown format, or damaged.
     """
     path = Path(path)
-    reader: type[DemonstrationDataset] = FORMATS[format_of(path)]
-    return reader(path)
+    name = format_of(path)
+    reader: type[DemonstrationDataset] = FORMATS[name]
+    dataset = reader(path)
+    dataset.package = FORMATS.provider(name)
+    return dataset
 
 
 def format_of(path: str | Path) -> str:

@@ -82,6 +82,7 @@ class DemonstrationDataset(ABC):
         proprioception: the other observation keys.
         env_args: the recorded environment description; empty if the format has none.
         fps: steps per second; None if neither the format nor `env_args` records them.
+        package: installed package that brings the format, with its version; None for the formats of s2robot.
 
     Raises:
         DatasetError: the files are missing, damaged, of another kind, or outside the dataset's folder.
@@ -93,6 +94,7 @@ class DemonstrationDataset(ABC):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.package: str | None = None
         self._fingerprint: str | None = None
         self._held: tuple[int, str, np.ndarray] | None = None
         try:
@@ -283,10 +285,15 @@ class DemonstrationDataset(ABC):
             return array.reshape(len(array), -1 if array.size else 0).astype(dtype)
 
     def fingerprint(self) -> str:
-        """Return the sha256 of the names and bytes of all files; a single file counts by its bytes alone."""
+        """Return the sha256 of the names and bytes of all files; a single file counts by its bytes alone.
+
+        The version of another package's reader is part of it, because it may read other frames from the same bytes.
+        """
         if self._fingerprint is None:
             self._fingerprint = _hash_files(self.path, self._files())
-        return self._fingerprint
+        if self.package is None:
+            return self._fingerprint
+        return hashlib.sha256(f"{self.package} {self._fingerprint}".encode()).hexdigest()
 
 
 def _hash_files(root: Path, files: Sequence[Path]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from s2robot.config import PolicyConfig, ReadoutConfig, build
+from s2robot.config.checks import former_of
 from s2robot.interfaces import ConfigError, PolicySpec, unknown_name
 from s2robot.system.registry import Registry
 
@@ -33,9 +34,11 @@ def make_policy(config: PolicyConfig, readout: ReadoutConfig, spec: PolicySpec) 
     """Build an untrained policy.
 
     Raises:
-        ConfigError: the policy's name is unknown, or the package that provides it cannot be imported.
+        ConfigError: the policy's name is unknown, its settings are of another policy, or the package that provides it
+            cannot be imported.
     """
-    policy: Policy = POLICIES.find(config.name)(config, readout, spec)
+    POLICIES.require_settings(config)
+    policy: Policy = POLICIES[config.name](config, readout, spec)
     return policy
 
 
@@ -51,7 +54,7 @@ def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:
     if not isinstance(name, str):
         raise ConfigError(unknown_name("policy", name, POLICIES))
     settings: type[PolicyConfig] = POLICIES.settings(name)
-    made: PolicyConfig = build(settings, {**settings.former, **values}, "policy")
+    made: PolicyConfig = build(settings, {**former_of(settings), **values}, "policy")
     return made
 
 

@@ -45,6 +45,11 @@ class Policy(nn.Module):
         """Whether there is anything for an optimizer to do; else `fit` is all of its training."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
+    @property
+    def has_fit(self) -> bool:
+        """Whether `fit` takes something, so that a training which never calls it is refused."""
+        return type(self).fit is not Policy.fit
+
     def fit(self, batches: Iterable[Batch]) -> None:
         """Take what the policy needs of the training windows before any step of an optimizer; by default nothing.
 

@@ -14,6 +14,7 @@ from s2robot.config import PolicyConfig, ReadoutConfig, require
 from s2robot.config.policy import require_positive
 from s2robot.interfaces import Batch, ConfigError, Observation, PolicySpec, TrainingError
 from s2robot.policies.base import Policy
+from s2robot.policies.readouts import is_pixels
 
 _STEADY = 1e-6  # a camera whose features spread less than this shows nothing, and must not be blown up
 
@@ -74,6 +75,11 @@ class KNNPolicy(Policy):
         self._numbers = [shape.channels * config.grid**2 for shape in spec.features.values()]
         for camera, shape in spec.features.items():
             side = min(shape.height, shape.width)
+            if is_pixels(shape):  # the network that would be trained on them is the readout, which is not used
+                raise ConfigError(
+                    f"policy knn trains nothing, so it cannot learn from the pixels of camera {camera!r}; choose "
+                    "another encoder.backbone, or another policy"
+                )
             require(
                 config.grid <= side, "policy.grid", config.grid, f"1 … {side}, the shorter side of {camera!r}'s map"
             )
@@ -101,7 +107,7 @@ class KNNPolicy(Policy):
         device = self.keys.device
         features = torch.cat(pooled)
         self._take_spread(features.double().flatten(0, 1))
-        self.keys = self._vectors(features.to(device), torch.cat(proprioception).to(device))
+        self.keys = self._vectors(features.to(device), torch.cat(proprioception).to(device)).half()
         self.chunks = torch.cat(chunks).to(device)
 
     def _take_spread(self, rows: Tensor) -> None:
@@ -124,18 +130,19 @@ class KNNPolicy(Policy):
         return torch.cat(parts, dim=-1)
 
     def _vectors(self, pooled: Tensor, proprioception: Tensor) -> Tensor:
-        """Float16 [B, D]: what distances are measured between; the mean squared norm of either part is its weight."""
+        """[B, D]: what distances are measured between; the mean squared norm of either part is its weight."""
         seen, felt = self._weights
         features = (pooled - self.center) / self.scale * (seen / len(self._numbers)) ** 0.5
         numbers = proprioception * (felt / max(proprioception.shape[-1], 1)) ** 0.5
-        return torch.cat([features.flatten(1), numbers.flatten(1)], dim=1).half()
+        return torch.cat([features.flatten(1), numbers.flatten(1)], dim=1)
 
     def _predict(self, observation: Observation) -> Tensor:
         """Normalised chunks [B, Ta, A]."""
         if not len(self.keys):
             raise TrainingError("policy knn has no demonstrations yet; call `fit` with the training windows first")
         felt = self.observation.proprioception(observation.proprioception)
-        queries = self._vectors(self._pooled(observation), felt).float()
+        # Not rounded to float16: what is far from all demonstrations would be infinite there, and the action NaN.
+        queries = self._vectors(self._pooled(observation), felt)
         nearest, index = _nearest(queries, self.keys.float(), self._k)
         weights = (-nearest / self._temperature).softmax(1)
         return (weights[..., None, None] * self.chunks[index]).sum(1)

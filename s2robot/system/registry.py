@@ -82,6 +82,41 @@ class Registry(Mapping[str, Any]):
             )
         return found  # type: ignore[return-value]
 
+    def require_settings(self, config: Any) -> None:
+        """Check that settings are those of the class that they name: `policy=bc policy.name=knn` has those of bc.
+
+        Raises:
+            ConfigError: they are not, or as for `settings`.
+        """
+        wanted = self.settings(config.name)
+        if not isinstance(config, wanted):
+            raise ConfigError(
+                f"{self.kind} {config.name!r} has the settings {wanted.__name__}, but {type(config).__name__} was "
+                f"given; choose it as {self.kind}={config.name}"
+            )
+
+    def default(self, name: str) -> Any:
+        """Return the default settings of `name`.
+
+        Raises:
+            ConfigError: they cannot be made or have types that a configuration cannot hold, or as for `settings`.
+        """
+        from omegaconf import OmegaConf  # only when the choices of a configuration are made
+
+        settings = self.settings(name)
+        try:
+            made = settings(name=name)
+            OmegaConf.structured(made)
+        except Exception as error:  # another package's code can raise anything
+            if name in self._own:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"{self.kind} {name!r} of {self.provider(name)} has no valid default settings {settings.__name__}: "
+                f"{type(error).__name__}: {reason}"
+            ) from error
+        return made
+
     def default_settings(self) -> dict[str, Any]:
         """Return name -> default settings of everything that can be loaded.
 
@@ -91,7 +126,7 @@ class Registry(Mapping[str, Any]):
         defaults = {}
         for name in self:
             try:
-                defaults[name] = self.settings(name)(name=name)
+                defaults[name] = self.default(name)
             except ConfigError as error:
                 if name in self._own:
                     raise

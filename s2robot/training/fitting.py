@@ -40,7 +40,7 @@ def require_fit(policy: Policy, config: TrainConfig) -> None:
 
 def fit(policy: Policy, windows: WindowDataset, batch_size: int, processes: Processes) -> None:
     """Pass every training window to `Policy.fit` once, if the policy overrides it; every process does so."""
-    if type(policy).fit is Policy.fit:
+    if not policy.has_fit:
         return
     parts = np.split(np.arange(len(windows)), range(batch_size, len(windows), batch_size))
 

@@ -45,7 +45,7 @@ class S2RobotPolicy(PreTrainedPolicy):
             action_width=config.action_feature.shape[0],
         )
         self.network = make_policy(config.policy_settings(), config.readout, spec)
-        if not self.network.trainable:
+        if self.network.has_fit or not self.network.trainable:
             raise ConfigError(
                 f"policy.network={config.network!r} is not possible with LeRobot, whose training has no place for a "
                 "policy that is fitted to the data at once; train it with `s2robot train`"

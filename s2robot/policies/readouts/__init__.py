@@ -10,13 +10,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from s2robot.config import ReadoutConfig, build
+from s2robot.config.checks import former_of
 from s2robot.interfaces import ConfigError, FeatureShape, unknown_name
 from s2robot.system.registry import Registry
 
 if TYPE_CHECKING:
     from s2robot.policies.readouts.base import Readout
 
-__all__ = ["READOUTS", "change_readout", "make_readout", "module_key", "readout_from_dict"]
+__all__ = ["READOUTS", "change_readout", "is_pixels", "make_readout", "module_key", "readout_from_dict"]
 
 READOUTS = Registry(
     "readout",
@@ -58,26 +59,25 @@ def make_readout(config: ReadoutConfig | str, shape: FeatureShape, width: int | 
         for option in given:
             if option not in known:
                 raise ConfigError(unknown_name("readout option", option, known))
-        config = readout_from_dict({"name": config, **given})
+        config = _build({"name": config, **given})
     elif width is not None or options:
         raise ConfigError(f"readout {config.name!r} is a settings object; set width and options as its fields")
-    made = READOUTS.find(config.name)
+    READOUTS.require_settings(config)
     _check_pixels(config.name, shape)
-    readout: Readout = made(config, shape)
+    readout: Readout = READOUTS[config.name](config, shape)
     return readout
 
 
 def readout_from_dict(values: dict[str, Any]) -> ReadoutConfig:
-    """The settings of a readout from a plain mapping, as checkpoints and other stacks' configurations hold it.
+    """Rebuild a readout's settings from the plain mapping that a checkpoint stores.
 
-    A setting that the mapping does not have is at its default; without a `name` it is that of `ReadoutConfig`.
+    A setting that the mapping is too old to have says what the code did then (`ReadoutConfig.former`); without a `name`
+    it is that of `ReadoutConfig`.
 
     Raises:
         ConfigError: the name is unknown, a field does not belong to the readout, or a value is impossible.
     """
-    settings: type[ReadoutConfig] = READOUTS.settings(values.get("name", ReadoutConfig.name))
-    made: ReadoutConfig = build(settings, values, "readout")
-    return made
+    return _build({**former_of(READOUTS.settings(values.get("name", ReadoutConfig.name))), **values})
 
 
 def change_readout(config: ReadoutConfig, name: str, **changes: Any) -> ReadoutConfig:
@@ -88,7 +88,7 @@ def change_readout(config: ReadoutConfig, name: str, **changes: Any) -> ReadoutC
     """
     known = READOUTS.settings(name).__dataclass_fields__
     shared = {key: value for key, value in vars(config).items() if key in known}
-    return readout_from_dict({**shared, "name": name, **changes})
+    return _build({**shared, "name": name, **changes})
 
 
 def module_key(camera: str) -> str:
@@ -100,11 +100,22 @@ def module_key(camera: str) -> str:
     return camera.replace("%", "%25").replace(".", "%2E")
 
 
-def _check_pixels(name: str, shape: FeatureShape) -> None:
+def _build(values: dict[str, Any]) -> ReadoutConfig:
+    settings: type[ReadoutConfig] = READOUTS.settings(values.get("name", ReadoutConfig.name))
+    made: ReadoutConfig = build(settings, values, "readout")
+    return made
+
+
+def is_pixels(shape: FeatureShape) -> bool:
+    """Whether these features are the image itself, as `encoder.backbone=pixels` passes it on."""
     from s2robot.backbones.pixels import STRIDE  # the backbones import torch, which listing the readouts must not
 
     # No pre-trained model ends in a map of three channels that is as large as an image.
-    pixels = shape.channels == 3 and not shape.num_prefix and min(shape.height, shape.width) >= STRIDE
+    return shape.channels == 3 and not shape.num_prefix and min(shape.height, shape.width) >= STRIDE
+
+
+def _check_pixels(name: str, shape: FeatureShape) -> None:
+    pixels = is_pixels(shape)
     if name == "resnet18" and not pixels:
         raise ConfigError(
             f"readout 'resnet18' reads images, not features of {shape.channels}x{shape.height}x{shape.width}; "
