@@ -1,4 +1,5 @@
 import contextlib
+import json
 from pathlib import Path
 
 import h5py
@@ -122,6 +123,71 @@ def test_command_renders_states_of_robosuite_1_4(tmp_path, capsys):
         np.testing.assert_array_equal(rendered.episode(1).states, source.episode(1).states)
 
 
+def changed(tmp_path, **kwargs):
+    """The recording of robosuite 1.4 as if it had been made with other arguments of `robosuite.make`."""
+    path = tmp_path / "changed.hdf5"
+    path.write_bytes(OLD.read_bytes())
+    with h5py.File(path, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        controller = {**env_args["env_kwargs"]["controller_configs"], **kwargs.pop("controller", {})}
+        env_args["env_kwargs"] |= {"controller_configs": controller, **kwargs}
+        file["data"].attrs["env_args"] = json.dumps(env_args)
+    return path
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize(
+    ("kwargs", "difference"),
+    [
+        ({"controller": {"output_max": 0.02}}, "right output_max: recorded 0.02, here [0.05, 0.05, 0.05, 0.5, 0.5,"),
+        ({"controller": {"control_delta": False}}, "right input_type: recorded 'absolute', here 'delta'"),
+        ({"controller": {"type": "JOINT_VELOCITY"}}, "right type: recorded 'JOINT_VELOCITY', here 'OSC_POSE'"),
+        ({"control_freq": 10}, "control_freq: recorded 10, here 20"),
+        ({"robots": ["Sawyer"]}, "robots: recorded ['Sawyer'], here ['Panda']"),
+    ],
+)
+def test_recordings_of_another_environment_are_refused_with_the_difference(tmp_path, capsys, kwargs, difference):
+    path = changed(tmp_path, **kwargs)
+    assert main(["render", f"dataset={path}", f"out={tmp_path}/new.hdf5", "size=32", "workers=1"]) == 2
+    assert difference in capsys.readouterr().err
+    assert not (tmp_path / "new.hdf5").exists()
+
+
+@pytest.mark.sim
+def test_rendering_keeps_the_recorded_environment_and_adds_cameras(tmp_path):
+    out = tmp_path / "new.hdf5"
+    assert main(["render", f"dataset={OLD}", f"out={out}", "size=32", "cameras=[agentview]", "workers=1"]) == 0
+    with open_dataset(out) as rendered, open_dataset(OLD) as source:
+        before, after = source.env_args, rendered.env_args
+    assert (after["env_version"], after["env_kwargs"]["camera_names"]) == ("1.4.1", ["agentview"])
+    for name in ("robots", "controller_configs", "control_freq"):
+        assert after["env_kwargs"][name] == before["env_kwargs"][name]
+
+
+@pytest.mark.sim
+def test_the_control_frequency_of_robosuites_own_recordings_is_told_by_their_states(tmp_path, capsys):
+    path = changed(tmp_path, env_name="Lift")
+    with h5py.File(path, "r+") as file:
+        kwargs = json.loads(file["data"].attrs["env_args"])["env_kwargs"]
+        del file["data"].attrs["env_args"]
+        file["data"].attrs.update(
+            env="Lift",
+            repository_version="1.4.1",
+            env_info=json.dumps({name: kwargs[name] for name in ("env_name", "robots", "controller_configs")}),
+        )
+    words = [f"dataset={path}", "size=32", "cameras=[agentview]", "workers=1"]
+    assert main(["render", *words, f"out={tmp_path}/new.hdf5"]) == 0
+    assert "control_freq is not recorded; the states are 0.05 s apart, so 20 is assumed" in capsys.readouterr().err
+    with open_dataset(tmp_path / "new.hdf5") as rendered:
+        assert rendered.fps == rendered.env_args["env_kwargs"]["control_freq"] == 20
+        assert "env_name" not in rendered.env_args["env_kwargs"]
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["states"][:, 0] *= 2
+    assert main(["render", *words, f"out={tmp_path}/slow.hdf5"]) == 2
+    assert "control_freq: recorded 10, here 20" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("env_args", "words", "message"),
     [
@@ -140,7 +206,7 @@ def test_command_renders_states_of_robosuite_1_4(tmp_path, capsys):
 def test_wrong_words_and_datasets_are_one_clear_error(tmp_path, capsys, env_args, words, message):
     with RobomimicWriter(tmp_path / "demos.hdf5", env_args) as writer:
         episode = make_episode(4, 0)
-        episode.states = np.zeros((4, 32))
+        episode.states, episode.actions = np.zeros((4, 32)), np.zeros((4, 7), np.float32)
         writer.add(episode)
     assert main(["render", f"dataset={tmp_path}/demos.hdf5", f"out={tmp_path}/new.hdf5", *words]) == 2
     assert message in capsys.readouterr().err

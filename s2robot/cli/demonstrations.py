@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from s2robot.cli.recorded import require_recorded_environment, with_control_frequency
 from s2robot.config import CollectConfig, RenderConfig
 from s2robot.data.appearance import ATTRIBUTE as LOOK
 from s2robot.data.appearance import look_of
@@ -27,6 +28,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
     from s2robot.data import RobomimicWriter, open_dataset
     from s2robot_envs import make_env
     from s2robot_envs.collection import packages
+    from s2robot_envs.recorded import ROBOSUITE, differences
 
     path = Path(config.out)
     kwargs: dict[str, Any] = {
@@ -50,6 +52,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
     if path.exists() and not config.overwrite:
         with open_dataset(path) as dataset:
             same = all(dataset.env_args.get(key) == env_args[key] for key in ("s2robot", "collection"))
+            same = same and not (env_args.get("type") == ROBOSUITE and differences(dataset.env_args, env_args))
         if not same:
             raise DatasetError(
                 f"{config.out!r} holds demonstrations recorded with other settings; give overwrite=true or another out"
@@ -81,20 +84,22 @@ def render_demonstrations(config: RenderConfig) -> None:
     """Render the states recorded in `config.dataset` into `config.out`, and print where the replay drifts.
 
     Raises:
-        DatasetError: `out` exists and `overwrite` is off, or the dataset records no environment or no states.
+        DatasetError: `out` exists and `overwrite` is off, the dataset records no environment or no states, or the
+            environment made here is not the recorded one.
         S2RobotEnvError: the task or a camera is unknown, the recording is of another robot or scene, or the simulator
             failed.
     """
     from s2robot.data import open_dataset
-    from s2robot.data.rerender import render_dataset
+    from s2robot.data.rerender import described, render_dataset
     from s2robot_envs import make_env
     from s2robot_envs.replay import RecordedEpisode, replay
 
     if Path(config.out).exists() and not config.overwrite:
         raise DatasetError(f"{config.out!r} exists; give overwrite=true or another out")
     with open_dataset(config.dataset) as dataset:
-        recorded = dataset.env_args.get("s2robot", {})
-        task = recorded.get("task") or dataset.env_args.get("env_name")
+        env_args = with_control_frequency(dataset)
+        recorded = env_args.get("s2robot", {})
+        task = recorded.get("task") or env_args.get("env_name")
         if not task:
             raise dataset.error("records no environment (env_args), so no simulator can replay it")
         kwargs = {
@@ -105,8 +110,10 @@ def render_demonstrations(config: RenderConfig) -> None:
             "render_profile": config.render_profile or recorded.get("render_profile", "fast"),
         }
         env: Any = make_env(**kwargs)
-        env_args = {**dataset.env_args, **env.env_args()}
+        ours, action_width = env.env_args(), env.action_space.shape[0]
         env.close()
+        require_recorded_environment(dataset, env_args, ours, action_width)
+        env_args = described(env_args, ours)
 
         def replay_all(
             episodes: Iterable[tuple[str, np.ndarray, Episode]],

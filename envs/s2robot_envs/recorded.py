@@ -1,0 +1,251 @@
+"""What a recorded environment says about its robots' motion, and where another environment departs from it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from s2robot_envs import simulator
+from s2robot_envs.errors import EnvConfigError
+from s2robot_envs.tasks import CONTROL_FREQUENCY
+
+ROBOSUITE = 1  # robomimic's EnvType.ROBOSUITE_TYPE
+
+# Arguments of `robosuite.make` that change only pictures, rewards, observations or the length of an episode.
+_NO_MOTION = re.compile(
+    r"env_name|has_.*|use_(camera|object|touch|tactile)_obs|camera_.*|render.*|reward_.*|horizon|ignore_done|hard_reset|"
+    r"seed|translucent_robot|postprocess_visual_obs"
+)
+_FORMER_NAMES = {"mount_types": "base_types"}  # of robosuite before 1.5
+_FORMER_ARRANGEMENTS = {"single-arm-opposed": "opposed", "single-arm-parallel": "parallel", "bimanual": "single-robot"}
+
+# What robosuite hands to a controller itself, or what has no effect of its own.
+_NOT_CHOSEN = {
+    "policy_freq",
+    "lite_physics",
+    "load_urdf",
+    "bullet_server_id",
+    "eef_rot_offset",
+    "ref_name",
+    "control_ori",
+}
+_NEEDS = {  # settings of a controller that act only beside another one
+    "kp_limits": ("impedance_mode", ("variable", "variable_kp")),
+    "damping_ratio_limits": ("impedance_mode", ("variable",)),
+    "ramp_ratio": ("interpolation", ("linear",)),
+}
+
+
+def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Compare what determines the robots' motion in two environment descriptions of robosuite (`env_args`).
+
+    Controllers are compared as robosuite 1.5 understands them, whichever version wrote them, with robosuite's defaults
+    for what is not said. What is not recorded at all (see `unrecorded`) is not compared.
+
+    Returns:
+        One text per difference, `control_freq: recorded 10, here 20`; empty if both environments move alike.
+
+    Raises:
+        EnvConfigError: a recorded controller is not one of robosuite 1.5.
+    """
+    theirs, mine = motion(recorded), motion(ours)
+    missing = set(unrecorded(recorded))
+    names = [
+        name
+        for name in [*theirs, *(name for name in mine if name not in theirs)]
+        if name.partition(" ")[0] not in missing and not _same(theirs.get(name), mine.get(name))
+    ]
+    # The settings of two kinds of controllers are not comparable.
+    kinds = tuple(name.removesuffix("type") for name in names if name.endswith((" right type", " left type")))
+    names = [name for name in names if name.endswith(" type") or not name.startswith(kinds or " ")]
+    return [f"{name}: recorded {_shown(theirs, name)}, here {_shown(mine, name)}" for name in names]
+
+
+def unrecorded(env_args: Mapping[str, Any]) -> list[str]:
+    """What determines the motion and is not in the description: `robots`, `controller_configs`, `control_freq`."""
+    kwargs = env_args.get("env_kwargs") or {}
+    return [name for name in ("robots", "controller_configs", "control_freq") if kwargs.get(name) is None]
+
+
+def motion(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that determines the robots' motion, flat: `robots`, `control_freq`, `controller_configs robot0 …`.
+
+    Raises:
+        EnvConfigError: a recorded controller is not one of robosuite 1.5.
+    """
+    kwargs = {_FORMER_NAMES.get(name, name): value for name, value in (env_args.get("env_kwargs") or {}).items()}
+    robots = _per_robot(kwargs.pop("robots", None) or "Panda", None)
+    controllers = _per_robot(kwargs.pop("controller_configs", None), len(robots))
+    flat: dict[str, Any] = {"robots": robots, "control_freq": kwargs.pop("control_freq", None) or CONTROL_FREQUENCY}
+    for index, (robot, config) in enumerate(zip(robots, controllers, strict=False)):
+        found = composite_controller(config, robot, env_args.get("env_version"))
+        flat |= {f"controller_configs robot{index} {name}": v for name, v in _controller(found, len(robots)).items()}
+    defaults = _defaults(str(env_args.get("env_name")))
+    for name, value in kwargs.items():
+        if not _NO_MOTION.fullmatch(name) and not _same(value, defaults.get(name)):
+            flat[name] = _FORMER_ARRANGEMENTS.get(str(value), value)
+    if flat.get("env_configuration") == "opposed" and len(robots) == 2:
+        del flat["env_configuration"]  # robosuite's default for two robots
+    return flat
+
+
+def composite_controller(config: Any, robot: str, version: str | None = None) -> dict[str, Any]:
+    """A controller's description as robosuite 1.5 takes it.
+
+    Args:
+        config: a composite controller of robosuite 1.5, the one controller of an arm of robosuite 1.4, the name of a
+            composite controller, or None for the robot's own.
+        robot: robosuite's name of the robot.
+        version: the robosuite that wrote it, if known.
+
+    Raises:
+        EnvConfigError: robosuite 1.5 has no such controller.
+    """
+    simulator.import_robosuite()
+    from robosuite.controllers import load_composite_controller_config
+    from robosuite.controllers.composite.composite_controller_factory import (
+        is_part_controller_config,
+        refactor_composite_controller_config,
+    )
+
+    if config is None or isinstance(config, str):
+        try:
+            return load_composite_controller_config(controller=config, robot=robot)
+        except (AssertionError, FileNotFoundError) as error:
+            raise EnvConfigError(f"controller {config!r} is not one of robosuite {_version()}: {error}") from error
+    if isinstance(config, Mapping) and is_part_controller_config(dict(config)):
+        part = _of_robosuite_1_4(config) if _is_1_4(config, version) else dict(config)
+        return refactor_composite_controller_config(part, robot, ["right"])
+    if not isinstance(config, Mapping) or not isinstance(config.get("body_parts"), Mapping):
+        said = config.get("type") if isinstance(config, Mapping) else config
+        raise EnvConfigError(f"controller {said!r} is not one that robosuite {_version()} has")
+    found = copy.deepcopy(dict(config))
+    parts = dict(found["body_parts"])
+    found["body_parts"] = {**parts.pop("arms", {}), **parts}
+    return found
+
+
+def _is_1_4(part: Mapping[str, Any], version: str | None) -> bool:
+    if "input_type" in part or "input_ref_frame" in part:
+        return False
+    return "control_delta" in part or (version is not None and re.match(r"0\.|1\.[0-4](\.|$)", version) is not None)
+
+
+def _of_robosuite_1_4(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A controller of 1.4 in the words of 1.5, which ignores the former ones without a word."""
+    part = dict(part)
+    delta = part.pop("control_delta", True)
+    if part["type"] == "IK_POSE":
+        raise EnvConfigError(f"controller IK_POSE of robosuite 1.4 is another one than that of robosuite {_version()}")
+    if part["type"].startswith("OSC"):
+        part |= {"input_type": "delta" if delta else "absolute", "input_ref_frame": "world"}
+    return part
+
+
+def _controller(config: Mapping[str, Any], num_robots: int) -> dict[str, Any]:
+    """The settings of a composite controller that have an effect, by `<part> <setting>`."""
+    flat = {"type": config.get("type")}
+    if config.get("composite_controller_specific_configs"):
+        flat["composite_controller_specific_configs"] = config["composite_controller_specific_configs"]
+    for name, part in config["body_parts"].items():
+        if name in ("right", "left") and isinstance(part, Mapping):
+            flat |= {f"{name} {key}": value for key, value in _part(part, num_robots).items()}
+    return flat
+
+
+def _part(part: Mapping[str, Any], num_robots: int) -> dict[str, Any]:
+    kind = str(part.get("type"))
+    values = {**_controller_defaults(kind), "interpolation": None, "ramp_ratio": 0.2}
+    values |= {name: value for name, value in part.items() if name in values}
+    if values["interpolation"] == "null":  # as robosuite's own files write it
+        values["interpolation"] = None
+    for name, (other, needed) in _NEEDS.items():
+        if values.get(other) not in needed:
+            values.pop(name, None)
+    if kind.startswith("OSC") and values["input_type"] == "delta" and num_robots == 1:
+        del values["input_ref_frame"]  # a robot alone stands unturned: its base and the world have the same axes
+    if kind.startswith("OSC") and values["input_type"] == "absolute":
+        for name in ("input_max", "input_min", "output_max", "output_min"):
+            del values[name]
+    gripper = part.get("gripper") or {}
+    return {"type": kind, **values, "gripper": {"type": "GRIP", "use_action_scaling": True, **gripper}}
+
+
+def _controller_defaults(kind: str) -> dict[str, Any]:
+    from robosuite.controllers.parts import arm, generic
+
+    classes = {
+        "OSC_POSE": arm.OperationalSpaceController,
+        "OSC_POSITION": arm.OperationalSpaceController,
+        "JOINT_POSITION": generic.JointPositionController,
+        "JOINT_VELOCITY": generic.JointVelocityController,
+        "JOINT_TORQUE": generic.JointTorqueController,
+    }
+    if kind == "IK_POSE":
+        from robosuite.controllers.parts.arm.ik import InverseKinematicsController
+
+        classes[kind] = InverseKinematicsController
+    if kind not in classes:
+        raise EnvConfigError(f"controller {kind!r} is not one that robosuite {_version()} has for an arm")
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(classes[kind]).parameters.items()
+        if parameter.default is not parameter.empty and name not in _NOT_CHOSEN and not name.startswith("interpolator")
+    }
+
+
+def _defaults(env_name: str) -> dict[str, Any]:
+    """Default arguments of an environment of robosuite; of all its base classes for what it hands on."""
+    from robosuite.environments.base import REGISTERED_ENVS
+
+    found: dict[str, Any] = {}
+    for cls in inspect.getmro(REGISTERED_ENVS.get(env_name, object)):
+        if "__init__" in vars(cls) and cls is not object:
+            for name, parameter in inspect.signature(vars(cls)["__init__"]).parameters.items():
+                if parameter.default is not parameter.empty:
+                    found.setdefault(name, parameter.default)
+    return found
+
+
+def _per_robot(value: Any, count: int | None) -> list[Any]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * count if count is not None and len(values) == 1 else values
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two settings mean the same: one number stands for as many as there are joints or axes."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(_same(value, second[name]) for name, value in first.items())
+    if _is_numeric(first) and _is_numeric(second):
+        try:
+            return bool(np.equal(*np.broadcast_arrays(np.asarray(first, float), np.asarray(second, float))).all())
+        except ValueError:
+            return False
+    return _alone(first) == _alone(second)
+
+
+def _is_numeric(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(_is_numeric(entry) for entry in value)
+    return isinstance(value, int | float | np.ndarray) and not isinstance(value, bool)
+
+
+def _alone(value: Any) -> Any:
+    """One value for several equal ones, as `robosuite.make` takes them."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        values = [_alone(entry) for entry in value]
+        return values[0] if values and all(entry == values[0] for entry in values) else values
+    return value
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return repr(values[name]) if name in values else "nothing"
+
+
+def _version() -> str:
+    return str(simulator.import_robosuite().__version__)

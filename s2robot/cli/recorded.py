@@ -1,0 +1,66 @@
+"""Whether the environment that this package makes is the one that a dataset was recorded in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from s2robot.data.base import DemonstrationDataset
+
+
+def with_control_frequency(dataset: DemonstrationDataset) -> dict[str, Any]:
+    """The recorded `env_args`, with the control frequency that the times of the states give if none is recorded.
+
+    robosuite's own recordings (`demo.hdf5`) do not record it, but each state begins with its time in seconds.
+    """
+    env_args = dict(dataset.env_args)
+    kwargs = env_args.get("env_kwargs")
+    if not isinstance(kwargs, dict) or kwargs.get("control_freq") is not None or "env_name" not in env_args:
+        return env_args
+    states = dataset.episode(0, cameras=[], proprioception=[]).states
+    apart = 0.0 if states is None or len(states) < 2 else float(np.median(np.diff(states[:, 0])))
+    if apart <= 0:
+        return env_args
+    frequency = round(1 / apart, 3)
+    frequency = int(frequency) if frequency == int(frequency) else frequency
+    _say(dataset, f"control_freq is not recorded; the states are {apart:.4g} s apart, so {frequency} is assumed")
+    return {**env_args, "env_kwargs": {**kwargs, "control_freq": frequency}}
+
+
+def require_recorded_environment(
+    dataset: DemonstrationDataset, recorded: Mapping[str, Any], ours: Mapping[str, Any], action_width: int
+) -> None:
+    """Refuse an environment in which the recorded actions would move the robots otherwise.
+
+    What the dataset does not say is assumed to be as in `ours`, and named on stderr.
+
+    Args:
+        dataset: the recordings.
+        recorded: their environment description.
+        ours: the description of the environment made here.
+        action_width: numbers per action of that environment.
+
+    Raises:
+        DatasetError: names every difference, with the recorded value and ours.
+    """
+    from s2robot_envs.recorded import ROBOSUITE, differences, unrecorded
+
+    found = []
+    if ours.get("type") == ROBOSUITE:
+        found = differences(recorded, ours)
+        for name in unrecorded(recorded):
+            said = "the robot's own" if name == "controller_configs" else ours["env_kwargs"][name]
+            _say(dataset, f"{name} is not recorded; assumed: {said}")
+    if dataset.action_width != action_width:
+        found.append(f"numbers per action: recorded {dataset.action_width}, here {action_width}")
+    if found:
+        raise dataset.error(
+            f"was recorded in another environment than this version of s2robot can make. {'; '.join(found)}"
+        )
+
+
+def _say(dataset: DemonstrationDataset, text: str) -> None:
+    print(f"{dataset.path}: {text}", file=sys.stderr)
