@@ -18,6 +18,8 @@ from s2robot_envs.rendering import INSTALL_COMMAND, ensure_gl_backend
 from s2robot_envs.vector import available_memory
 
 # Distribution -> (lowest version, first version that does not work); the ranges of pyproject.toml.
+# With mujoco 3.10, robosuite 1.5.2 fails in `mj_fullM`, but it declares no upper bound: plain pip installs a mujoco
+# that does not work.
 SUPPORTED_VERSIONS = {
     "mujoco": ((3, 3, 7), (3, 10)),
     "robosuite": ((1, 5, 2), (1, 6)),
