@@ -124,7 +124,7 @@ def test_a_stated_contrast_that_compares_no_arms_is_refused_before_anything_runs
 def test_contrasts_of_one_name_are_refused():
     tasks = ["Lift", "Can"]
     stated = [contrast({"task": task} | SMALL, {"task": task} | LARGE, "More scales") for task in tasks]
-    with pytest.raises(ConfigError, match="'More scales', 'More scales'.* different names"):
+    with pytest.raises(ConfigError, match="'More scales', 'More scales'.* their own name"):
         planned_contrasts(grid(tasks=tasks, contrasts=stated))
 
 

@@ -41,7 +41,7 @@ def nothing_here(monkeypatch):
         ("tasks=[{task: Lift, variant: {object_scale: 5}}]", "variant.object_scale is 5"),
         ("tasks=[{task: Lift, render_profile: best}]", "best"),
         ("tasks=[{task: Lift, seed: 10}]", "collection seed is 10"),
-        ("cells=[7]", "cells=[7] is not possible; valid: numbers of 0 … 0"),
+        ("cells=[7]", "cells=[7] is not possible; valid: numbers from 0 to 0"),
         ("cells=foo", "cells='foo' is not possible"),
     ],
 )
@@ -55,7 +55,7 @@ def test_what_cannot_run_is_refused_before_anything_is_written(word, message, dr
 def test_weights_may_be_missing_in_a_dry_run_alone(tmp_path, capsys, nothing_here, monkeypatch):
     monkeypatch.setattr("s2robot.benchmark.dry_run._calibrate", lambda *_: Speeds(0.0, defaultdict(float)))
     words = [f"output={tmp_path}/out", "backbones=[mvp_base]", "scale_sets=[[224]]", "device=cpu"]
-    missing = "no weights on this machine for mvp_base; run `s2robot encoders fetch mvp_base`"
+    missing = "this machine does not have the weights of mvp_base; run `s2robot encoders fetch mvp_base`"
     assert main(["benchmark", *words]) == 2
     assert missing in capsys.readouterr().err
     assert main(["benchmark", *words, "dry_run=true"]) == 0

@@ -192,7 +192,7 @@ def test_contrasts_of_one_name_are_races_of_their_own(tmp_path):
 @pytest.mark.parametrize("numbers", [[0, 0, 0, 0], True, [False], [4], []])
 def test_cells_are_numbers_each_once(numbers, tmp_path):
     config = toy_config(tmp_path, cells=numbers)
-    with pytest.raises(ConfigError, match="is not possible; valid: numbers of 0 … 3, each once"):
+    with pytest.raises(ConfigError, match="is not possible; valid: numbers from 0 to 3, each once"):
         select_cells(config, make_cells(config))
 
 
@@ -206,7 +206,7 @@ def test_a_plan_without_results_is_replaced(tmp_path, capsys):
     for config in (toy_config(tmp_path, episodes=3), toy_config(tmp_path)):
         document = store_plan(config, make_grid(config))
     assert (document.plan.episodes, document.amendments) == (6, ())
-    assert "has no results and is replaced" in capsys.readouterr().out
+    assert "has no results yet and is replaced" in capsys.readouterr().out
     write_error(tmp_path, make_cells(config)[0], "not a result")
     config = toy_config(tmp_path, training_seeds=[0])
     assert list(store_plan(config, make_grid(config)).cells) == [cell.name for cell in make_cells(config)]
@@ -235,9 +235,9 @@ def test_an_error_of_the_simulator_is_told_without_a_traceback(tmp_path):
         raise KeyError("unknown camera")
 
     config = toy_config(tmp_path, scale_sets=[[32]], training_seeds=[0])
-    with pytest.raises(S2RobotError, match="the first: 'unknown camera'$"):
+    with pytest.raises(S2RobotError, match="the first error: 'unknown camera'$"):
         run_benchmark(config, collect, make_toys, 2, (KeyError,))
-    with pytest.raises(S2RobotError, match="the first: Traceback"):
+    with pytest.raises(S2RobotError, match="the first error: Traceback"):
         run_benchmark(config, collect, make_toys, 2)
 
 

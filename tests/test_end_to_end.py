@@ -101,7 +101,7 @@ def test_benchmark_runs_its_cells_reports_and_resumes(dataset, tmp_path, capsys)
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/results.json")}
     assert main(["benchmark", *words]) == 2
-    assert capsys.readouterr().out.count("done before") == 2
+    assert capsys.readouterr().out.count("already done") == 2
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 

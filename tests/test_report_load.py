@@ -65,7 +65,7 @@ def test_a_copied_result_counts_once(tmp_path):
 def test_two_results_that_disagree_about_a_cell_are_named(tmp_path):
     write_results(tmp_path / "a", make_results([True, False]))
     write_results(tmp_path / "b", make_results([True, True]))
-    with pytest.raises(ReportError, match=r"a/results.json and .*b/results.json are the same cell"):
+    with pytest.raises(ReportError, match=r"a/results.json and .*b/results.json are of the same cell"):
         load_arms([tmp_path])
 
 
@@ -91,7 +91,7 @@ def test_of_a_cell_that_was_continued_elsewhere_the_longer_result_counts(tmp_pat
     (arm,) = load_arms([tmp_path])
     assert arm.episodes == 3
     write_results(tmp_path / "short", make_results([True, False], first_seed=1))
-    with pytest.raises(ReportError, match="same cell .* with other initial states"):
+    with pytest.raises(ReportError, match="same cell .*, but have other initial states"):
         load_arms([tmp_path])
 
 
@@ -141,7 +141,7 @@ def test_videos_that_are_gone_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 7}, "schema is 7, this version reads 1"),
+        ({"schema": 7}, "schema is 7, but this version reads 1"),
         ({"task": None}, "task must be of type str, got None"),
         ({"scales": [224, "x"]}, r"scales must be a list of numbers or pairs of numbers, got \[224, 'x'\]"),
         ({"scales": []}, "scales must be a list of numbers"),
@@ -152,7 +152,7 @@ def test_videos_that_are_gone_are_left_out(tmp_path):
         ({"episode_results": [3]}, "expected a JSON object, got int"),
         ({"episode_results": [{"seed": 1, "success": "yes"}]}, "success must be of type bool, got 'yes'"),
         ({"episode_results": [{"seed": 1, "success": True}] * 2}, "holds a seed twice"),
-        ({"successes": 2}, "states 2 of 2 successes, episode_results has 1 of 2"),
+        ({"successes": 2}, "states 2 of 2 successes, but episode_results has 1 of 2"),
         ({"videos": [{"path": "../../secret.mp4", "seed": 1, "success": True}]}, "outside the result folder"),
     ],
 )

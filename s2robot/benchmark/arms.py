@@ -113,7 +113,7 @@ def _each_once(arms: Iterable[Arm]) -> list[Arm]:
     names = [as_json(arm.selector) for arm in unique.values()]
     for arm, name in zip(unique.values(), names, strict=True):
         if names.count(name) > 1:
-            raise ConfigError(f"two arms of different settings are both called {arm.label!r}; give them a name each")
+            raise ConfigError(f"two arms with different settings are both named {arm.label!r}; give each its own name")
     return list(unique.values())
 
 

@@ -90,7 +90,7 @@ def compute_matched(config: BenchmarkConfig, encoder: EncoderConfig) -> str:
     candidates = config.larger_backbones or larger
     if not candidates:
         raise ConfigError(
-            f"no named backbone of the family {base.family!r} is larger than {base.name!r}; say larger_backbones=[…]"
+            f"no named backbone of the family {base.family!r} is larger than {base.name!r}; give larger_backbones=[…]"
         )
     target = encoder_cost(encoder).gmacs
 

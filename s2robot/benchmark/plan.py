@@ -83,13 +83,13 @@ def _planned(config: BenchmarkConfig, grid: Grid) -> PlanDocument:
         changed = plan.changed(document.plan)
         changed += ["cells"] if sorted(document.cells or names) != sorted(names) else []
         if changed and not (config.amend or document.amendments or _has_episodes(config)):
-            print(f"the plan of {document.planned or 'before'} in {path} has no results and is replaced")
+            print(f"{path}: the plan ({document.planned or 'no date'}) has no results yet and is replaced")
             document = fresh
         elif changed and not config.amend:
             raise ConfigError(
-                f"{str(path)!r} holds a plan of {document.planned or 'before'} that differs in "
-                f"{', '.join(changed)}; results may have been seen since. Take another output, or say why with "
-                'amend="REASON", which the report will print'
+                f"{str(path)!r} holds a plan ({document.planned or 'no date'}) that differs in "
+                f"{', '.join(changed)}, and its results may have been seen. Use another output, or give the reason "
+                'with amend="REASON", which the report will show'
             )
         elif changed:
             before = {**document.plan.to_json(), "cells": list(document.cells)}

@@ -107,7 +107,7 @@ def _base_arm(arms: Sequence[Arm], treatment: Arm) -> Arm:
 def _all_stated(config: BenchmarkConfig, arms: Sequence[Arm], cells: Sequence[Cell]) -> list[PlannedContrast]:
     contrasts = [_stated(entry) for entry in config.contrasts]
     names = [contrast.name for contrast in contrasts]
-    require(len(set(names)) == len(names), "contrasts", names, "different names: stopping and the report go by them")
+    require(len(set(names)) == len(names), "contrasts", names, "contrasts that each have their own name")
     first = [cell for cell in cells if cell.training_seed == config.training_seeds[0]]
     for contrast in contrasts:
         _require_pair(config, contrast, arms, first)
@@ -137,7 +137,7 @@ def _require_pair(
     found = ", ".join(f"its {side} selects {_selection(selectors[side], settings[side], cells)}" for side in SIDES)
     pairs = [pair for pair in itertools.product(*settings.values()) if pair[0] != pair[1]]
     unlike = min((differing(contrast.held, *pair) for pair in pairs), key=len, default=[])
-    advice = f". They differ in {', '.join(unlike)}, which it does not name" if unlike else ""
+    advice = f". They differ in {', '.join(unlike)}, which the contrast does not name" if unlike else ""
     renamed = "".join(f". {sentence}" for sentence in _renamed(config, arms, contrast))
     raise ConfigError(f"contrast {contrast.name!r} compares nothing: {found}{advice}{renamed}")
 
@@ -163,4 +163,4 @@ def _renamed(config: BenchmarkConfig, arms: Sequence[Arm], contrast: PlannedCont
         if entry["name"] not in names and entry["name"] in named:
             alone = make_arms(replace(config, backbones=[], arms=[entry]))[0]
             same = next(arm for arm in arms if arm.key == alone.key)
-            yield f"The arm {entry['name']!r} of the list is run as {same.label}, which computes the same"
+            yield f"The arm {entry['name']!r} of the list is run as {same.label}, which computes the same results"

@@ -96,7 +96,7 @@ def _check_weights(encoders: Iterable[EncoderConfig]) -> list[str]:
             (downloads if to_download else missing).append(name)
     if missing:
         commands = " and ".join(f"`s2robot encoders fetch {name}`" for name in missing)
-        raise WeightsError(f"no weights on this machine for {', '.join(missing)}; run {commands}")
+        raise WeightsError(f"this machine does not have the weights of {', '.join(missing)}; run {commands}")
     return downloads
 
 

@@ -144,7 +144,7 @@ def run_benchmark(
         if report:
             print((report / "report.md").read_text(encoding="utf-8"))
             rest = f"the rest is reported in {report}; "
-        raise S2RobotError(f"{len(failed)} of {len(chosen)} cells failed; {rest}the first, {name}: {error}")
+        raise S2RobotError(f"{len(failed)} of {len(chosen)} cells failed; {rest}the first error is of {name}: {error}")
     return report
 
 
@@ -156,11 +156,11 @@ def finish(config: BenchmarkConfig, cells: Sequence[Cell]) -> Path:
     """
     output = Path(config.output).resolve()
     if all(read_results(output, cell) is None for cell in cells):
-        raise S2RobotError(f"every cell of the benchmark failed; the first: {read_error(output, cells[0])}")
+        raise S2RobotError(f"every cell of the benchmark failed; the first error: {read_error(output, cells[0])}")
     with locked(output / "report"):
         if write_parquet(output, cells) is None:
             needed = "it needs pyarrow (`pip install 's2robot[parquet]'`)"
-            print(f"{PARQUET_FILE} is left out: {needed}; run again to write it")
+            print(f"{PARQUET_FILE} is not written, because {needed}; install it and run again")
         return write_report([output], output / "report").parent
 
 
@@ -201,7 +201,7 @@ def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cell
     failed: dict[str, str] = {}
     for cell in cells:
         if (count := count_episodes(runner.output, cell, config.first_seed)) >= config.episodes:
-            print(f"{cell.name}: done before, {count} episodes")
+            print(f"{cell.name}: already done, {count} episodes")
     while True:
         lacking = lacking_episodes(config, runner.output, races, cells)
         jobs = [CellJob(cell, lacking[cell.name]) for cell in cells if cell.name in lacking and cell.name not in failed]

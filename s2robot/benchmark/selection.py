@@ -28,8 +28,8 @@ def select_cells(config: BenchmarkConfig, cells: Sequence[Cell]) -> list[Cell]:
     numbers = config.cells if isinstance(config.cells, list) else [config.cells]
     valid = all(type(number) is int and 0 <= number < len(cells) for number in numbers) and bool(numbers)
     once = valid and len(set(numbers)) == len(numbers)
-    require(once, "cells", config.cells, f"numbers of 0 … {len(cells) - 1}, each once")
-    require(config.sequential.batch is None, "cells", config.cells, "null with sequential stopping: it needs all cells")
+    require(once, "cells", config.cells, f"numbers from 0 to {len(cells) - 1}, each once")
+    require(config.sequential.batch is None, "cells", config.cells, "null: sequential stopping needs all cells")
     return [cells[number] for number in numbers]
 
 

@@ -54,7 +54,7 @@ def make_races(config: BenchmarkConfig, contrasts: Sequence[PlannedContrast], ce
         arms = [{cell.arm.key + cell.task.label for cell in side} for side in (baseline, treatment)]
         one_pair = all(len(side) == 1 for side in arms)
         one_pair = one_pair and not differing(contrast.held, baseline[0].setting, treatment[0].setting)
-        valid = "contrasts whose two sides select one arm of one task each, alike in all that neither side names"
+        valid = "contrasts whose sides each select one arm of one task, and differ only in settings that they name"
         require(one_pair, "sequential.contrasts", contrast.name, valid)
         races.append(Race(contrast, baseline, treatment))
     return races

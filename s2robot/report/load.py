@@ -42,7 +42,7 @@ def load_arms(folders: Sequence[Path]) -> list[ArmResult]:
             raise ReportError(f"no results.json in or below {folder}")
         paths |= here
     if not paths:
-        raise ReportError("no folder with results is given")
+        raise ReportError("no folder with results was given")
     cells = [load_cell(path) for path in sorted(paths)]
     trained: dict[Setting, set[str]] = {}
     for cell in cells:
@@ -66,7 +66,9 @@ def load_cell(path: Path) -> CellResult:
     """
     reader = Reader(path, read_json(path))
     if reader.document.get("schema") != RESULTS_SCHEMA:
-        raise ReportError(f"{path}: schema is {reader.document.get('schema')!r}, this version reads {RESULTS_SCHEMA}")
+        raise ReportError(
+            f"{path}: schema is {reader.document.get('schema')!r}, but this version reads {RESULTS_SCHEMA}"
+        )
     fingerprints = {str(name): str(value) for name, value in reader.get("fingerprints", dict, {}).items()}
     if settings := reader.get("settings", str, ""):
         fingerprints["settings"] = settings
@@ -126,7 +128,9 @@ def _episodes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDA
     stated = (reader.get("successes", int, int(successes.sum())), reader.get("episodes", int, len(rows)))
     if stated != (successes.sum(), len(rows)):
         counted = f"{successes.sum()} of {len(rows)}"
-        raise ReportError(f"{reader.path}: states {stated[0]} of {stated[1]} successes, episode_results has {counted}")
+        raise ReportError(
+            f"{reader.path}: states {stated[0]} of {stated[1]} successes, but episode_results has {counted}"
+        )
     steps = np.array([row.get("steps", int, 0) for row in rows], dtype=np.int64)
     return seeds, successes, steps, failures
 
@@ -179,8 +183,8 @@ def _longer(first: CellResult, second: CellResult) -> CellResult:
         return longer
     what = "other initial states" if agree else f"different outcomes, perhaps {_elsewhere(first, second)}"
     raise ReportError(
-        f"{first.path} and {second.path} are the same cell (training seed {first.training_seed} included) with {what}; "
-        'report one of them, or tell them apart by "variant"'
+        f"{first.path} and {second.path} are of the same cell and training seed ({first.training_seed}), but have "
+        f'{what}; report only one of them, or give them different values of "variant"'
     )
 
 

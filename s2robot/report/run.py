@@ -43,7 +43,9 @@ def _draw_run(results: dict[str, Any]) -> Figure:
         _draw_losses(left, results.get("loss_curve") or [])
         _draw_solved(right, [row for row in results["episode_results"] if row.get("error") is None])
     except (KeyError, TypeError) as error:
-        raise ReportError(f"these results cannot be drawn: {error!r} is missing or malformed") from error
+        raise ReportError(
+            f"these results cannot be drawn, because a field is missing or malformed: {error!r}"
+        ) from error
     return figure
 
 
