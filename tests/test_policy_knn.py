@@ -19,7 +19,7 @@ from s2robot.interfaces import Batch, ConfigError, FeatureShape, Observation, Po
 from s2robot.policies import POLICIES, make_policy
 from s2robot.policies.base import Policy
 from s2robot.policies.bc import BCPolicy
-from s2robot.policies.knn import KNNConfig, KNNPolicy
+from s2robot.policies.knn import KNNConfig, KNNPolicy, _nearest
 from s2robot.training import TrainingLoop, train
 from s2robot.training.state import STATE_FILE
 
@@ -88,6 +88,20 @@ def test_of_equal_windows_the_first_count():
     chunks = torch.arange(4.0)[:, None, None].expand(4, 4, 3) / 4
     policy.fit([Batch(same.observation, chunks)])
     torch.testing.assert_close(policy.act(batch.observation, generators(1)), torch.full((1, 4, 3), 0.125))
+
+
+def test_an_exported_graph_takes_the_first_of_equal_windows_too():
+    class Nearest(torch.nn.Module):
+        def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return _nearest(queries, keys, 16)
+
+    torch.manual_seed(0)
+    for count in (20, 300, 3000):  # so few values that most windows are equal to others
+        example = torch.randint(0, 3, (2, 3)).float(), torch.randint(0, 3, (count, 3)).float()
+        graph = torch.export.export(Nearest(), example, strict=False).module()
+        (distances, index), (expected, first) = graph(*example), _nearest(*example, 16)
+        assert torch.equal(index.sort(1).values, first.sort(1).values), count
+        torch.testing.assert_close(distances.sort(1).values, expected)
 
 
 def test_a_camera_counts_alike_whatever_the_scale_of_its_features():

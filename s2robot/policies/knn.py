@@ -169,10 +169,13 @@ def _nearest(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Not by matrix products, which round differently for other batch sizes, most of all near zero.
     """
-    if torch.compiler.is_compiling():  # for export, in operators that ONNX has; its TopK takes the first of equals too
+    if torch.compiler.is_compiling():  # for export, in operators that ONNX has, of which a stable sort is none
         distances = torch.stack([(keys - query).square().sum(1) for query in queries]).sqrt()
-        values, index = distances.topk(k, largest=False)
-        return values, index
+        farthest = distances.topk(k, largest=False).values[:, -1:]
+        # Of equals `topk` takes any. So the numbers of the keys are ordered: nearer ones, equal ones, those beyond.
+        order = torch.arange(len(keys), device=keys.device) + len(keys) * (distances - farthest).sign().long()
+        index = order.topk(k, largest=False).indices
+        return distances.gather(1, index), index
     distances = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
     nearest, index = distances.sort(dim=1, stable=True)
     return nearest[:, :k], index[:, :k]
