@@ -97,7 +97,7 @@ def action_scale(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray
 
 def is_verdict(value: Any) -> bool:
     """Return whether an entry of `info` is one boolean or one number 0 or 1, alone or in an array of one."""
-    # A list of tasks, whatever its length, is no verdict; np.asarray takes all others, such as torch's tensors.
+    # A list, for example of tasks, is never a verdict, not even with one entry; `np.asarray` reads torch's tensors.
     if value is None or isinstance(value, str | bytes | list | tuple | set | frozenset | Mapping):
         return False
     array = np.asarray(value)
@@ -108,7 +108,8 @@ def verdict(name: str, key: str, value: Any) -> bool:
     """Return the success that an environment reports.
 
     Raises:
-        EnvConfigError: `is_verdict` is false of it; a list of open tasks would count as true until it is empty.
+        EnvConfigError: the value is not a verdict (see `is_verdict`): as a truth value, a list of open tasks, for
+            example, would be a success until it is empty.
     """
     if not is_verdict(value):
         raise EnvConfigError(
@@ -119,7 +120,7 @@ def verdict(name: str, key: str, value: Any) -> bool:
 
 
 def undecided(name: str, info: Mapping[str, Any], terminated: str) -> str:
-    """Return the error text for unreported success; it offers the entries of `info` that could be asked for."""
+    """Return the error text for unreported success; it names the entries of `info` that can be given as gym.success."""
     usable = sorted(key for key, value in info.items() if is_verdict(value))
     found = ", ".join(usable) if usable else "no entry that is true or false" if info else "no entries"
     first = "one of these, or " if usable else ""

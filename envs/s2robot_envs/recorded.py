@@ -1,4 +1,4 @@
-"""What a recorded environment says about its robots' motion, and where another environment departs from it."""
+"""Compare what determines the robots' motion in a recorded environment and in another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2robot_envs.tasks import CONTROL_FREQUENCY
 
 ROBOSUITE = 1  # robomimic's EnvType.ROBOSUITE_TYPE
 
-# Arguments of `robosuite.make` that change only pictures, rewards, observations or the length of an episode.
+# Arguments of `robosuite.make` that change only images, rewards, observations or the length of an episode.
 _NO_MOTION = re.compile(
     r"env_name|has_.*|use_(camera|object|touch|tactile)_obs|camera_.*|render.*|reward_.*|horizon|ignore_done|hard_reset|"
     r"seed|translucent_robot|postprocess_visual_obs"
@@ -24,7 +24,7 @@ _NO_MOTION = re.compile(
 _FORMER_NAMES = {"mount_types": "base_types"}  # of robosuite before 1.5
 _FORMER_ARRANGEMENTS = {"single-arm-opposed": "opposed", "single-arm-parallel": "parallel", "bimanual": "single-robot"}
 
-# What robosuite hands to a controller itself, or what has no effect of its own.
+# Arguments of controllers that robosuite itself passes, or that have no effect.
 _NOT_CHOSEN = {
     "policy_freq",
     "lite_physics",
@@ -34,7 +34,7 @@ _NOT_CHOSEN = {
     "ref_name",
     "control_ori",
 }
-_NEEDS = {  # settings of a controller that act only beside another one
+_NEEDS = {  # setting of a controller -> (another setting, the values with which it has an effect)
     "kp_limits": ("impedance_mode", ("variable", "variable_kp")),
     "damping_ratio_limits": ("impedance_mode", ("variable",)),
     "ramp_ratio": ("interpolation", ("linear",)),
@@ -44,8 +44,8 @@ _NEEDS = {  # settings of a controller that act only beside another one
 def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Compare what determines the robots' motion in two environment descriptions of robosuite (`env_args`).
 
-    Controllers are compared as robosuite 1.5 understands them, whichever version wrote them, with robosuite's defaults
-    for what is not said. What is not recorded at all (see `unrecorded`) is not compared.
+    Controllers of all versions are compared in the form of robosuite 1.5, with robosuite's defaults for settings that
+    are not given. Arguments that are not recorded at all (see `unrecorded`) are not compared.
 
     Returns:
         One text per difference, `control_freq: recorded 10, here 20`; empty if both environments move alike.
@@ -67,13 +67,13 @@ def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[st
 
 
 def unrecorded(env_args: Mapping[str, Any]) -> list[str]:
-    """What determines the motion and is not in the description: `robots`, `controller_configs`, `control_freq`."""
+    """Return those of `robots`, `controller_configs` and `control_freq` that the description does not record."""
     kwargs = env_args.get("env_kwargs") or {}
     return [name for name in ("robots", "controller_configs", "control_freq") if kwargs.get(name) is None]
 
 
 def motion(env_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that determines the robots' motion, flat: `robots`, `control_freq`, `controller_configs robot0 …`.
+    """Return all that determines the robots' motion, flat: `robots`, `control_freq`, `controller_configs robot0 …`.
 
     Raises:
         EnvConfigError: a recorded controller is not one of robosuite 1.5.
@@ -95,13 +95,13 @@ def motion(env_args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def composite_controller(config: Any, robot: str, version: str | None = None) -> dict[str, Any]:
-    """A controller's description as robosuite 1.5 takes it.
+    """Convert a controller's description to the form of robosuite 1.5.
 
     Args:
         config: a composite controller of robosuite 1.5, the one controller of an arm of robosuite 1.4, the name of a
             composite controller, or None for the robot's own.
         robot: robosuite's name of the robot.
-        version: the robosuite that wrote it, if known.
+        version: version of robosuite that wrote it, if known.
 
     Raises:
         EnvConfigError: robosuite 1.5 has no such controller.
@@ -123,7 +123,7 @@ def composite_controller(config: Any, robot: str, version: str | None = None) ->
         return refactor_composite_controller_config(part, robot, ["right"])
     if not isinstance(config, Mapping) or not isinstance(config.get("body_parts"), Mapping):
         said = config.get("type") if isinstance(config, Mapping) else config
-        raise EnvConfigError(f"controller {said!r} is not one that robosuite {_version()} has")
+        raise EnvConfigError(f"controller {said!r} is not a controller of robosuite {_version()}")
     found = copy.deepcopy(dict(config))
     parts = dict(found["body_parts"])
     found["body_parts"] = {**parts.pop("arms", {}), **parts}
@@ -137,18 +137,18 @@ def _is_1_4(part: Mapping[str, Any], version: str | None) -> bool:
 
 
 def _of_robosuite_1_4(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A controller of 1.4 in the words of 1.5, which ignores the former ones without a word."""
+    """Rename the settings of a 1.4 controller as in 1.5, which silently ignores the former names."""
     part = dict(part)
     delta = part.pop("control_delta", True)
     if part["type"] == "IK_POSE":
-        raise EnvConfigError(f"controller IK_POSE of robosuite 1.4 is another one than that of robosuite {_version()}")
+        raise EnvConfigError(f"controller IK_POSE of robosuite 1.4 differs from IK_POSE of robosuite {_version()}")
     if part["type"].startswith("OSC"):
         part |= {"input_type": "delta" if delta else "absolute", "input_ref_frame": "world"}
     return part
 
 
 def _controller(config: Mapping[str, Any], num_robots: int) -> dict[str, Any]:
-    """The settings of a composite controller that have an effect, by `<part> <setting>`."""
+    """Return the settings of a composite controller that have an effect, by `<part> <setting>`."""
     flat = {"type": config.get("type")}
     if config.get("composite_controller_specific_configs"):
         flat["composite_controller_specific_configs"] = config["composite_controller_specific_configs"]
@@ -168,7 +168,7 @@ def _part(part: Mapping[str, Any], num_robots: int) -> dict[str, Any]:
         if values.get(other) not in needed:
             values.pop(name, None)
     if kind.startswith("OSC") and values["input_type"] == "delta" and num_robots == 1:
-        del values["input_ref_frame"]  # a robot alone stands unturned: its base and the world have the same axes
+        del values["input_ref_frame"]  # a single robot is not rotated: its base and the world have the same axes
     if kind.startswith("OSC") and values["input_type"] == "absolute":
         for name in ("input_max", "input_min", "output_max", "output_min"):
             del values[name]
@@ -200,7 +200,7 @@ def _controller_defaults(kind: str) -> dict[str, Any]:
 
 
 def _defaults(env_name: str) -> dict[str, Any]:
-    """Default arguments of an environment of robosuite; of all its base classes for what it hands on."""
+    """Return the default arguments of a robosuite environment, including those that it passes to its base classes."""
     from robosuite.environments.base import REGISTERED_ENVS
 
     found: dict[str, Any] = {}
@@ -218,7 +218,7 @@ def _per_robot(value: Any, count: int | None) -> list[Any]:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Whether two settings mean the same: one number stands for as many as there are joints or axes."""
+    """Return whether two settings mean the same; one number stands for the same number at every joint or axis."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         return first.keys() == second.keys() and all(_same(value, second[name]) for name, value in first.items())
     if _is_numeric(first) and _is_numeric(second):
@@ -236,7 +236,7 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _alone(value: Any) -> Any:
-    """One value for several equal ones, as `robosuite.make` takes them."""
+    """Replace several equal values by one, as `robosuite.make` accepts it."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         values = [_alone(entry) for entry in value]
         return values[0] if values and all(entry == values[0] for entry in values) else values

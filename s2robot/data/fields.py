@@ -1,4 +1,4 @@
-"""What recorded fields mean: which values are a success, for all formats alike."""
+"""The meaning of recorded fields, the same for all formats: which values are a success."""
 
 from __future__ import annotations
 

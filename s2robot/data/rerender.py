@@ -33,14 +33,14 @@ _PICTURES = ("has_offscreen_renderer", "use_camera_obs", "camera_names", "camera
 
 
 def described(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Environment description of rendered demonstrations: what was recorded, and the cameras of `ours`.
+    """Return the environment description of rendered demonstrations: the recorded one with the cameras of `ours`.
 
-    Nothing recorded is replaced except the cameras. `ours` adds what the recording does not say, and `s2robot`.
+    Only the cameras are replaced. `ours` adds what the recording does not state, and `s2robot`.
     """
     if ours.get("type") != recorded.get("type", ours.get("type")):
         return {**recorded, "s2robot": ours["s2robot"]}
     theirs, mine = recorded.get("env_kwargs") or {}, ours.get("env_kwargs") or {}
-    # robosuite's recorder writes the name among the arguments too; there it would be given twice.
+    # robosuite's recorder also writes the name among the arguments, where it would be passed twice.
     kept = {name: value for name, value in theirs.items() if name not in _PICTURES and name != "env_name"}
     return {**ours, **recorded, "env_kwargs": {**mine, **kept}, "s2robot": ours["s2robot"]}
 

@@ -92,7 +92,7 @@ def make_results(
 
 
 def hash_json(document: Any) -> str:
-    """Sha256 of a JSON document, whatever the order of its keys."""
+    """Return the sha256 of a JSON document, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
