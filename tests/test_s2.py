@@ -224,17 +224,17 @@ def test_overlapping_half_precision_tiles_are_averaged_in_float32(dtype):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sizes": (16, 40)}, "40 is no multiple of the tile size 16; use 32 or 48, or cover='pad' or 'overlap'"),
+        ({"sizes": (16, 40)}, "40 is not a multiple of the tile size 16; use 32 or 48, or cover='pad' or 'overlap'"),
         ({"sizes": ()}, "scale set is empty"),
-        ({"sizes": (16, 0)}, "scale 0 is no image size"),
-        ({"sizes": (16, 32.0)}, "scale 32.0 is no image size"),
+        ({"sizes": (16, 0)}, "scale 0 is not an image size"),
+        ({"sizes": (16, 32.0)}, "scale 32.0 is not an image size"),
         ({"pool_to": "larger"}, "unknown pool_to 'larger'; did you mean 'largest'"),
         ({"cover": "crop"}, "unknown cover 'crop'.*exact, overlap, pad"),
         ({"max_tiles": 0}, "max_tiles=0 is not possible"),
         ({"x": torch.zeros(3, 16, 16)}, r"expected non-empty float images \[B, C, H, W\]"),
         ({"x": torch.zeros(0, 3, 16, 16)}, r"expected non-empty float images \[B, C, H, W\]"),
         ({"x": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, "got torch.uint8"),
-        ({"num_prefix_tokens": 0}, "17 tokens less num_prefix_tokens=0 do not fill a grid"),
+        ({"num_prefix_tokens": 0}, "17 tokens minus num_prefix_tokens=0 do not fill a grid"),
         ({"fn": lambda tiles: tiles.mean(dim=(2, 3))}, r"returned a tensor of shape \(5, 3\) for 5 tiles"),
     ],
 )
@@ -245,7 +245,7 @@ def test_impossible_arguments_are_named(arguments, message):
 
 
 def test_merging_a_wrong_number_of_tiles_is_refused():
-    with pytest.raises(EncoderError, match="5 tiles do not make whole images of 2x2 tiles"):
+    with pytest.raises(EncoderError, match="5 tiles do not fill whole images of 2x2 tiles"):
         merge_tiles(torch.zeros(5, 3, 2, 2), 2)
 
 

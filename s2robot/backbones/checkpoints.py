@@ -28,7 +28,7 @@ def read_state_dict(path: Path) -> StateDict:
         WeightsError: the file is missing, damaged, of another kind, or would have to be unpickled.
     """
     if not path.is_file():
-        raise WeightsError(f"no weights file {path}; give an existing file ending in {', '.join(SUFFIXES)}")
+        raise WeightsError(f"weights file {path} does not exist; give an existing file ending in {', '.join(SUFFIXES)}")
     if path.suffix not in SUFFIXES:
         raise WeightsError(f"cannot read weights from {path}: the name must end in {', '.join(SUFFIXES)}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
@@ -36,7 +36,7 @@ def read_state_dict(path: Path) -> StateDict:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
+        raise WeightsError(f"{path} does not hold a state dict (a mapping of names to tensors)")
     return dict(content)
 
 
@@ -44,7 +44,7 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:  # versions differ in what a damaged head raises
-        raise WeightsError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise WeightsError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
 def _read_torch(path: Path) -> object:
@@ -55,10 +55,10 @@ def _read_torch(path: Path) -> object:
     except UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors and would have to be unpickled, which can run code. "
-            "In an environment where you trust the file, save its state dict alone as .safetensors"
+            "If you trust the file, load it elsewhere and save only its state dict, as .safetensors"
         ) from error
     except Exception as error:  # arbitrary bytes can fail anywhere in the reader
-        raise WeightsError(f"{path} is damaged or no PyTorch checkpoint: {error}") from error
+        raise WeightsError(f"{path} is damaged or not a PyTorch checkpoint: {error}") from error
 
 
 def load_strictly(model: nn.Module, state: StateDict, optional: Collection[str], source: str) -> None:
@@ -84,7 +84,7 @@ def load_strictly(model: nn.Module, state: StateDict, optional: Collection[str],
     ]
     if missing or unexpected or shapes:
         raise WeightsError(
-            f"{source} is a checkpoint of another architecture. Missing: {', '.join(missing) or 'none'}. "
-            f"Unexpected: {', '.join(unexpected) or 'none'}. Other shapes: {', '.join(shapes) or 'none'}"
+            f"{source} is a checkpoint of a different architecture. Missing: {', '.join(missing) or 'none'}. "
+            f"Unexpected: {', '.join(unexpected) or 'none'}. Different shapes: {', '.join(shapes) or 'none'}"
         )
     model.load_state_dict({key: state[key] for key in own if key in state}, strict=False)

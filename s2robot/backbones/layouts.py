@@ -118,7 +118,7 @@ def read_keras_shards(folder: Path) -> StateDict:
         offset = 0
         for entry in group["weights"]:
             if entry["dtype"] != "float32" or "quantization" in entry:
-                raise WeightsError(f"{folder}: tensor {entry['name']} is no plain float32")
+                raise WeightsError(f"{folder}: tensor {entry['name']} is not an unquantised float32 tensor")
             array = np.frombuffer(buffer, "<f4", int(np.prod(entry["shape"])), offset).reshape(entry["shape"])
             offset += array.nbytes
             tensors["/".join(entry["name"].split("/")[-2:])] = torch.from_numpy(array.copy())
@@ -196,8 +196,8 @@ def check_heads(state: StateDict, model: TimmModel, source: str) -> None:
     if heads != expected:
         raise WeightsError(
             f"{source} has the sine-cosine position embeddings of an MAE-type ViT of width {position.shape[-1]}, which "
-            f"has {expected} attention heads, but this model has {heads}: it would load and give wrong features. "
-            "Use backbone=mvp_small for MVP's ViT-S"
+            f"has {expected} attention heads, but this model has {heads}: the weights would load and give wrong "
+            "features. For MVP's ViT-S use backbone=mvp_small"
         )
 
 

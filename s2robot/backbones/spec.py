@@ -86,6 +86,6 @@ class BackboneSpec:
     def __post_init__(self) -> None:
         if self.network and (self.timm_name or self.layout or self.size < 1 or not self.mean or not self.std):
             raise EncoderError(
-                f"backbone {self.name!r} brings a network of its own: it needs size, mean and std, and no timm_name or "
-                "layout"
+                f"backbone {self.name!r} has its own network: set size, mean and std, and leave timm_name and layout "
+                "empty"
             )

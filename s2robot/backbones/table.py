@@ -269,11 +269,11 @@ def find_spec(name: str) -> BackboneSpec:
         if not isinstance(spec, BackboneSpec):
             raise EncoderError(
                 f"backbone {name!r} of {BACKBONES.provider(name)} is of type {type(spec).__name__}; an entry point of "
-                "the group s2robot.backbones names a BackboneSpec"
+                "the group s2robot.backbones must name a BackboneSpec"
             )
         return spec if spec.name == name else replace(spec, name=name)
     timm_name = name.removeprefix("timm/")
     if timm.is_model(timm_name):
         config = timm.get_pretrained_cfg(timm_name)
         return BackboneSpec(name, timm_name, "timm", "hub", licence=(config and config.license) or "unknown")
-    raise EncoderError(f"{unknown_name('backbone', name, BACKBONES)}, or any model name of timm")
+    raise EncoderError(f"{unknown_name('backbone', name, BACKBONES)}, or any timm model name")

@@ -85,7 +85,7 @@ class S2Encoder(nn.Module):
         _spare_forked_processes()
         require_scales(scales)
         if max_tiles is not None and max_tiles < 1:
-            raise EncoderError(f"max_tiles={max_tiles} is not possible; give 1 or more tiles per call")
+            raise EncoderError(f"max_tiles={max_tiles} is not possible; valid: 1 or more tiles per call")
         if isinstance(backbone, str):
             factors = any(isinstance(scale, float) for scale in scales)
             backbone = load_backbone(backbone, weights, size=tile or (None if factors else first_side(scales)))
@@ -93,7 +93,9 @@ class S2Encoder(nn.Module):
             backbone = copy.deepcopy(backbone)  # the caller's own stays as it is
         sizes = tuple(in_pixels(scale, backbone.size) for scale in scales)
         if duplicate < 1 or (duplicate > 1 and len(sizes) > 1):
-            raise EncoderError(f"duplicate={duplicate} with scales {sizes}; valid: 1, or more with a single scale")
+            raise EncoderError(
+                f"duplicate={duplicate} is not possible with scales {sizes}; valid: 1, or more with a single scale"
+            )
         tile = tile or first_side(sizes)
         # As a backbone given by its name: features must not depend on who loaded it.
         self.backbone = backbone = backbone.for_tiles(tile) if isinstance(backbone, FrozenBackbone) else backbone
@@ -297,7 +299,7 @@ class S2Encoder(nn.Module):
             or self.precision != "fp32"
         ):
             raise EncoderError(
-                f"backbone 'pixels' is one square image in fp32, such as scales=(84,); got {self.describe()}"
+                f"backbone 'pixels' needs one square scale in fp32, such as scales=(84,); got {self.describe()}"
             )
 
     def _check_tiles(self) -> None:
@@ -307,13 +309,13 @@ class S2Encoder(nn.Module):
             for side in as_pair(size):
                 if side < minimum:
                     raise EncoderError(
-                        f"scale {size} is below one patch of {self.backbone.name}: the smallest is {minimum} pixels "
-                        "(whole numbers are pixels; write 1.0, 2.0 for multiples of the native size)"
+                        f"scale {size} is smaller than {self.backbone.name} can process; the smallest size is "
+                        f"{minimum} pixels (whole numbers are pixels; write 1.0, 2.0 for multiples of the native size)"
                     )
                 if min(side, self.scale_set.tile) % patch:
                     raise EncoderError(
-                        f"scale {size} needs tiles that are no multiple of the {patch}-pixel patches of "
-                        f"{self.backbone.name}; use multiples of {patch}"
+                        f"scale {size} needs tiles whose size is not a multiple of {self.backbone.name}'s patch size, "
+                        f"{patch} pixels; use multiples of {patch}"
                     )
 
 

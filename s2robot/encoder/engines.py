@@ -154,14 +154,14 @@ class OpenVINOEngine:
         outputs = self._requests[size].infer(tiles.contiguous().numpy(), share_inputs=True, share_outputs=True)
         tile_map = torch.from_numpy(outputs[0].copy())
         if len(tile_map) != len(tiles):  # seen where oneDNN was held to SSE4.1
-            raise self._no_code(f"it answers {len(tiles)} tiles with {len(tile_map)} maps")
+            raise self._no_code(f"it returned {len(tile_map)} maps for {len(tiles)} tiles")
         if len(outputs) == 1:
             return tile_map, tile_map.new_empty((len(tile_map), 0, tile_map.shape[1]))
         return tile_map, torch.from_numpy(outputs[1].copy())
 
     def _no_code(self, reason: str) -> ConfigError:
         return ConfigError(
-            f"engine 'openvino' has no code for this backbone in {self._precision} on this processor; use engine=eager "
+            f"engine 'openvino' cannot run this backbone in {self._precision} on this processor; use engine=eager "
             f"({reason})"
         )
 

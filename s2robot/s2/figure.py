@@ -1,4 +1,4 @@
-"""A picture of what S² does to a frame: the image at every scale, its tiles in their order, the grid they end in."""
+"""A picture of what S² does to a frame: the image at every scale, its numbered tiles, and the final grid."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _LINE, _CELL = "#d62728", "#1f77b4"
 
 
 def tiling_figure(image: np.ndarray, scale_set: ScaleSet, cells: tuple[int, int] = (7, 7)) -> Figure:
-    """Draw one frame under a scale set.
+    """Draw how a scale set resizes and tiles one frame.
 
     Args:
         image: uint8 [H, W, 3].
-        scale_set: sizes and options.
+        scale_set: the scale set to draw.
         cells: height and width of one tile's feature map.
 
     Returns:
-        The figure; `savefig` writes it.
+        The figure, to be written by its `savefig`.
     """
     tilings = scale_set.tilings(*image.shape[:2])
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     pyramid = [scale.clamp(0, 255).byte()[0].permute(1, 2, 0).numpy() for scale in scale_set.pyramid(pixels)]
-    # Panels keep the scales' sizes relative to each other, so that all tiles are equally large on paper.
+    # The panels' widths are in proportion to the scales' sizes, so that all tiles have the same size on paper.
     widths = [tiling.lefts[-1] + tiling.tile[1] for tiling in tilings]
     heights = [tiling.tops[-1] + tiling.tile[0] for tiling in tilings]
     unit = 1.6 / scale_set.tile

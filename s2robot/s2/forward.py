@@ -1,4 +1,4 @@
-"""S² over any single-scale model: tiles of all scales in as few calls as memory allows, joined to one map."""
+"""S² over any single-scale model: run all scales' tiles in as few calls as memory allows, then join them to one map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TileOutput = Tensor | tuple[Tensor, Tensor]
 TileFunction = Callable[[Tensor], TileOutput]
 
 _CALLS_PER_CHUNK = 4
-"""A tile takes far less memory than a backbone's activations for it: room for the tiles of a few calls is small."""
+"""Tiles take far less memory than the backbone's activations for them, so the tiles of a few calls may be in memory."""
 
 
 def multiscale_forward(
@@ -31,7 +31,7 @@ def multiscale_forward(
     max_tiles: int | None = None,
     **options: Unpack[ScaleOptions],
 ) -> tuple[Tensor, Tensor]:
-    """Multi-scale features of images under any single-scale model.
+    """Compute multi-scale features of images with any single-scale model.
 
     Args:
         fn: model from tiles [b, 3, tile, tile] to a map [b, C, h, w], to tokens [b, P+N, C] with the prefix tokens
@@ -40,7 +40,7 @@ def multiscale_forward(
         sizes: image sizes of the scale set, the base size first.
         tile: size of the tiles [pixels].
         num_prefix_tokens: P, used when `fn` returns tokens.
-        max_tiles: most tiles per call of `fn`; bounds peak memory. All tiles of all scales in one call when None.
+        max_tiles: largest number of tiles per call of `fn`, which bounds peak memory; None for all tiles in one call.
         options: `antialias`, `pool_to`, `cover`, `keep_aspect` and `upsampled`, see `ScaleOptions`.
 
     Returns:
@@ -73,7 +73,7 @@ def multiview_forward(
         views: normalised float images, each [B, 3, H_v, W_v] with the same B; sizes may differ between views.
         scale_set: sizes and how they are joined.
         num_prefix_tokens: P, used when `fn` returns tokens.
-        max_tiles: most tiles per call of `fn`.
+        max_tiles: largest number of tiles per call of `fn`.
 
     Returns:
         One pair (map, prefix) per view, as `multiscale_forward` returns it.
@@ -85,8 +85,8 @@ def multiview_forward(
     tilings = [scale_set.tilings(*view.shape[-2:]) for view in views]
     tiles_per_step = sum(tiling.count for view in tilings for tiling in view)
     batch = len(views[0])
-    # A few calls' worth of images at a time: memory then does not grow with the batch or with the scales, since the
-    # resized images of later chunks are not made before they are needed, and most calls are full.
+    # Take the images of a few calls at a time. Memory then grows neither with the batch nor with the scales, because
+    # later chunks are resized only when they are needed, and most calls are still full.
     step = batch if max_tiles is None else max(1, _CALLS_PER_CHUNK * max_tiles // tiles_per_step)
     chunks = [
         _forward_chunk(fn, [view[start : start + step] for view in views], scale_set, num_prefix_tokens, max_tiles)
@@ -103,16 +103,16 @@ def multiview_forward(
 def forward_tiles(
     fn: TileFunction, scales: Sequence[Sequence[Tensor]], num_prefix_tokens: int = 0, max_tiles: int | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Run `fn` on the tiles of several scales, with as few calls as the tiles' sizes and `max_tiles` allow.
+    """Run `fn` on the tiles of several scales, in as few calls as the tiles' sizes and `max_tiles` allow.
 
     Args:
         fn: see `multiscale_forward`.
-        scales: per scale its tiles, as views [B, 3, th, tw] of one size.
+        scales: the tiles of each scale, as views [B, 3, th, tw] of one size.
         num_prefix_tokens: P, used when `fn` returns tokens.
-        max_tiles: most tiles per call.
+        max_tiles: largest number of tiles per call.
 
     Returns:
-        Per scale (map [n·B, C, h, w], prefix [n·B, P, C]), in the order of its views.
+        One pair (map [n·B, C, h, w], prefix [n·B, P, C]) per scale, in the order of the scale's views.
     """
     results: dict[int, tuple[Tensor, Tensor]] = {}
     for shape in dict.fromkeys(views[0].shape[1:] for views in scales):
@@ -131,7 +131,7 @@ def forward_tiles(
 
 def _check_views(views: Sequence[Tensor], max_tiles: int | None) -> None:
     if max_tiles is not None and max_tiles < 1:
-        raise EncoderError(f"max_tiles={max_tiles} is not possible; give 1 or more tiles per call")
+        raise EncoderError(f"max_tiles={max_tiles} is not possible; valid: 1 or more tiles per call")
     for view in views:
         if view.dim() != 4 or 0 in view.shape or not view.is_floating_point():
             raise EncoderError(
@@ -168,7 +168,7 @@ def _join_scales(
 ) -> tuple[Tensor, Tensor]:
     maps = [tiling.merge(tile_maps) for tiling, (tile_maps, _) in zip(tilings, outputs, strict=True)]
     grid = scale_set.grid([(m.shape[-2], m.shape[-1]) for m in maps])
-    # Area pooling in float32, as in the reference implementation, whatever precision the model ran in.
+    # Pool by area in float32, as in the reference implementation, even if the model ran in a lower precision.
     pooled = [m.float() if tuple(m.shape[-2:]) == grid else F.interpolate(m.float(), grid, mode="area") for m in maps]
     prefixes = [
         prefix.float().unflatten(0, (tiling.count, -1)).mean(0)
@@ -178,10 +178,10 @@ def _join_scales(
 
 
 def as_map_and_prefix(output: TileOutput, tiles: Tensor, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
-    """Bring what a model returned for `tiles` to the form (map [b, C, h, w], prefix [b, P, C]).
+    """Convert a model's output for `tiles` to the pair (map [b, C, h, w], prefix [b, P, C]).
 
     Raises:
-        EncoderError: the output is no map, no tokens and no pair, or the tokens do not fill a grid.
+        EncoderError: the output is not a map, tokens or a pair, or the tokens do not fill a grid.
     """
     if isinstance(output, tuple):
         return output
@@ -197,7 +197,7 @@ def as_map_and_prefix(output: TileOutput, tiles: Tensor, num_prefix_tokens: int)
     h = round(math.sqrt(tokens.shape[1] * tile_height / tile_width))
     if h < 1 or tokens.shape[1] % h or round(tokens.shape[1] / h * tile_height / tile_width) != h:
         raise EncoderError(
-            f"{output.shape[1]} tokens less num_prefix_tokens={num_prefix_tokens} do not fill a grid of the shape of a "
-            f"{tile_height}x{tile_width} tile; check num_prefix_tokens (CLS and registers)"
+            f"{output.shape[1]} tokens minus num_prefix_tokens={num_prefix_tokens} do not fill a grid with the aspect "
+            f"ratio of a {tile_height}x{tile_width} tile; check num_prefix_tokens (CLS and registers)"
         )
     return tokens.transpose(1, 2).unflatten(2, (h, -1)), prefix

@@ -1,4 +1,4 @@
-"""Which image sizes S² runs, and how an image is brought to each of them."""
+"""The image sizes that S² runs, and how an image is resized to each of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class ScaleOptions(TypedDict, total=False):
     """Options of a scale set, which `S2Encoder` and `multiscale_forward` take too; `ScaleSet` has their defaults.
 
     Attributes:
-        antialias: low-pass filter when shrinking (the reference implementation does not).
-        pool_to: `base` pools every scale to the first scale's grid (the paper), `largest` to the finest grid.
+        antialias: whether to low-pass filter when shrinking (the reference implementation does not).
+        pool_to: grid that every scale is pooled to: `base`, the first scale's (the paper), or `largest`, the finest.
         cover: `exact`, `pad` or `overlap`, see `Tiling.of`.
-        keep_aspect: an int size is the shorter side and the image keeps its aspect ratio, instead of a square.
-        upsampled: make all scales from the image at the base size, so that larger scales add compute but no pixels
-            (what the paper's robot experiment did), instead of from the image as given.
+        keep_aspect: whether images keep their aspect ratio, with an int size as the shorter side; else an int size is
+            the side of a square.
+        upsampled: whether all scales are made from the image at the base size instead of the original image. Larger
+            scales then add compute but no information, as in the paper's robot experiment.
     """
 
     antialias: bool
@@ -39,7 +40,7 @@ def check_options(options: Mapping[str, Any], function: Callable[..., Any]) -> N
     """Refuse keyword arguments of `function` that are neither its own nor in `ScaleOptions`.
 
     Raises:
-        EncoderError: names the choices.
+        EncoderError: an option is unknown; the message lists the choices.
     """
     own = (p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD)
     valid = {*own, *ScaleOptions.__annotations__} - {"self"}
@@ -50,11 +51,11 @@ def check_options(options: Mapping[str, Any], function: Callable[..., Any]) -> N
 
 @dataclass(frozen=True)
 class ScaleSet:
-    """Which image sizes S² runs and how their features are joined; the defaults are the paper's algorithm.
+    """The image sizes that S² runs and how their features are joined; the defaults are the paper's algorithm.
 
     Attributes:
         sizes: image sizes [pixels]; an int is a square, a pair is (height, width). The first is the base size.
-        tile: tile height = width [pixels]. A size below it is one smaller tile.
+        tile: height = width of a tile [pixels]. An image size below it becomes one smaller tile.
         antialias, pool_to, cover, keep_aspect, upsampled: see `ScaleOptions`.
     """
 
@@ -72,14 +73,14 @@ class ScaleSet:
         for size in (*self.sizes, self.tile):
             if not all(isinstance(side, int) and side >= 1 for side in as_pair(size)):
                 raise EncoderError(
-                    f"scale {size!r} is no image size; give whole pixels >= 1, such as 224 or (224, 448)"
+                    f"scale {size!r} is not an image size; give whole pixels >= 1, such as 224 or (224, 448)"
                 )
         if self.pool_to not in POOLS:
             raise EncoderError(unknown_name("pool_to", self.pool_to, POOLS))
         if self.cover not in COVERS:
             raise EncoderError(unknown_name("cover", self.cover, COVERS))
         if not self.keep_aspect:
-            self.tilings(1, 1)  # sizes do not depend on the image, so a wrong one is refused here
+            self.tilings(1, 1)  # fails early: without keep_aspect the tilings do not depend on the image
 
     def tilings(self, height: int, width: int) -> list[Tiling]:
         """One `Tiling` per scale for images of `height` x `width` pixels."""
@@ -87,7 +88,7 @@ class ScaleSet:
         return [Tiling.of(*size, self.tile, self.cover) for size in sizes]
 
     def grid(self, map_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """Height and width to which the scales' merged maps of the given sizes are pooled."""
+        """Height and width of the grid that the scales' merged maps, of sizes `map_sizes`, are pooled to."""
         if self.pool_to == "base":
             return map_sizes[0]
         return max(h for h, _ in map_sizes), max(w for _, w in map_sizes)
@@ -108,10 +109,10 @@ class ScaleSet:
 
 
 def resize(images: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
-    """Resize float images [B, C, H, W] to `size` bicubically, in float32, corners not aligned.
+    """Resize float images [B, C, H, W] to `size` by bicubic interpolation in float32, without aligning corners.
 
-    `antialias` acts only when a side shrinks: PyTorch's antialiasing kernel is another cubic (a = -0.5 instead of
-    -0.75), so that it would change enlarged images too, which have nothing to filter.
+    `antialias` has an effect only if a side shrinks. Enlarged images have nothing to filter, but PyTorch's antialiasing
+    kernel would change them too: it is another cubic (a = -0.5 instead of -0.75).
     """
     height, width = images.shape[-2:]
     if (height, width) == tuple(size):

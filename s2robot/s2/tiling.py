@@ -1,4 +1,4 @@
-"""Cutting images into tiles and putting the tiles' feature maps together again."""
+"""Cut images into tiles, and put the tiles' feature maps together again."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class Tiling:
 
     @classmethod
     def of(cls, height: int, width: int, tile: Size, cover: str = "exact") -> Tiling:
-        """Lay tiles over an image; an image smaller than a tile is one tile of its own size.
+        """Lay tiles over an image; an image smaller than a tile becomes one tile of the image's size.
 
         Args:
             height: image height [pixels].
             width: image width [pixels].
             tile: tile height = width, or (height, width) [pixels].
-            cover: what happens where the image is no multiple of the tile: `exact` refuses, `pad` extends the image
-                to the right and below, `overlap` spreads the tiles evenly so that they overlap.
+            cover: what happens if the image size is not a multiple of the tile size: `exact` refuses, `pad` extends
+                the image to the right and below, `overlap` spreads the tiles evenly so that they overlap.
 
         Raises:
-            EncoderError: the size is no multiple of the tile under `exact`, or any size is below 1.
+            EncoderError: the image size is not a multiple of the tile size under `exact`, or any size is below 1.
         """
         tile_height, tile_width = as_pair(tile)
         if min(height, width, tile_height, tile_width) < 1:
@@ -63,9 +63,9 @@ class Tiling:
         return len(self.tops) * len(self.lefts)
 
     def views(self, images: Tensor) -> list[Tensor]:
-        """The tiles of images [B, C, H, W], rows first, left to right: `count` views [B, C, th, tw] that copy nothing.
+        """Return the tiles of images [B, C, H, W] as `count` views [B, C, th, tw], row by row, left to right.
 
-        Only padded images are copied.
+        Nothing is copied, except images that must be padded.
         """
         tile_height, tile_width = self.tile
         below = max(0, self.tops[-1] + tile_height - self.height)
@@ -77,14 +77,14 @@ class Tiling:
         ]
 
     def split(self, images: Tensor) -> Tensor:
-        """Cut images [B, C, H, W] into tiles [n·B, C, th, tw]: all images' first tile, then all second."""
+        """Cut images [B, C, H, W] into tiles [n·B, C, th, tw]: the first tile of every image, then the second."""
         return torch.cat(self.views(images))
 
     def merge(self, tiles: Tensor) -> Tensor:
-        """Put the feature maps [n·B, C, h, w] of `split` tiles together to one map per image, [B, C, h', w'].
+        """Join the feature maps [n·B, C, h, w] of tiles in the order of `split` to one map per image, [B, C, h', w'].
 
-        Padding is cropped to the cells that hold any of the image. Overlapping tiles are placed to the nearest cell
-        (exactly, where their edges are multiples of the model's stride) and averaged, in float32 at least.
+        Cells that hold only padding are cropped. Overlapping tiles are placed at the nearest cell (exactly, if their
+        edges are multiples of the model's stride) and averaged in float32 or higher precision.
         """
         if self.count == 1:
             grid = tiles
@@ -100,7 +100,7 @@ class Tiling:
         return grid[:, :, :cells_high, :cells_wide]
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the merged map when one tile's map is `height` x `width` cells."""
+        """Height and width of the merged map if one tile's map has `height` x `width` cells."""
         merged = self.merge(torch.empty((self.count, 1, height, width), device="meta"))
         return merged.shape[-2], merged.shape[-1]
 
@@ -127,8 +127,8 @@ class Tiling:
 def split_tiles(images: Tensor, tile: Size = 224, cover: str = "exact") -> Tensor:
     """Cut images [B, C, H, W] into tiles [n·B, C, tile, tile].
 
-    The order is the reference implementation's: the upper left tile of every image of the batch, then the next to the
-    right, row after row.
+    The order is that of the reference implementation: the upper left tile of every image in the batch, then the next
+    tile to the right, row by row.
 
     >>> split_tiles(torch.zeros(2, 3, 448, 448), 224).shape
     torch.Size([8, 3, 224, 224])
@@ -138,7 +138,7 @@ def split_tiles(images: Tensor, tile: Size = 224, cover: str = "exact") -> Tenso
 
 
 def merge_tiles(tiles: Tensor, grid: Size) -> Tensor:
-    """Put tiles or feature maps in the order of `split_tiles` together.
+    """Put tiles or feature maps together again; they are in the order of `split_tiles`.
 
     Args:
         tiles: [rows·columns·B, C, h, w].
@@ -148,20 +148,20 @@ def merge_tiles(tiles: Tensor, grid: Size) -> Tensor:
         [B, C, rows·h, columns·w].
 
     Raises:
-        EncoderError: the number of tiles is no multiple of rows·columns.
+        EncoderError: the number of tiles is not a multiple of rows·columns.
 
     >>> merge_tiles(torch.zeros(8, 320, 7, 7), grid=2).shape
     torch.Size([2, 320, 14, 14])
     """
     rows, columns = as_pair(grid)
     if rows < 1 or columns < 1 or len(tiles) % (rows * columns):
-        raise EncoderError(f"{len(tiles)} tiles do not make whole images of {rows}x{columns} tiles")
+        raise EncoderError(f"{len(tiles)} tiles do not fill whole images of {rows}x{columns} tiles")
     h, w = tiles.shape[-2:]
     return Tiling.of(rows * h, columns * w, (h, w)).merge(tiles)
 
 
 def as_pair(size: Size) -> tuple[int, int]:
-    """(height, width) of a size given as one number or two."""
+    """Return (height, width) of a size given as one number or as a pair."""
     return (size, size) if not isinstance(size, tuple) else size
 
 
@@ -170,7 +170,7 @@ def _tile_edges(length: int, tile: int, cover: str) -> tuple[int, ...]:
     if cover == "exact" and length % tile:
         near = max(tile, length // tile * tile)
         raise EncoderError(
-            f"image size {length} is no multiple of the tile size {tile}; "
+            f"image size {length} is not a multiple of the tile size {tile}; "
             f"use {near} or {near + tile}, or cover='pad' or 'overlap'"
         )
     if cover == "overlap" and count > 1:
@@ -179,21 +179,21 @@ def _tile_edges(length: int, tile: int, cover: str) -> tuple[int, ...]:
 
 
 def require_scales(scales: object) -> None:
-    """Refuse a scale set that is one number or a string.
+    """Refuse a scale set that is a single number or a string.
 
     Raises:
-        EncoderError: says how one scale is written.
+        EncoderError: `scales` is not a list; the message shows how to write a single scale.
     """
     if isinstance(scales, str) or not isinstance(scales, Iterable):
         one = scales if isinstance(scales, int | float) else 224
-        raise EncoderError(f"scales={scales!r} is no list of image sizes; write scales=({one},), with a comma")
+        raise EncoderError(f"scales={scales!r} is not a list of image sizes; write scales=({one},), with a comma")
 
 
 def first_side(sizes: Sequence[Size | float]) -> int:
     """Height of the base size [pixels].
 
     Raises:
-        EncoderError: there is no size.
+        EncoderError: `sizes` is empty.
     """
     if not sizes:
         raise EncoderError("the scale set is empty; give at least one image size in pixels, such as (224, 448)")
@@ -204,7 +204,7 @@ def in_pixels(scale: Size | float, native: int) -> Size:
     """Resolve a scale given as a factor of the `native` size; lists, as YAML gives them, become pairs.
 
     Raises:
-        EncoderError: it is no size.
+        EncoderError: `scale` is not a size.
     """
     if isinstance(scale, float):
         return round(scale * native)
@@ -212,4 +212,4 @@ def in_pixels(scale: Size | float, native: int) -> Size:
         return scale
     if isinstance(scale, Sequence) and not isinstance(scale, str) and len(scale) == 2:
         return scale[0], scale[1]
-    raise EncoderError(f"scale {scale!r} is no image size; give pixels (224), (height, width), or a factor (1.0)")
+    raise EncoderError(f"scale {scale!r} is not an image size; give pixels (224), (height, width), or a factor (1.0)")

@@ -62,8 +62,8 @@ class S2RobotConfig(PreTrainedConfig):
         mode = self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY)  # LeRobot's default
         if mode not in ACTION_MODES:
             raise ConfigError(
-                f"policy.normalization_mapping ACTION={NormalizationMode(mode).value} leaves actions outside of "
-                f"[-1, 1], which no policy of s2robot can give; choices: {', '.join(ACTION_MODES)}"
+                f"policy.normalization_mapping ACTION={NormalizationMode(mode).value} does not map actions to [-1, 1], "
+                f"the range of s2robot's policies; choices: {', '.join(ACTION_MODES)}"
             )
 
     def policy_settings(self) -> PolicyConfig:
@@ -77,8 +77,8 @@ class S2RobotConfig(PreTrainedConfig):
         settings = self.network_settings
         if self.network == "flow_matching" and settings.get("network") == "transformer" and "causal" not in settings:
             raise ConfigError(
-                'policy.network_settings={"network": "transformer"} must say "causal": false for a new policy, true '
-                "for one that was trained before this could be chosen"
+                'policy.network_settings={"network": "transformer"} must contain "causal": false for a new policy, '
+                "true for a policy that was trained before the setting existed"
             )
         steps = {
             "observation_steps": self.n_obs_steps,
@@ -95,7 +95,7 @@ class S2RobotConfig(PreTrainedConfig):
         """
         if not self.image_features or self.action_feature is None:
             found = ", ".join([*(self.input_features or {}), *(self.output_features or {})]) or "nothing"
-            raise ConfigError(f"a policy of s2robot needs images and 'action', the dataset has {found}")
+            raise ConfigError(f"policy s2robot needs images and 'action', but the dataset has {found}")
 
     def get_optimizer_preset(self) -> AdamWConfig:
         """Diffusion Policy's optimizer."""

@@ -47,8 +47,8 @@ class S2RobotPolicy(PreTrainedPolicy):
         self.network = make_policy(config.policy_settings(), config.readout, spec)
         if self.network.has_fit or not self.network.trainable:
             raise ConfigError(
-                f"policy.network={config.network!r} is not possible with LeRobot, whose training has no place for a "
-                "policy that is fitted to the data at once; train it with `s2robot train`"
+                f"policy.network={config.network!r} is not possible with LeRobot, whose training loop needs a loss "
+                "to minimise; train this policy with `s2robot train`"
             )
         self.reset()
 
