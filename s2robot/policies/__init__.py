@@ -1,4 +1,4 @@
-"""Policies over cached S² features; each file holds one policy: its settings, its loss and its way to act."""
+"""Policies over cached S² features; each file holds one policy: its settings, its loss and `act`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICIES = Registry(
         "knn": "s2robot.policies.knn:KNNPolicy",
     },
 )
-"""Name -> the policy's class, whose `settings` are its dataclass; installed packages add theirs."""
+"""Name -> the policy's class, which names its settings dataclass as `settings`; installed packages add theirs."""
 
 
 def make_policy(config: PolicyConfig, readout: ReadoutConfig, spec: PolicySpec) -> Policy:
@@ -45,7 +45,7 @@ def make_policy(config: PolicyConfig, readout: ReadoutConfig, spec: PolicySpec) 
 def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:
     """Rebuild a policy's settings from the plain mapping that a checkpoint stores.
 
-    A setting that the mapping is too old to have says what the code did then (`PolicyConfig.former`).
+    A setting that is newer than the mapping gets the value that the code used then (`PolicyConfig.former`).
 
     Raises:
         ConfigError: the name is unknown or a field does not belong to the policy.
@@ -59,7 +59,7 @@ def policy_from_dict(values: dict[str, Any]) -> PolicyConfig:
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Policy`, and with it torch, only when it is asked for: listing the policies must not."""
+    """Import `Policy`, and with it torch, on first use: listing the policies must not import torch."""
     if name == "Policy":
         from s2robot.policies.base import Policy
 

@@ -1,4 +1,4 @@
-"""What every policy is: the contract that training and rollouts rely on."""
+"""The base class of all policies: the contract that training and rollouts rely on."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from s2robot.policies.normalization import ActionNormalizer
 
 
 class Policy(nn.Module):
-    """A policy; a subclass adds its head, its loss and its way to act, in one file.
+    """Base class of policies; a subclass adds its head, its loss and `act` in one file.
 
     Args:
-        readout: settings of the readout that each camera gets; None where the policy reads the features itself.
-        spec: measured sizes.
+        readout: settings of each camera's readout; None if the policy reads the features itself.
+        spec: measured sizes of features, proprioception and actions.
 
     Attributes:
-        settings: the dataclass of its settings, of a subclass; its defaults are the policy's.
-        observation: readouts and proprioception, `Observation` -> [B, To, width].
-        actions: environment units <-> [-1, 1].
+        settings: dataclass of the policy's settings and their defaults; every subclass names its own.
+        observation: network of readouts and proprioception, `Observation` -> [B, To, width].
+        actions: normalizer between environment units and [-1, 1].
     """
 
     settings: ClassVar[type[PolicyConfig]] = PolicyConfig
@@ -36,13 +36,13 @@ class Policy(nn.Module):
         self.actions = ActionNormalizer(spec.action_width)
 
     def fit_normalization(self, actions: Iterable[np.ndarray], proprioception: Iterable[np.ndarray]) -> None:
-        """Take the statistics of the training episodes, float32 [T, A] and [T, d] each."""
+        """Fit the normalizers to the training episodes: float32 arrays [T, A] and [T, d] per episode."""
         self.actions.fit(actions)
         self.observation.proprioception.fit(proprioception)
 
     @property
     def trainable(self) -> bool:
-        """Whether there is anything for an optimizer to do; else `fit` is all of its training."""
+        """Whether the policy has parameters to optimize; if not, `fit` is its whole training."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
     @property
@@ -51,20 +51,20 @@ class Policy(nn.Module):
         return type(self).fit is not Policy.fit
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        """Take what the policy needs of the training windows before any step of an optimizer; by default nothing.
+        """Fit the policy to the training windows before the first optimizer step; by default do nothing.
 
-        What is taken belongs into buffers, which checkpoints hold. In several processes each of them does this.
+        Store the result in buffers, which checkpoints hold. With several processes, each process calls this.
 
         Args:
-            batches: every training window once, in the order of the dataset, on the policy's device.
+            batches: all training windows, each once, in the order of the dataset, on the policy's device.
         """
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Parameters for the optimizer, each group with its weight decay; `weight_decay` is the training's own."""
+        """Return the optimizer's parameter groups, each with its weight decay; `weight_decay` is the training's."""
         return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
 
     def loss(self, batch: Batch) -> Tensor:
-        """Training loss, a scalar."""
+        """Return the training loss, a scalar."""
         raise NotImplementedError
 
     def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
@@ -72,6 +72,6 @@ class Policy(nn.Module):
 
         Args:
             observation: B observations.
-            generators: one source of noise per row, so that a row's action does not depend on its neighbours.
+            generators: one random generator per row, so that an action does not depend on the other rows of the batch.
         """
         raise NotImplementedError

@@ -31,7 +31,7 @@ class BCConfig(HeadSettings, PolicyConfig):
 
 
 class BCPolicy(Policy):
-    """Action chunks (arXiv 2304.13705, §IV-A) from all To observations at once: one chunk, or a mixture of them."""
+    """Predicts an action chunk (arXiv 2304.13705, §IV-A), or a mixture of chunks, from all To observations at once."""
 
     settings = BCConfig
 
@@ -45,10 +45,10 @@ class BCPolicy(Policy):
         return self.head(self.observation(observation).flatten(1))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of the predicted chunks, both normalised: smooth-L1 or negative log-likelihood."""
+        """Smooth-L1 loss, or negative log-likelihood of the mixture, between normalised chunks."""
         return self._output.loss(self._predict(batch.observation), self.actions(batch.actions)).mean()
 
     @torch.inference_mode()
     def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
-        """Action chunks [B, Ta, A] in environment units; a mixture's mode is drawn with `generators[i]`."""
+        """Predict action chunks [B, Ta, A] in environment units; a mixture draws row i with `generators[i]`."""
         return self.actions.inverse(self._output.sample(self._predict(observation), generators))

@@ -17,7 +17,8 @@ from s2robot.policies.sequence import SequencePolicy
 class BCRNNConfig(HeadSettings, PolicyConfig):
     """An LSTM over the last To observations: robomimic's BC-RNN-GMM for images (arXiv 2108.03298, App. D).
 
-    2 layers of 1000, sequences of 10 and the mixture are published; chunks are ours, as long as those of `bc`.
+    The 2 layers of width 1000, the sequences of 10 steps and the mixture are published. The chunks are our addition,
+    with the length that `bc` has.
     """
 
     name: str = "bc_rnn"
@@ -33,11 +34,11 @@ class BCRNNConfig(HeadSettings, PolicyConfig):
 
 
 class BCRNNPolicy(SequencePolicy):
-    """An LSTM that puts out a chunk, or a mixture of chunks, at each observed step.
+    """An LSTM that predicts a chunk, or a mixture of chunks, at each observed step.
 
-    Training supervises every step of the window with the chunk that began there; acting reads the last step's. Each
-    call runs the LSTM from a zero state over the To observations given, so that no state is kept between calls.
-    (robomimic carries the state along and sets it back to zero every To = 10 steps.)
+    Training supervises every step of the window with the chunk that began there; acting uses the last step's chunk.
+    Each call runs the LSTM from a zero state over the given To observations, so no state is kept between calls.
+    (robomimic keeps the state between calls and resets it every To = 10 steps.)
     """
 
     settings = BCRNNConfig
@@ -48,5 +49,5 @@ class BCRNNPolicy(SequencePolicy):
         self.head = nn.Linear(config.hidden, self._output.numbers)
 
     def states(self, observation: Observation) -> Tensor:
-        """[B, To, hidden]."""
+        """Run the LSTM over the observations: [B, To, hidden]."""
         return self.rnn(self.observation(observation))[0]

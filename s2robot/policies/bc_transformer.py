@@ -18,12 +18,13 @@ from s2robot.policies.sequence import SequencePolicy
 class BCTransformerConfig(HeadSettings, PolicyConfig):
     """The S² paper's robot policy: a transformer over the last 16 steps that predicts the next 16 actions.
 
-    Its horizons are the paper's (arXiv 2403.13043, §3.2). The paper states no sizes; these are RPT's, whose setting it
-    follows (arXiv 2306.10007: 4 blocks, width 192, 4 heads, MLP ratio 2). How many of the 16 actions are executed
-    is not stated either: half of them, as Diffusion Policy does. `dropout` is robomimic's BC-Transformer's.
+    The horizons are the paper's (arXiv 2403.13043, §3.2). The paper states neither the network's sizes nor how many of
+    the 16 actions it executes. The sizes here are those of RPT, whose setting the paper follows (arXiv 2306.10007: 4
+    blocks, width 192, 4 heads, MLP ratio 2). Half of the actions are executed, as in Diffusion Policy. `dropout` is
+    that of robomimic's BC-Transformer.
 
-    `past_actions` shows the policy the actions executed before each step, as the paper does. Without them it cannot
-    learn to copy its last action instead of looking (arXiv 1905.11979).
+    `past_actions` shows the policy the actions executed before each step, as the paper does. Without them the policy
+    cannot learn to copy its last action instead of looking (arXiv 1905.11979).
     """
 
     name: str = "bc_transformer"
@@ -46,12 +47,13 @@ class BCTransformerConfig(HeadSettings, PolicyConfig):
 
 
 class BCTransformerPolicy(SequencePolicy):
-    """A causal transformer over the last To steps that puts out a chunk, or a mixture of chunks, at each step.
+    """A causal transformer over the last To steps that predicts a chunk, or a mixture of chunks, at each step.
 
-    As in RPT (arXiv 2306.10007), which the paper's experiment follows, every step is one token per camera, one for
-    the proprioception and one for the action executed before it. The tokens of a step see each other and all earlier
-    steps; their mean is read out. Training supervises every step of the window with the chunk that began there
-    (that step's own action is a token of the next step only), acting reads the last step's.
+    As in RPT (arXiv 2306.10007), which the paper's experiment follows, every step has one token per camera, one for
+    proprioception and one for the action executed before it. The tokens of a step attend to each other and to all
+    earlier steps; the prediction is made from their mean. Training supervises every step of the window with the chunk
+    that began there. This leaks nothing, because an action is a token of the next step only. Acting uses the last
+    step's chunk.
     """
 
     settings = BCTransformerConfig
@@ -80,12 +82,12 @@ class BCTransformerPolicy(SequencePolicy):
             layer, config.layers, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
         )
         for parameter in self.transformer.parameters():
-            if parameter.ndim == 2:  # PyTorch makes the layers as copies of one
+            if parameter.ndim == 2:  # PyTorch's layers are copies of one layer and start with equal weights
                 nn.init.xavier_uniform_(parameter)
         self.head = nn.Linear(config.width, self._output.numbers)
 
     def states(self, observation: Observation) -> Tensor:
-        """[B, To, width]: what the transformer makes of each step and those before it."""
+        """Encode each step together with the steps before it: [B, To, width]."""
         parts = self.observation.parts(observation)
         if self._past_actions:
             parts.append(self.actions(observation.past_actions))

@@ -24,7 +24,7 @@ from s2robot.policies.networks import (
 class DiffusionTransformerConfig(DenoisingTransformerSettings, DiffusionSettings, PolicyConfig):
     """Diffusion Policy, transformer form (arXiv 2303.04137); the defaults are the published ones.
 
-    `transformer_weight_decay` takes the place of `training.weight_decay` for the transformer's matrices.
+    `transformer_weight_decay` replaces `training.weight_decay` for the transformer's matrices.
     """
 
     name: str = "diffusion_transformer"
@@ -61,7 +61,7 @@ class DiffusionTransformerPolicy(Policy):
         )
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """The transformer has a weight decay of its own, on its matrices only."""
+        """Give the transformer its own weight decay, which applies to its matrices only."""
         decayed = self.transformer.decayed()
         own = {id(parameter) for parameter in self.transformer.parameters()}
         matrices = {id(parameter) for parameter in decayed}

@@ -1,4 +1,4 @@
-"""Flow matching: a network learns the velocity from noise to an action chunk (arXiv 2210.02747, 2209.03003)."""
+"""Flow matching: a network learns the velocity that moves noise to an action chunk (arXiv 2210.02747, 2209.03003)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from s2robot.policies.networks import DenoisingTransformerSettings, UNetSettings
 
 NETWORKS = ("unet", "transformer")
 TIME_SAMPLINGS = ("beta", "uniform")
-_TIME_SCALE = 100  # the networks' embedding of time was made for the steps 0 … 99 of diffusion
+_TIME_SCALE = 100  # the networks' time embedding is designed for the diffusion steps 0 … 99, not for times in [0, 1]
 
 
 @dataclass
 class FlowMatchingConfig(UNetSettings, DenoisingTransformerSettings, PolicyConfig):
-    """Flow matching with the networks of Diffusion Policy; objective and sampling are π0's (arXiv 2410.24164).
+    """Flow matching with the networks of Diffusion Policy; the objective and sampling are π0's (arXiv 2410.24164).
 
-    `network` is unet or transformer; the settings of the other one are not used. In the transformer all actions of a
-    chunk see each other, as in π0. `time_sampling` is `beta`, π0's, or `uniform`, that of rectified flow
-    (arXiv 2209.03003).
+    Attributes:
+        network: `unet` or `transformer`; the settings of the other one are ignored.
+        causal: whether the transformer hides later actions of a chunk from earlier ones; off by default, as in π0.
+        time_sampling: distribution of the training times: `beta` (π0) or `uniform` (rectified flow, arXiv 2209.03003).
+        inference_steps: number of Euler steps from noise to actions.
     """
 
     name: str = "flow_matching"
@@ -51,16 +53,16 @@ class FlowMatchingConfig(UNetSettings, DenoisingTransformerSettings, PolicyConfi
         self.check_transformer()
 
     def identity(self) -> dict[str, Any]:
-        """Without `causal` where it does nothing, too."""
+        """Leave out `causal` as well if the network is a U-Net, where it has no effect."""
         return {key: value for key, value in super().identity().items() if key != "causal" or self.network != "unet"}
 
 
 class FlowMatchingPolicy(Policy):
     """Moves noise to actions along straight lines, with the networks of Diffusion Policy.
 
-    The chunk at time τ in [0, 1] is τ·actions + (1 - τ)·noise, and the network predicts actions - noise, its velocity.
-    Acting follows the velocity from noise at τ = 0 by Euler steps. Objective, distribution of τ and 10 steps are π0's
-    (arXiv 2410.24164, §IV and App. B).
+    The chunk at time τ in [0, 1] is τ·actions + (1 - τ)·noise. The network predicts its velocity, actions - noise.
+    Acting starts from noise at τ = 0 and follows the velocity by Euler steps. The objective, the distribution of τ and
+    the 10 steps are π0's (arXiv 2410.24164, §IV and App. B).
     """
 
     settings = FlowMatchingConfig
@@ -80,11 +82,11 @@ class FlowMatchingPolicy(Policy):
             )
 
     def _draw_time(self, count: int, device: torch.device) -> Tensor:
-        """[count] in [0, 1]: uniform, or π0's beta distribution, 0.999 · (1 - Beta(1.5, 1)): often near the noise."""
+        """Draw times [count] in [0, 1]: uniform, or π0's 0.999 · (1 - Beta(1.5, 1)), which favours times near noise."""
         uniform = torch.rand(count, device=device)
         if self._time_sampling == "uniform":
             return uniform
-        return 0.999 * (1 - uniform ** (1 / 1.5))  # u^(1/a) has the distribution Beta(a, 1)
+        return 0.999 * (1 - uniform ** (1 / 1.5))  # if u is uniform, u^(1/a) is distributed as Beta(a, 1)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the predicted velocity at random times."""

@@ -1,4 +1,4 @@
-"""Nearest neighbours over the frozen features: nothing is trained, the demonstrations are the policy (VINN)."""
+"""Nearest neighbours over frozen features (VINN): nothing is trained; the demonstrations themselves are the policy."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from s2robot.interfaces import Batch, ConfigError, Observation, PolicySpec, Trai
 from s2robot.policies.base import Policy
 from s2robot.policies.readouts import is_pixels
 
-_STEADY = 1e-6  # a camera whose features spread less than this shows nothing, and must not be blown up
+_STEADY = 1e-6  # a camera whose features spread less than this shows no change; scaling would only amplify noise
 
 
 @dataclass
 class KNNConfig(PolicyConfig):
     """Locally weighted regression over the training windows, as in VINN (arXiv 2112.01511, §III).
 
-    The paper weighs the k nearest by exp(-distance). Here distances are in units of the spread of the demonstrations,
-    whatever the encoder, which a `temperature` makes local; its value, k and the weight of the proprioception are ours.
+    The paper weights the k nearest windows by exp(-distance). Here distances are divided by the spread of the
+    demonstrations, so that they are comparable across encoders, and `temperature` sets how local the regression is. The
+    values of `temperature`, `k` and `proprioception_weight` are ours.
 
     Attributes:
-        k: windows that an action is the weighted mean of.
-        temperature: they are weighed by exp(-distance / temperature).
-        proprioception_weight: of the squared distance in proprioception beside that in all cameras; 0 = not looked at.
-        grid: side of the grid that each feature map is averaged to; 1 = one mean of the whole map, as in the paper.
-            More tells positions apart, and takes `grid`² times the memory.
+        k: number of windows that are averaged to an action.
+        temperature: divisor of the distances: a window's weight is exp(-distance / temperature).
+        proprioception_weight: weight of the squared distance in proprioception, relative to the squared distance over
+            all cameras; 0 ignores proprioception.
+        grid: side of the grid that each feature map is averaged to; 1 = one mean of the whole map, as in the paper. A
+            larger grid keeps positions apart and takes `grid`² times the memory.
     """
 
     name: str = "knn"
@@ -52,13 +54,13 @@ class KNNConfig(PolicyConfig):
 class KNNPolicy(Policy):
     """The weighted mean of the chunks that followed the k most similar training windows.
 
-    A window is one vector: of each camera the mean feature vector (map only), centred and divided by the root of its
-    mean squared norm in training, so that cameras count alike; and the standardised proprioception. Mean vectors rather
-    than whole maps are compared, because every demonstrated frame is kept: at 2 cameras of 2560 channels a frame takes
-    10 kB this way, 0.5 MB as maps of 7 x 7. The readout is not used.
+    A window is one vector: each camera's mean feature vector (map only), and the standardised proprioception. Each
+    camera's vectors are centred and divided by the root of their mean squared norm in training, so that all cameras
+    count equally. Mean vectors are compared instead of whole maps, because every demonstrated frame is kept: with 2
+    cameras of 2560 channels a frame takes 10 kB as mean vectors and 0.5 MB as maps of 7 x 7. The readout is not used.
 
-    `keys` float16 [N, D] and `chunks` float32 [N, Ta, A], normalised, are in the checkpoint. The order of the training
-    windows breaks ties.
+    The checkpoint holds `keys` float16 [N, D] and the normalised `chunks` float32 [N, Ta, A]. Of equally distant
+    windows the first in training order counts as nearer.
     """
 
     settings = KNNConfig
@@ -91,10 +93,10 @@ class KNNPolicy(Policy):
         self.register_buffer("scale", torch.ones(sum(self._numbers)))
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        """Remember every window.
+        """Store every training window.
 
         Raises:
-            ConfigError: there are fewer than k.
+            ConfigError: there are fewer than k windows.
         """
         pooled, proprioception, chunks = [], [], []
         for batch in batches:
@@ -111,7 +113,7 @@ class KNNPolicy(Policy):
         self.chunks = torch.cat(chunks).to(device)
 
     def _take_spread(self, rows: Tensor) -> None:
-        """Centre and scale of each camera, from all steps of all windows [n, numbers]."""
+        """Set each camera's centre and scale from the rows [n, numbers] of all steps of all windows."""
         center = rows.mean(0)
         squares = (rows - center).square().mean(0).split(self._numbers)
         spreads = [part.sum().sqrt() for part in squares]
@@ -120,7 +122,7 @@ class KNNPolicy(Policy):
         self.scale.copy_(torch.cat([spread.expand(n) for spread, n in zip(spreads, self._numbers, strict=True)]))
 
     def _pooled(self, observation: Observation) -> Tensor:
-        """[B, To, numbers]: the means of all cameras' maps, one after the other."""
+        """Concatenate the means of all cameras' maps: [B, To, numbers]."""
         parts = []
         for camera, shape in self._shapes.items():
             rows = observation.features[camera]
@@ -130,7 +132,7 @@ class KNNPolicy(Policy):
         return torch.cat(parts, dim=-1)
 
     def _vectors(self, pooled: Tensor, proprioception: Tensor) -> Tensor:
-        """[B, D]: what distances are measured between; the mean squared norm of either part is its weight."""
+        """Return the vectors [B, D] that are compared; the mean squared norm of each part is its weight."""
         seen, felt = self._weights
         features = (pooled - self.center) / self.scale * (seen / len(self._numbers)) ** 0.5
         numbers = proprioception * (felt / max(proprioception.shape[-1], 1)) ** 0.5
@@ -148,16 +150,16 @@ class KNNPolicy(Policy):
         return (weights[..., None, None] * self.chunks[index]).sum(1)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Smooth-L1 loss of the predicted chunks, both normalised: that of `bc`. There is nothing to learn from it."""
+        """Smooth-L1 loss of the normalised chunks, comparable with the loss of `bc`; it trains nothing."""
         return F.smooth_l1_loss(self._predict(batch.observation), self.actions(batch.actions), beta=0.1)
 
     @torch.inference_mode()
     def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
-        """Action chunks [B, Ta, A] in environment units; the generators are not used."""
+        """Predict action chunks [B, Ta, A] in environment units; the generators are not used."""
         return self.actions.inverse(self._predict(observation))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("keys", "chunks"):  # as many as were remembered
+        for name in ("keys", "chunks"):  # their length is known only from the checkpoint
             if (saved := state_dict.get(prefix + name)) is not None:
                 mine = getattr(self, name)
                 setattr(self, name, mine.new_zeros((len(saved), *mine.shape[1:])))
@@ -165,14 +167,15 @@ class KNNPolicy(Policy):
 
 
 def _nearest(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances [B, k] from queries [B, D] to the nearest of keys [N, D], and which these are; of equals the first.
+    """Return the distances [B, k] from queries [B, D] to their nearest keys [N, D], and the keys' indices [B, k].
 
-    Not by matrix products, which round differently for other batch sizes, most of all near zero.
+    Of equally distant keys the first is taken. Matrix products are avoided: they round differently for different batch
+    sizes, most of all near zero.
     """
-    if torch.compiler.is_compiling():  # for export, in operators that ONNX has, of which a stable sort is none
+    if torch.compiler.is_compiling():  # export needs operators that ONNX has; a stable sort is not one
         distances = torch.stack([(keys - query).square().sum(1) for query in queries]).sqrt()
         farthest = distances.topk(k, largest=False).values[:, -1:]
-        # Of equals `topk` takes any. So the numbers of the keys are ordered: nearer ones, equal ones, those beyond.
+        # Of equals `topk` takes any, so sort the keys' numbers in three groups: nearer, equally far, farther.
         order = torch.arange(len(keys), device=keys.device) + len(keys) * (distances - farthest).sign().long()
         index = order.topk(k, largest=False).indices
         return distances.gather(1, index), index

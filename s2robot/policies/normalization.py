@@ -1,4 +1,4 @@
-"""Statistics of the training episodes, applied to what enters the policy and undone on what leaves it."""
+"""Normalisation by statistics of the training episodes: applied to a policy's inputs, undone on its actions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# A dimension that moves less than this in the whole training set is treated as constant: it would be blown up.
+# A dimension that varies less than this over the whole training set counts as constant: scaling would amplify noise.
 _MIN_RANGE = 1e-4
 
 
 class ActionNormalizer(nn.Module):
-    """Per-dimension min-max scaling of actions to [-1, 1], as diffusion's `clip_sample` needs.
+    """Scales each action dimension from its minimum and maximum to [-1, 1], as diffusion's `clip_sample` needs.
 
-    A constant dimension maps to 0 and back to its constant.
+    A constant dimension maps to 0, and back to its constant value.
     """
 
     minimum: Tensor
@@ -27,7 +27,7 @@ class ActionNormalizer(nn.Module):
         self.register_buffer("maximum", torch.ones(width))
 
     def fit(self, actions: Iterable[np.ndarray]) -> None:
-        """Take the range of `actions`, arrays of shape [T, A] of the training episodes."""
+        """Set the range from the training episodes' actions, one array [T, A] per episode."""
         arrays = list(actions)
         self.minimum.copy_(torch.from_numpy(np.min([a.min(0) for a in arrays], axis=0)))
         self.maximum.copy_(torch.from_numpy(np.max([a.max(0) for a in arrays], axis=0)))
@@ -38,18 +38,18 @@ class ActionNormalizer(nn.Module):
         return (self.maximum + self.minimum) / 2, torch.where(constant, torch.ones_like(scale), scale)
 
     def forward(self, actions: Tensor) -> Tensor:
-        """Environment units -> [-1, 1]; any leading shape, last dimension A."""
+        """Map actions […, A] from environment units to [-1, 1]."""
         center, scale = self._center_and_scale()
         return (actions - center) / scale
 
     def inverse(self, actions: Tensor) -> Tensor:
-        """[-1, 1] -> environment units; never leaves the range seen in training."""
+        """Map actions […, A] from [-1, 1] to environment units, clipped to the range seen in training."""
         center, scale = self._center_and_scale()
         return torch.minimum(torch.maximum(actions * scale + center, self.minimum), self.maximum)
 
 
 class ProprioceptionNormalizer(nn.Module):
-    """Per-dimension standardisation of proprioception to zero mean and unit variance, clipped to ±10."""
+    """Standardises each dimension of proprioception to zero mean and unit variance, clipped to ±10."""
 
     mean: Tensor
     std: Tensor
@@ -60,12 +60,12 @@ class ProprioceptionNormalizer(nn.Module):
         self.register_buffer("std", torch.ones(width))
 
     def fit(self, values: Iterable[np.ndarray]) -> None:
-        """Take mean and standard deviation over `values`, arrays of shape [T, d] of the training episodes."""
+        """Set mean and standard deviation from the training episodes, one array [T, d] per episode."""
         stacked = np.concatenate(list(values)).astype(np.float64)
         std = stacked.std(0)
         self.mean.copy_(torch.from_numpy(stacked.mean(0)))
         self.std.copy_(torch.from_numpy(np.where(std < _MIN_RANGE, 1.0, std)))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Simulator units -> standardised; any leading shape, last dimension d."""
+        """Standardise values […, d] given in simulator units."""
         return ((values - self.mean) / self.std).clamp(-10, 10)

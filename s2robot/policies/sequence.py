@@ -1,4 +1,4 @@
-"""What the policies share that read the observations one after the other and put a chunk out at each."""
+"""The base class of policies that read observations in sequence and predict a chunk at each step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from s2robot.policies.networks import HeadSettings, chunks_from_every_step, make
 
 
 class SequencePolicy(Policy):
-    """Supervised at every step of the window with the chunk that began there; acts on the last step's.
+    """Trains every step of the window on the chunk that began there; acts with the last step's chunk.
 
-    A subclass has `states`, and a `head` from a state to the numbers of the output.
+    A subclass implements `states` and sets `head`, a network from a state to the numbers of the output.
     """
 
     head: nn.Module
@@ -26,17 +26,17 @@ class SequencePolicy(Policy):
         self._output = make_output(head, chunk)
 
     def states(self, observation: Observation) -> Tensor:
-        """[B, To, …]: what is known after each step, of it and those before it."""
+        """Encode each step together with the steps before it: [B, To, …]."""
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of the chunks from every step, both normalised: smooth-L1 or negative log-likelihood."""
+        """Smooth-L1 loss, or negative log-likelihood of the mixture, of the normalised chunks at every step."""
         chunks, valid = chunks_from_every_step(batch)
         raw = self.head(self.states(batch.observation)[valid])
         return self._output.loss(raw, self.actions(chunks[valid])).mean()
 
     @torch.inference_mode()
     def act(self, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
-        """Action chunks [B, Ta, A] in environment units; a mixture's mode is drawn with `generators[i]`."""
+        """Predict action chunks [B, Ta, A] in environment units; a mixture draws row i with `generators[i]`."""
         raw = self.head(self.states(observation)[:, -1])
         return self.actions.inverse(self._output.sample(raw, generators))

@@ -1,4 +1,4 @@
-"""The smallest blocks: an MLP, and the embedding of a scalar time."""
+"""The smallest blocks: an MLP and the embedding of a scalar time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Sequential):
-    """Linear layers with GELU and optional dropout between them, none after the last."""
+    """Linear layers with GELU and optional dropout between them, but not after the last layer."""
 
     def __init__(self, width_in: int, hidden: list[int], width_out: int, dropout: float = 0.0) -> None:
         layers: list[nn.Module] = []
@@ -32,6 +32,6 @@ class SinusoidalEmbedding(nn.Module):
         )
 
     def forward(self, time: Tensor) -> Tensor:
-        """[B] -> [B, width]."""
+        """Embed times [B] into [B, width]."""
         angles = time[:, None].float() * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)

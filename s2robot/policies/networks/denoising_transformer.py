@@ -15,11 +15,11 @@ from s2robot.policies.networks.basic import SinusoidalEmbedding
 
 @dataclass
 class DenoisingTransformerSettings:
-    """Diffusion Policy's transformer for images (arXiv 2303.04137): dropouts and weight decay are its own too.
+    """Diffusion Policy's transformer for images (arXiv 2303.04137); its dropouts and weight decay are published too.
 
-    `causal` hides the later actions of a chunk from the earlier ones, as published. What is denoised first cannot
-    follow what is denoised beside it then: where demonstrations go two ways, one chunk in ten takes a step of each
-    (docs/policies.md).
+    `causal` hides the later actions of a chunk from the earlier ones, as published. The earlier actions then cannot
+    agree with the later ones while all are denoised together: if demonstrations go two ways, one chunk in ten mixes
+    both ways (docs/policies.md).
     """
 
     former: ClassVar[dict[str, Any]] = {"causal": True}
@@ -34,7 +34,7 @@ class DenoisingTransformerSettings:
     def check_transformer(self) -> None:
         """Refuse impossible sizes."""
         require_positive(self, "layers", "heads")
-        # Sines and cosines of the step, half of the width each.
+        # The embedding of the step consists of sines and cosines, half of the width each.
         require(self.width >= 4 and self.width % 2 == 0, "policy.width", self.width, "an even number of 4 or more")
         require_heads(self.width, self.heads)
         require_dropout(self, "embedding_dropout", "attention_dropout")
@@ -43,9 +43,9 @@ class DenoisingTransformerSettings:
 class DenoisingTransformer(nn.Module):
     """A transformer decoder over the actions of a chunk that attends to the observations (arXiv 2303.04137, §3.1).
 
-    Maps a noisy chunk [B, Ta, A], a time [B] and observations [B, To, width] to [B, Ta, A]. An action sees the whole
-    chunk, or with `causal` itself and the earlier ones; time and observations are read by cross-attention. All
-    observations lie before the chunk, so none is hidden from any action.
+    Maps a noisy chunk [B, Ta, A], a time [B] and observations [B, To, width] to [B, Ta, A]. An action attends to the
+    whole chunk, or with `causal` only to itself and earlier actions. All actions attend to the time and to all
+    observations by cross-attention: no observation is later than the chunk, so none has to be hidden.
     """
 
     hidden: Tensor | None
@@ -82,10 +82,10 @@ class DenoisingTransformer(nn.Module):
         self._initialise(std=0.02 * (256 / width) ** 0.5)
 
     def _initialise(self, std: float) -> None:
-        """Zero for all biases, a normal distribution for matrices and positions.
+        """Set all biases to zero, and draw matrices and positions from a normal distribution.
 
-        Its standard deviation is the published 0.02 at the published width of 256. A narrower network with the same
-        would hardly pass the observations on at first: what reaches the actions shrinks with every matrix.
+        Its standard deviation is the published 0.02 at the published width of 256. With the same value, a narrower
+        network would hardly pass the observations on at first: the signal shrinks with every matrix.
         """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -94,14 +94,14 @@ class DenoisingTransformer(nn.Module):
                 nn.init.normal_(parameter, std=std)
 
     def forward(self, actions: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """[B, Ta, A], [B], [B, To, width] -> [B, Ta, A]."""
+        """Map actions [B, Ta, A], times [B] and observations [B, To, width] to [B, Ta, A]."""
         memory = torch.cat([self.time(time)[:, None], self.embed_condition(condition)], dim=1)
         memory = self.condition(self.dropout(memory + self.condition_position))
         x = self.dropout(self.embed_action(actions) + self.action_position)
         return self.head(self.decoder(x, memory, tgt_mask=self.hidden))
 
     def decayed(self) -> list[nn.Parameter]:
-        """The matrices, to which the published training applies weight decay; not positions, biases and norms."""
+        """Return the parameters that the published training decays: the matrices, not positions, biases or norms."""
         positions = (self.condition_position, self.action_position)
         return [p for p in self.parameters() if p.ndim == 2 and all(p is not position for position in positions)]
 
@@ -109,7 +109,7 @@ class DenoisingTransformer(nn.Module):
 def make_denoising_transformer(
     settings: DenoisingTransformerSettings, chunk: tuple[int, int], observation: tuple[int, int]
 ) -> DenoisingTransformer:
-    """The transformer that `settings` describe, from observations (To, width) to chunks (Ta, A)."""
+    """Make the transformer that `settings` describe, from observations (To, width) to chunks (Ta, A)."""
     return DenoisingTransformer(
         chunk[1],
         observation[1],

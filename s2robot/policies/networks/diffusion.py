@@ -19,10 +19,13 @@ SAMPLERS = ("ddpm", "ddim", "dpm_solver")
 
 @dataclass
 class DiffusionSettings:
-    """Diffusion over chunks as published (arXiv 2303.04137): 100 steps of DDPM in training and in acting.
+    """Diffusion over chunks as published (arXiv 2303.04137): 100 DDPM steps in training and in acting.
 
-    `sampler`: ddpm; ddim or dpm_solver (DPM-Solver++, arXiv 2211.01095) act well in `inference_steps` of 10 or so;
-    those of ddim must divide `train_timesteps`.
+    Attributes:
+        train_timesteps: number of diffusion steps in training.
+        sampler: `ddpm`, `ddim` or `dpm_solver` (DPM-Solver++, arXiv 2211.01095).
+        inference_steps: number of sampling steps; ddim and dpm_solver act well with about 10. With ddim it must divide
+            `train_timesteps`.
     """
 
     train_timesteps: int = 100
@@ -38,8 +41,8 @@ class DiffusionSettings:
             f"1 … train_timesteps={self.train_timesteps}",
         )
         total, steps = self.train_timesteps, self.inference_steps
-        # diffusers' DDIM goes N // n back between times that lie N / n apart. The times of the others are
-        # np.arange(N, 0, -N / n): for some n one too many by rounding, which lies before time 0.
+        # diffusers' DDIM steps back by N // n between times that are N / n apart, so n must divide N. The other
+        # samplers' times are np.arange(N, 0, -N / n): for some n, rounding adds one more, which lies before time 0.
         exact = total % steps == 0 if self.sampler == "ddim" else math.ceil(total / (total / steps)) == steps
         divisors = [str(n) for n in range(1, total + 1) if total % n == 0]
         require(
@@ -53,8 +56,8 @@ class DiffusionSettings:
 class Diffusion:
     """Trains a network to predict the noise in a chunk, and samples chunks by denoising (arXiv 2303.04137).
 
-    The network maps a noisy chunk [B, Ta, A], a step [B] and a condition to the noise [B, Ta, A]. The predicted clean
-    chunk is clipped to [-1, 1] at every sampling step, with every sampler.
+    The network maps a noisy chunk [B, Ta, A], a step [B] and a condition to the noise [B, Ta, A]. Every sampler clips
+    the predicted clean chunk to [-1, 1] at every step.
     """
 
     def __init__(self, settings: DiffusionSettings, chunk: tuple[int, int]) -> None:
@@ -65,20 +68,20 @@ class Diffusion:
             "num_train_timesteps": settings.train_timesteps,
             "beta_schedule": "squaredcos_cap_v2",
             "prediction_type": "epsilon",
-            # Few sampling steps must start at pure noise, the last step of training (arXiv 2305.08891, §3.3).
+            # Sampling in few steps must start at pure noise, the last training step (arXiv 2305.08891, §3.3).
             "timestep_spacing": "trailing",
         }
         self._noiser: Any = DDPMScheduler(**schedule)  # diffusers builds its members dynamically
         self._sampler: Any = _make_sampler(settings.sampler, schedule)
 
     def loss(self, network: nn.Module, actions: Tensor, condition: Tensor) -> Tensor:
-        """Mean squared error of the predicted noise at uniformly drawn diffusion steps; `actions` normalised."""
+        """Mean squared error of the noise predicted at uniformly drawn diffusion steps; `actions` are normalised."""
         noise = torch.randn_like(actions)
         steps = torch.randint(self._train_timesteps, (len(actions),), device=actions.device)
         return F.mse_loss(network(self._noiser.add_noise(actions, noise, steps), steps, condition), noise)
 
     def sample(self, network: nn.Module, condition: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Normalised chunks [B, Ta, A], row i from `generators[i]`."""
+        """Sample normalised chunks [B, Ta, A], row i with `generators[i]`."""
         sample = torch.stack([torch.randn(self._chunk, generator=generator) for generator in generators])
         sample = sample.to(condition.device)
         self._sampler.set_timesteps(self._inference_steps)
@@ -95,5 +98,5 @@ def _make_sampler(name: str, schedule: dict[str, Any]) -> Any:
         case "ddim":
             return DDIMScheduler(**schedule, clip_sample=True)
         case _:
-            # With `sample_max_value` at 1 its dynamic threshold is the constant 1, which is `clip_sample`.
+            # This scheduler has no `clip_sample`; its dynamic threshold with `sample_max_value` 1 does the same.
             return DPMSolverMultistepScheduler(**schedule, thresholding=True, sample_max_value=1.0)

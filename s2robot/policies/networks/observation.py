@@ -1,4 +1,4 @@
-"""What every policy sees: one trainable readout per camera, beside normalised proprioception."""
+"""The input of every policy: one trainable readout per camera, and normalised proprioception."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class ObservationNetwork(nn.Module):
-    """One trainable readout per camera, beside normalised proprioception.
+    """Concatenates normalised proprioception with the vector of one trainable readout per camera.
 
     Maps an `Observation` to [B, To, width], where width = cameras · readout width + d; without a readout it is d.
 
     Attributes:
-        widths: width of each part: the proprioception (absent if d = 0), then the cameras.
-        width: their sum.
+        widths: width of each part: proprioception first (absent if d = 0), then the cameras.
+        width: sum of `widths`.
     """
 
     def __init__(self, spec: PolicySpec, readout: ReadoutConfig | None) -> None:
@@ -38,7 +38,7 @@ class ObservationNetwork(nn.Module):
         self.width = sum(self.widths)
 
     def parts(self, observation: Observation) -> list[Tensor]:
-        """One [B, To, width] per entry of `widths`."""
+        """Return one tensor [B, To, width] per entry of `widths`."""
         parts = [self.proprioception(observation.proprioception)] if observation.proprioception.shape[-1] else []
         for camera, shape in self._shapes.items():
             rows = observation.features[camera]
@@ -47,5 +47,5 @@ class ObservationNetwork(nn.Module):
         return parts
 
     def forward(self, observation: Observation) -> Tensor:
-        """[B, To, width] from B observations of To steps."""
+        """Map B observations of To steps to [B, To, width]."""
         return torch.cat(self.parts(observation), dim=-1)

@@ -1,6 +1,6 @@
-"""How the last numbers of a network become action chunks: directly, or as a mixture of Gaussians.
+"""Outputs of policies: a network's last numbers as an action chunk, or as a mixture of Gaussians over chunks.
 
-Neither holds parameters: a policy's network ends in `numbers` values, and these classes read them.
+These classes hold no parameters. A policy's network ends in `numbers` values, which they interpret.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ HEADS = ("deterministic", "gmm")
 
 @dataclass
 class HeadSettings:
-    """How a behaviour-cloning policy puts out its chunk: `deterministic` (smooth-L1) or `gmm`.
+    """The output of a behaviour-cloning policy: `deterministic` (smooth-L1 loss) or `gmm` (a mixture of Gaussians).
 
-    The mixture's defaults are robomimic's (arXiv 2108.03298, `algo.gmm`): 5 modes, `min_std` 1e-4 in units of half
-    the range of the actions, and `low_noise` evaluation: a mode is drawn and executed with `min_std` of noise.
+    The mixture's defaults are robomimic's (arXiv 2108.03298, `algo.gmm`).
+
+    Attributes:
+        head: `deterministic` or `gmm`.
+        modes: number of Gaussians.
+        min_std: smallest standard deviation, in units of half the range of the actions.
+        low_noise: whether acting draws a mode and executes its mean with noise of `min_std`, instead of the learned
+            standard deviation.
     """
 
     head: str = "deterministic"
@@ -37,7 +43,7 @@ class HeadSettings:
 
 
 class DeterministicChunk:
-    """The numbers are the chunk, trained with a smooth-L1 loss.
+    """Interprets the numbers as the chunk itself, trained with a smooth-L1 loss.
 
     Args:
         chunk: (Ta, A).
@@ -48,27 +54,30 @@ class DeterministicChunk:
         self.numbers = chunk[0] * chunk[1]
 
     def loss(self, raw: Tensor, actions: Tensor) -> Tensor:
-        """[…, numbers] and normalised chunks […, Ta, A] -> the loss of each chunk […]."""
+        """Return the loss of each chunk […], from […, numbers] and normalised chunks […, Ta, A]."""
         return F.smooth_l1_loss(raw.unflatten(-1, self._chunk), actions, beta=0.1, reduction="none").mean((-2, -1))
 
     def sample(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """[B, numbers] -> normalised chunks [B, Ta, A]; the generators are not used."""
+        """Map [B, numbers] to normalised chunks [B, Ta, A]; the generators are not used."""
         return raw.unflatten(-1, self._chunk)
 
 
 class MixtureChunk:
     """A mixture of diagonal Gaussians over whole chunks, trained by its negative log-likelihood.
 
-    As robomimic's GMM head (arXiv 2108.03298, §C.2; `policy_nets.GMMActorNetwork`): means squashed by tanh into the
-    range of the actions, standard deviation softplus + `min_std`, and low-noise evaluation, in which a mode is drawn
-    and its mean is executed with `min_std` of noise. There a mode is one action; here it is a whole chunk, so that the
-    steps of a sampled chunk follow one plan.
+    The design is that of robomimic's GMM head (arXiv 2108.03298, §C.2; `policy_nets.GMMActorNetwork`):
+
+    - tanh squashes the means into the range of the actions;
+    - the standard deviation is softplus + `min_std`;
+    - low-noise evaluation draws a mode and executes its mean with noise of `min_std`.
+
+    In robomimic a mode is one action. Here it is a whole chunk, so that all steps of a sampled chunk follow one plan.
 
     Args:
         chunk: (Ta, A).
         modes: number of Gaussians.
         min_std: smallest standard deviation, in units of half the range of the actions.
-        low_noise: sample with `min_std` in place of the learned standard deviation.
+        low_noise: whether to sample with `min_std` instead of the learned standard deviation.
     """
 
     def __init__(self, chunk: tuple[int, int], *, modes: int, min_std: float, low_noise: bool) -> None:
@@ -78,20 +87,20 @@ class MixtureChunk:
         self.numbers = modes * (1 + 2 * chunk[0] * chunk[1])
 
     def _parameters(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of the modes […, modes]; means and standard deviations […, modes, Ta, A]."""
+        """Return the modes' log-probabilities […, modes], and their means and standard deviations […, modes, Ta, A]."""
         modes = self._modes[0]
         logits, gaussians = raw[..., :modes], raw[..., modes:]
         mean, std = gaussians.unflatten(-1, (2, *self._modes)).unbind(-4)
         return logits.log_softmax(-1), mean.tanh(), F.softplus(std) + self._min_std
 
     def loss(self, raw: Tensor, actions: Tensor) -> Tensor:
-        """[…, numbers] and normalised chunks […, Ta, A] -> negative log-likelihood per number of each chunk […]."""
+        """Return each chunk's negative log-likelihood per number […], from […, numbers] and chunks […, Ta, A]."""
         log_modes, mean, std = self._parameters(raw)
         density = torch.distributions.Normal(mean, std, validate_args=False).log_prob(actions.unsqueeze(-3))
         return -(log_modes + density.sum((-2, -1))).logsumexp(-1) / (self._modes[1] * self._modes[2])
 
     def sample(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """[B, numbers] -> normalised chunks [B, Ta, A], row i drawn with `generators[i]`."""
+        """Sample normalised chunks [B, Ta, A] from [B, numbers], row i with `generators[i]`."""
         log_modes, mean, std = (part.cpu() for part in self._parameters(raw))
         chunks = []
         for row, generator in enumerate(generators):
@@ -102,7 +111,7 @@ class MixtureChunk:
 
 
 def make_output(head: HeadSettings, chunk: tuple[int, int]) -> DeterministicChunk | MixtureChunk:
-    """The output that `head` asks for, over chunks of (Ta, A)."""
+    """Make the output that `head` names, for chunks of (Ta, A)."""
     if head.head == "gmm":
         return MixtureChunk(chunk, modes=head.modes, min_std=head.min_std, low_noise=head.low_noise)
     return DeterministicChunk(chunk)

@@ -1,4 +1,4 @@
-"""Supervision and attention for policies that read the observations one after the other."""
+"""Supervision and attention masks for policies that read observations in sequence."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from s2robot.interfaces import Batch
 
 
 def chunks_from_every_step(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The chunk that began at each of the To observed steps, in environment units.
+    """Return the chunk that began at each of the To observed steps, in environment units.
 
-    A window knows every action from its first step to the end of its chunk, because `past_actions` holds those before
-    the last step. Steps that only repeat an episode's first observation, to fill the window, are followed by no
-    action of their own; they are told by the zeros in `past_actions`.
+    A window holds every action from its first step to the end of its chunk: `past_actions` holds the actions before
+    the last step. At the start of an episode, a window is padded with copies of the first observation. No action
+    belongs to these padding steps; zeros in `past_actions` mark them.
 
     Returns:
-        Chunks [B, To, Ta, A], and bool [B, To]: whether the step is one of the episode. The last step always is.
+        Chunks [B, To, Ta, A], and bool [B, To]: whether a step belongs to the episode. The last step always does.
     """
     past = batch.observation.past_actions
     known = torch.cat([past[:, 1:], batch.actions], dim=1)
@@ -27,9 +27,9 @@ def chunks_from_every_step(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def block_causal_mask(steps: int, tokens: int) -> Tensor:
-    """Bool [steps·tokens, steps·tokens], True where attention is forbidden.
+    """Return a bool mask [steps·tokens, steps·tokens] that is True where attention is forbidden.
 
-    The `tokens` of a step see each other and those of all earlier steps.
+    The `tokens` of a step attend to each other and to the tokens of all earlier steps.
     """
     step = torch.arange(steps).repeat_interleave(tokens)
     return step[:, None] < step[None, :]

@@ -1,4 +1,4 @@
-"""The denoising network of Diffusion Policy's CNN form."""
+"""The denoising network of Diffusion Policy's CNN form: a temporal U-Net."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UNetSettings:
     step_embedding: int = 128
 
     def check_unet(self, action_steps: int) -> None:
-        """Refuse impossible sizes for chunks of `action_steps`."""
+        """Refuse sizes that are impossible for chunks of `action_steps`."""
         require(
             self.kernel_size >= 1 and self.kernel_size % 2 == 1, "policy.kernel_size", self.kernel_size, "1, 3, 5, …"
         )
@@ -64,7 +64,7 @@ def _conv_block(channels_in: int, channels_out: int, kernel_size: int, groups: i
 
 
 class FiLMResidualBlock(nn.Module):
-    """Two temporal convolutions with a feature-wise scale and shift from the condition between them."""
+    """Two temporal convolutions, between which the condition scales and shifts every channel."""
 
     def __init__(self, channels_in: int, channels_out: int, condition: int, kernel_size: int, groups: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class FiLMResidualBlock(nn.Module):
         self.skip = nn.Conv1d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """[B, channels_in, Ta] and [B, condition] -> [B, channels_out, Ta]."""
+        """Map [B, channels_in, Ta] and a condition [B, condition] to [B, channels_out, Ta]."""
         scale, shift = self.film(condition)[..., None].chunk(2, dim=1)
         return self.second(scale * self.first(x) + shift) + self.skip(x)
 
@@ -123,7 +123,7 @@ class ConditionalUnet1D(nn.Module):
         )
 
     def forward(self, actions: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """[B, Ta, A], [B], [B, …] -> [B, Ta, A]."""
+        """Map actions [B, Ta, A], times [B] and conditions [B, …] to [B, Ta, A]."""
         condition = torch.cat([self.time(time), condition.flatten(1)], dim=-1)
         x = actions.transpose(1, 2)
         skips = []
@@ -142,7 +142,7 @@ class ConditionalUnet1D(nn.Module):
 
 
 def make_unet(settings: UNetSettings, action_width: int, condition_width: int) -> ConditionalUnet1D:
-    """The U-Net that `settings` describes, over flattened observations of `condition_width` numbers."""
+    """Make the U-Net that `settings` describe, conditioned on `condition_width` numbers."""
     return ConditionalUnet1D(
         action_width,
         condition_width,

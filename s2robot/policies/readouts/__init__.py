@@ -1,7 +1,7 @@
-"""The small trainable modules between frozen features and a policy, one file each; all end in the same common width.
+"""The small trainable modules between frozen features and a policy, one file each; all end in the same width.
 
-Arms of a comparison then differ in their features and not in the size of their head: a wider feature is not a freely
-better one (Theia, arXiv 2407.20179, found naive channel concatenation of several models to be worse).
+The arms of a comparison then differ in their features and not in the size of their head. Wider features are not always
+better: Theia (arXiv 2407.20179) found naive channel concatenation of several models to be worse.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ READOUTS = Registry(
         "resnet18": "s2robot.policies.readouts.resnet18:ResNet18Readout",
     },
 )
-"""Name -> the readout's class, whose `settings` are its dataclass; installed packages add theirs."""
+"""Name -> the readout's class, which names its settings dataclass as `settings`; installed packages add theirs."""
 
 
 def make_readout(config: ReadoutConfig | str, shape: FeatureShape, width: int | None = None, **options: Any) -> Readout:
-    """Build a readout from `Features` of B frames to [B, width].
+    """Build a readout, which maps `Features` of B frames to [B, width].
 
     Args:
-        config: its settings; or its name, with the settings that differ from the defaults as `width` and `options`.
-            Those that a readout does not read have no effect, so that one set of options serves a comparison of all.
+        config: settings of the readout; or its name, with `width` and `options` for settings that differ from the
+            defaults. Settings that a readout does not use have no effect, so one set of options can compare them all.
         shape: per-frame size of the features, from `S2Encoder.feature_shape`.
         width: D of the result.
-        options: `channels`, `queries`, `heads`, and what a readout from another package has.
+        options: `channels`, `queries`, `heads`, and the settings of a readout from another package.
 
     Raises:
         ConfigError: unknown name or option, an impossible value, or features that this readout cannot read.
@@ -71,8 +71,8 @@ def make_readout(config: ReadoutConfig | str, shape: FeatureShape, width: int | 
 def readout_from_dict(values: dict[str, Any]) -> ReadoutConfig:
     """Rebuild a readout's settings from the plain mapping that a checkpoint stores.
 
-    A setting that the mapping is too old to have says what the code did then (`ReadoutConfig.former`); without a `name`
-    it is that of `ReadoutConfig`.
+    A setting that is newer than the mapping gets the value that the code used then (`ReadoutConfig.former`). Without a
+    `name` the readout is `ReadoutConfig`'s default.
 
     Raises:
         ConfigError: the name is unknown, a field does not belong to the readout, or a value is impossible.
@@ -81,7 +81,7 @@ def readout_from_dict(values: dict[str, Any]) -> ReadoutConfig:
 
 
 def change_readout(config: ReadoutConfig, name: str, **changes: Any) -> ReadoutConfig:
-    """Settings of the readout `name`: those of `config` that it has too, and the changes.
+    """Make settings of the readout `name`: the fields it shares with `config`, updated by `changes`.
 
     Raises:
         ConfigError: see `readout_from_dict`.
@@ -92,7 +92,7 @@ def change_readout(config: ReadoutConfig, name: str, **changes: Any) -> ReadoutC
 
 
 def module_key(camera: str) -> str:
-    """A camera's name without the dots that a module's may not hold; of two cameras never the same.
+    """Encode a camera's name without dots, which module names may not contain; different cameras stay different.
 
     >>> module_key("agentview"), module_key("images.front")
     ('agentview', 'images%2Efront')
@@ -108,9 +108,9 @@ def _build(values: dict[str, Any]) -> ReadoutConfig:
 
 def is_pixels(shape: FeatureShape) -> bool:
     """Whether these features are the image itself, as `encoder.backbone=pixels` passes it on."""
-    from s2robot.backbones.pixels import STRIDE  # the backbones import torch, which listing the readouts must not
+    from s2robot.backbones.pixels import STRIDE  # imports torch, which listing the readouts must not do
 
-    # No pre-trained model ends in a map of three channels that is as large as an image.
+    # The shape is proof enough: no pre-trained model ends in a map of three channels that is as large as an image.
     return shape.channels == 3 and not shape.num_prefix and min(shape.height, shape.width) >= STRIDE
 
 

@@ -13,7 +13,7 @@ from s2robot.policies.readouts.base import Readout, projection
 class AttentionReadout(Readout):
     """Cross-attention of learned queries to all map and prefix tokens (as AFA, arXiv 2511.10762), projected.
 
-    `queries` is their number; `heads` of the attention must divide `width`, which is its width too.
+    `queries` is the number of queries. `width` is also the width of the attention, so `heads` must divide it.
     """
 
     def __init__(self, config: ReadoutConfig, shape: FeatureShape) -> None:

@@ -1,4 +1,4 @@
-"""What every readout is: the contract that policies and integrations rely on."""
+"""The base class of all readouts: the contract that policies and integrations rely on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from s2robot.interfaces import Features, FeatureShape
 
 
 class Readout(nn.Module):
-    """A trainable module from the features of one camera's frames to vectors; a subclass is one file.
+    """Base class of readouts, which map the features of one camera's frames to vectors; a subclass is one file.
 
     Args:
-        config: its settings; every one of them reaches it.
+        config: all settings of the readout.
         shape: per-frame size of the features, from `S2Encoder.feature_shape`.
 
     Attributes:
-        settings: the dataclass of its settings: `ReadoutConfig`, or a subclass with fields of its own.
+        settings: dataclass of the readout's settings: `ReadoutConfig`, or a subclass with further fields.
     """
 
     settings: ClassVar[type[ReadoutConfig]] = ReadoutConfig
@@ -27,10 +27,10 @@ class Readout(nn.Module):
         super().__init__()
 
     def forward(self, features: Features) -> Tensor:
-        """Map features of B frames to [B, D], where D is `config.width`; frames do not see each other."""
+        """Map features of B frames to [B, D], where D is `config.width`; each frame on its own."""
         raise NotImplementedError
 
 
 def projection(inputs: int, width: int) -> nn.Module:
-    """The end of every readout here: normalised and mapped to the common width."""
+    """Make the last layers of every readout here: layer norm, then a linear map to the common width."""
     return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width))

@@ -10,7 +10,7 @@ from s2robot.policies.readouts.base import Readout, projection
 
 
 class ClsReadout(Readout):
-    """First prefix token (CLS), projected.
+    """The first prefix token (CLS), projected.
 
     Raises:
         ConfigError: the backbone has no prefix tokens.

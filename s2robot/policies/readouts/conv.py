@@ -1,4 +1,4 @@
-"""Few channels per position, flattened with their positions; the default."""
+"""A few channels per position, flattened over all positions; the default readout."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from s2robot.policies.readouts.base import Readout, projection
 
 
 class ConvReadout(Readout):
-    """1×1 convolution to few channels, flattened with its positions and projected; the default.
-
-    `channels` are kept per position.
-    """
+    """A 1×1 convolution to `channels` channels, flattened over all positions and projected; the default readout."""
 
     def __init__(self, config: ReadoutConfig, shape: FeatureShape) -> None:
         super().__init__(config, shape)

@@ -10,7 +10,7 @@ from s2robot.policies.readouts.base import Readout, projection
 
 
 class MeanReadout(Readout):
-    """Mean over the feature map, projected."""
+    """The mean over the feature map, projected."""
 
     def __init__(self, config: ReadoutConfig, shape: FeatureShape) -> None:
         super().__init__(config, shape)

@@ -21,14 +21,14 @@ WIDTH = 512
 """Channels of ResNet-18's last map."""
 
 CROP = 76 / 84
-"""Side of the crop that the network sees, of the image's: robomimic's (arXiv 2108.03298) and Diffusion Policy's."""
+"""Side of the crop relative to the image's side, as in robomimic (arXiv 2108.03298) and Diffusion Policy."""
 
 
 class ResNet18Readout(Readout):
     """A ResNet-18 trained from scratch on the image itself, for `backbone=pixels`: the arm without a frozen encoder.
 
     As in Diffusion Policy (arXiv 2303.04137, §3.2): images in [-1, 1], random crops in training and the centre crop
-    otherwise, GroupNorm, spatial softmax over the last map, to `channels` keypoints.
+    otherwise, GroupNorm, and a spatial softmax over the last map with `channels` keypoints.
     """
 
     def __init__(self, config: ReadoutConfig, shape: FeatureShape) -> None:
@@ -44,10 +44,10 @@ class ResNet18Readout(Readout):
 
 
 def resnet18_trunk() -> nn.Sequential:
-    """A ResNet-18, torchvision's, with random weights, up to its last map [B, 512, h/32, w/32].
+    """Make torchvision's ResNet-18 with random weights, up to its last map [B, 512, h/32, w/32].
 
-    Every BatchNorm is a GroupNorm of 16 channels a group, whose statistics a moving average of the weights does not
-    upset (Diffusion Policy, arXiv 2303.04137, §3.2).
+    GroupNorm with 16 channels per group replaces BatchNorm, whose running statistics do not fit a moving average of the
+    weights (Diffusion Policy, arXiv 2303.04137, §3.2).
     """
     from torchvision.models import resnet18
 
@@ -55,18 +55,18 @@ def resnet18_trunk() -> nn.Sequential:
         return nn.GroupNorm(channels // 16, channels)
 
     network: Any = resnet18(weights=None, norm_layer=norm)
-    return nn.Sequential(*list(network.children())[:-2])  # all but the pooling and the classes
+    return nn.Sequential(*list(network.children())[:-2])  # without the pooling and the classifier
 
 
 def crop_side(side: int) -> int:
-    """Pixels that are left of a side of the image."""
+    """Side of the crop of an image with this side [pixels]."""
     return round(side * CROP)
 
 
 def crop(images: Tensor, random: bool) -> Tensor:
-    """Cut `CROP` of images [B, C, H, W] out: each from a place of its own, or all from the centre.
+    """Crop images [B, C, H, W] to `CROP` of each side: each at its own random place, or all at the centre.
 
-    Frames of one window are cropped apart, as robomimic and Diffusion Policy do.
+    The frames of one window are cropped independently, as in robomimic and Diffusion Policy.
     """
     height, width = images.shape[-2:]
     rows, columns = crop_side(height), crop_side(width)
@@ -81,11 +81,11 @@ def crop(images: Tensor, random: bool) -> Tensor:
 
 
 def with_reader(cost: EncoderCost, backbone: str) -> EncoderCost:
-    """Cost of an arm's vision: the encoder's, and for `pixels` that of the ResNet-18 that is trained on them.
+    """Return the cost of an arm's vision: the encoder's, plus the trained ResNet-18's if the backbone is `pixels`.
 
     Args:
-        cost: of the encoder.
-        backbone: its name.
+        cost: cost of the encoder.
+        backbone: name of the encoder's backbone.
     """
     if backbone != PIXELS:
         return cost

@@ -1,4 +1,4 @@
-"""Expected positions of learned keypoints."""
+"""The expected image positions of learned keypoints, projected."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from s2robot.policies.readouts.base import Readout, projection
 class SpatialSoftmaxReadout(Readout):
     """Expected image positions of learned keypoints (Finn et al., arXiv 1509.06113), projected.
 
-    A 1×1 convolution makes one heat map per keypoint; its softmax over positions gives an expected (x, y) in [-1, 1].
-    `channels` is the number of keypoints.
+    A 1×1 convolution makes one heat map per keypoint; a softmax over positions turns it into an expected (x, y) in
+    [-1, 1]. `channels` is the number of keypoints.
     """
 
     def __init__(self, config: ReadoutConfig, shape: FeatureShape) -> None:
