@@ -477,7 +477,9 @@ def test_duplicated_channels_are_as_wide_as_more_scales_and_hold_no_more():
 
 @pytest.mark.parametrize(("scales", "duplicate"), [((64, 128), 2), ((64,), 0)])
 def test_duplicating_more_than_one_scale_is_refused(scales, duplicate):
-    with pytest.raises(EncoderError, match=f"duplicate={duplicate} with scales .*; valid: 1, or more with a single"):
+    with pytest.raises(
+        EncoderError, match=f"duplicate={duplicate} is not possible with scales .*; valid: 1, or more with a single"
+    ):
         S2Encoder("test_vit", scales=scales, weights="none", duplicate=duplicate)
 
 

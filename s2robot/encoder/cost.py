@@ -1,4 +1,4 @@
-"""What an S² encoder costs, known before it runs on data."""
+"""The cost of an S² encoder, known before it runs on data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from s2robot.s2.tiling import Size
 
 @dataclass(frozen=True)
 class TileCost:
-    """One tile through a backbone.
+    """Cost of running one tile through a backbone.
 
     Attributes:
-        channels, height, width: size of its feature map.
-        num_prefix: its prefix tokens.
-        macs: multiply-accumulate operations of its convolutions, matrix products and attention.
+        channels, height, width: size of the tile's feature map.
+        num_prefix: number of prefix tokens.
+        macs: multiply-accumulate operations in convolutions, matrix products and attention.
     """
 
     channels: int
@@ -37,7 +37,7 @@ class TileCost:
 
 @dataclass(frozen=True)
 class ScaleCost:
-    """One scale of the scale set, per frame.
+    """Cost of one scale of the scale set, per frame.
 
     Attributes:
         size: height and width of the image at this scale [pixels].
@@ -59,7 +59,7 @@ class EncoderCost:
         scales: cost of each scale.
         shape: shape of the features.
         latency_ms: measured median time per frame [ms] at `latency_batch`; None unless asked for.
-        latency_batch: batch size of that measurement.
+        latency_batch: batch size at which the latency was measured.
     """
 
     parameters: int
@@ -70,7 +70,7 @@ class EncoderCost:
 
     @property
     def tiles(self) -> int:
-        """Backbone runs per frame."""
+        """Tiles per frame, each of which runs through the backbone."""
         return sum(scale.tiles for scale in self.scales)
 
     @property
@@ -90,21 +90,21 @@ class EncoderCost:
 
 
 def count_parameters(module: object) -> int:
-    """Number of parameters of a module, trainable or not; 0 for anything that is no module."""
+    """Number of parameters of a module, trainable or not; 0 for anything that is not a module."""
     return sum(parameter.numel() for parameter in module.parameters()) if isinstance(module, nn.Module) else 0
 
 
 def measure_tile(backbone: Backbone, tile: Tensor) -> TileCost:
-    """Run one tile [1, 3, h, w] through a backbone and count.
+    """Run one tile [1, 3, h, w] through a backbone and measure its cost.
 
-    Multiply-accumulates are those that `torch.utils.flop_counter` knows, half its FLOPs; activations, norms and
-    resizing are not counted, as in the papers' tables.
+    The number of multiply-accumulates is half the FLOPs that `torch.utils.flop_counter` counts. As in the papers'
+    tables, activations, norms and resizing are not counted.
 
     Raises:
-        EncoderError: the backbone cannot process tiles of this size; names the nearest that it can.
+        EncoderError: the backbone cannot process tiles of this size; the message names the nearest sizes that it can.
     """
     try:
-        # As plain matrix products: not every version of torch counts its fused attention on every device.
+        # Compute attention by plain matrix products: not every torch counts its fused attention on every device.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             tile_map, prefix = backbone.forward_features(tile)
     except torch.cuda.OutOfMemoryError:
@@ -118,17 +118,17 @@ def measure_tile(backbone: Backbone, tile: Tensor) -> TileCost:
 def _unfit(backbone: Backbone, tile: Tensor, error: Exception) -> str:
     height, width = tile.shape[-2:]
     sizes = fitting_sizes(backbone, max(height, width)) if isinstance(backbone, FrozenBackbone) else []
-    # Windows and positions come in multiples of some size, or fit one size only.
+    # Models with windows or fixed positions accept only multiples of some size, or one size.
     which = f"; sizes that fit: {', '.join(map(str, sizes))}" if sizes else ""
     reason = str(error).strip() or type(error).__name__
     return f"{backbone.name} cannot process tiles of {height}x{width} pixels{which} ({reason})"
 
 
 def fitting_sizes(backbone: FrozenBackbone, near: int) -> list[int]:
-    """The nearest tile sizes below and above `near` that a backbone can process, and its native one [pixels].
+    """Return the nearest tile sizes below and above `near` that a backbone can process, and its native size [pixels].
 
-    Found by trying, without data: multiples of the patch size, or of 32 pixels, up to the larger of 1024 and twice
-    `near`.
+    Sizes are tried on the meta device, without data: multiples of the patch size, or of 32 pixels, up to the larger of
+    1024 and twice `near`.
     """
     tensors = itertools.chain(backbone.parameters(), backbone.buffers())
     trial = copy.deepcopy(backbone, {id(tensor): _on_meta(tensor) for tensor in tensors})
@@ -170,6 +170,6 @@ def scale_costs(scale_set: ScaleSet, tiles: Sequence[TileCost], height: int, wid
 
 
 def largest_size(scales: Sequence[Size]) -> tuple[int, int]:
-    """Height and width of the largest scale: an image that gives every scale its full detail."""
+    """Height and width of the largest scale; an image of this size gives every scale its full detail."""
     pairs = [scale if isinstance(scale, tuple) else (scale, scale) for scale in scales]
     return max(pairs, key=lambda pair: pair[0] * pair[1])

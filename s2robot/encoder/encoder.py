@@ -1,4 +1,4 @@
-"""The frozen S² encoder: a backbone, a scale set and the preprocessing between camera images and both."""
+"""The frozen S² encoder: a backbone, a scale set and the preprocessing of camera images for them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from s2robot.s2.scale_set import check_options
 from s2robot.s2.tiling import Size, as_pair, first_side, in_pixels, require_scales
 
 FEATURES_VERSION = 1
-"""Raised whenever the same images, weights and settings would give other features than before."""
+"""Version of the features; raise it whenever the same images, weights and settings give different features."""
 
 
 class S2Encoder(nn.Module):
-    """Multi-scale features of camera images under a frozen backbone (arXiv 2403.13043).
+    """Computes multi-scale features of camera images with a frozen backbone (arXiv 2403.13043).
 
     Args:
         backbone: a name (see `s2robot.backbones.BACKBONES`, or any timm model name) or a `Backbone`.
@@ -48,14 +48,15 @@ class S2Encoder(nn.Module):
             are multiples of the backbone's native size.
         weights: where a named backbone's weights come from, see `s2robot.backbones.load_backbone`.
         tile: tile size [pixels]; the first scale (its height) when None.
-        duplicate: repeat the features' channels so often; for a single scale. Two copies are as wide as two scales and
-            hold no more than one: the control for width.
-        precision: `fp32`, `bf16` or `fp16`, of the backbone; resizing and pooling stay in float32.
-        channels_last: memory layout of tiles and weights; speeds up map models on CPUs and GPUs.
+        duplicate: number of copies of the features' channels; above 1 only with a single scale. It is the control for
+            width: two copies are as wide as two scales but hold no more information than one.
+        precision: precision of the backbone: `fp32`, `bf16` or `fp16`; resizing and pooling stay in float32.
+        channels_last: whether tiles and weights have the channels-last memory layout, which speeds up models that
+            return maps, on CPUs and GPUs.
         engine: what runs the backbone: `eager`, `compile`, `cuda_graph` or `openvino`, see `s2robot.encoder.engines`.
-        max_tiles: most tiles per call of the backbone. Peak memory is about that of the backbone on so many tiles,
-            whatever the batch size and the number of scales. When None: 64 on a GPU; 4 per thread, but at least 8, on a
-            CPU, where larger batches leave the caches.
+        max_tiles: largest number of tiles per call of the backbone. It bounds peak memory, independently of the batch
+            size and the number of scales. None means 64 on a GPU; on a CPU 4 per thread, but at least 8, because larger
+            batches do not fit the processor's caches.
         device: `cpu`, `cuda`, …, or `auto`.
         options: `antialias`, `pool_to`, `cover`, `keep_aspect` and `upsampled`, see `s2robot.s2.ScaleOptions`.
 
@@ -90,14 +91,14 @@ class S2Encoder(nn.Module):
             factors = any(isinstance(scale, float) for scale in scales)
             backbone = load_backbone(backbone, weights, size=tile or (None if factors else first_side(scales)))
         elif precision != "fp32" or channels_last:
-            backbone = copy.deepcopy(backbone)  # the caller's own stays as it is
+            backbone = copy.deepcopy(backbone)  # `make_engine` casts in place; the caller's backbone must not change
         sizes = tuple(in_pixels(scale, backbone.size) for scale in scales)
         if duplicate < 1 or (duplicate > 1 and len(sizes) > 1):
             raise EncoderError(
                 f"duplicate={duplicate} is not possible with scales {sizes}; valid: 1, or more with a single scale"
             )
         tile = tile or first_side(sizes)
-        # As a backbone given by its name: features must not depend on who loaded it.
+        # Resample positions as `load_backbone` does for a name: features must not depend on who loaded the backbone.
         self.backbone = backbone = backbone.for_tiles(tile) if isinstance(backbone, FrozenBackbone) else backbone
         self.precision = precision
         self.engine = engine
@@ -127,7 +128,7 @@ class S2Encoder(nn.Module):
         version: str = "",
         **settings: Any,
     ) -> S2Encoder:
-        """Wrap any network that timm does not know; it is frozen in place and tried on one image.
+        """Wrap any network that timm does not have; it is frozen in place and tested on one image.
 
         Args:
             module: network from normalised tiles [b, 3, size, size] to a map [b, C, h, w], to tokens [b, P+N, C] with
@@ -135,17 +136,17 @@ class S2Encoder(nn.Module):
             size: tile height = width [pixels].
             mean: per-channel mean of images in [0, 1].
             std: per-channel standard deviation of images in [0, 1].
-            num_prefix_tokens: P, class and register tokens.
-            name: for reports; the class's name when None.
+            num_prefix_tokens: P, the number of class and register tokens.
+            name: name in reports; the class's name when None.
             scales: see `S2Encoder`; (size, 2·size) when None.
-            version: part of the fingerprint, which otherwise sees the class's name, parameters, buffers, extra state
-                and `repr(module)`. The code of `forward`, hooks and plain attributes (tensors among them) are invisible
-                to it: give another version whenever they change, or the cache will serve the features of the network
-                as it was.
+            version: your version of the network, part of the fingerprint. The fingerprint also covers the class's name,
+                parameters, buffers, extra state and `repr(module)`. It does not cover the code of `forward`, hooks and
+                plain attributes (including tensors). Change the version whenever one of them changes, or the cache will
+                serve features of the old network.
             settings: the other arguments of `S2Encoder`.
 
         Raises:
-            EncoderError: the network fails on one image, or returns something else.
+            EncoderError: the network fails on one image, or does not return features.
         """
         backbone = wrap_module(module, size, mean, std, num_prefix_tokens, name, version)
         settings.setdefault("tile", size)
@@ -172,13 +173,13 @@ class S2Encoder(nn.Module):
             map [B, S·C, h, w] and prefix [B, P, S·C], float32, on the encoder's device.
 
         Raises:
-            EncoderError: images of another type, shape or range, or with NaN.
+            EncoderError: images have the wrong type, shape or range, or contain NaN.
         """
         return self._encode([images])[0]
 
     @torch.no_grad()
     def encode_cameras(self, images: Mapping[str, Tensor]) -> dict[str, Features]:
-        """Encode several cameras at once, whose image sizes may differ; their tiles share the backbone's calls.
+        """Encode several cameras at once; image sizes may differ, and all tiles share the backbone's calls.
 
         Args:
             images: camera name -> images as in `forward`, all with the same B.
@@ -199,7 +200,7 @@ class S2Encoder(nn.Module):
         Args:
             height: image height [pixels]; the largest scale's when None.
             width: image width [pixels]; the largest scale's when None.
-            latency_batch: also measure the latency at this batch size; 0 does not run the encoder on a batch.
+            latency_batch: batch size to measure the latency at; 0 measures nothing.
         """
         default_height, default_width = largest_size(self.scales)
         height, width = height or default_height, width or default_width
@@ -214,8 +215,9 @@ class S2Encoder(nn.Module):
     def fingerprint(self) -> str:
         """Sha256 of everything that determines the features: weights, scale set, preprocessing, precision and code.
 
-        Equal across processes, machines and devices, and so are the features but for rounding: machine, device, engine,
-        memory layout and micro-batching are left out. Random weights are equal on the same machine.
+        The machine, device, engine, memory layout and micro-batching are left out, because they change features only by
+        rounding. So the fingerprint is equal across processes, machines and devices, except for random weights
+        (`weights="none"`), which are reproducible only on the same machine.
         """
         identity: dict[str, Any] = {
             "features_version": FEATURES_VERSION,
@@ -232,7 +234,7 @@ class S2Encoder(nn.Module):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> str:
-        """Readable name: backbone, scale set, and what else is not the default.
+        """Return a readable name: backbone, scale set, and all options that differ from their defaults.
 
         >>> S2Encoder("test_vit", (64, 128), weights="none", antialias=True).describe()
         'test_vit {64, 128} antialias=True'
@@ -248,13 +250,13 @@ class S2Encoder(nn.Module):
         return " ".join([f"{self.backbone.name} {{{', '.join(map(str, self.scales))}}}", *changed])
 
     def tensors_hash(self) -> str:
-        """Sha256 of the backbone's parameters and buffers as they are now, to prove that nothing has moved them."""
+        """Sha256 of the backbone's parameters and buffers as they are now, to prove that they have not changed."""
         if not isinstance(self.backbone, nn.Module):
             return self.backbone.weights_hash()
         return hash_tensors(self.backbone)
 
     def train(self, mode: bool = True) -> S2Encoder:
-        """Stay in evaluation mode whatever `mode` says: the encoder is frozen."""
+        """Stay in evaluation mode, ignoring `mode`: the encoder is frozen."""
         return super().train(False)
 
     def _encode(self, images: Sequence[Tensor]) -> list[Features]:
@@ -263,7 +265,7 @@ class S2Encoder(nn.Module):
             outputs = multiview_forward(self.run_backbone, views, self.scale_set, max_tiles=self.max_tiles)
         except (RuntimeError, AssertionError, ValueError):
             for view in views:
-                self._tile_costs(*view.shape[-2:])  # says so where it is the size of the tiles
+                self._tile_costs(*view.shape[-2:])  # raises a clear error if the tiles' size is the cause
             raise
         return [
             Features(maps.repeat(1, self.duplicate, 1, 1), prefix.repeat(1, 1, self.duplicate))
@@ -274,7 +276,7 @@ class S2Encoder(nn.Module):
 
     @torch.no_grad()
     def _tile_costs(self, height: int, width: int) -> list[TileCost]:
-        """Cost of each scale's tile, found by running a grey one through the backbone once."""
+        """Return the cost of each scale's tile; a grey tile of each new size runs through the backbone once."""
         tiles = [tiling.tile for tiling in self.scale_set.tilings(height, width)]
         for tile in tiles:
             if tile not in self._known_tiles:
@@ -285,7 +287,7 @@ class S2Encoder(nn.Module):
     def _latency_ms(self, batch: int, height: int, width: int, repeats: int = 5) -> float:
         images = torch.zeros((batch, height, width, 3), dtype=torch.uint8)
         times = []
-        for _ in range(repeats + 1):  # the first warms up
+        for _ in range(repeats + 1):  # the first run warms up
             start = time.perf_counter()
             self(images).map.sum().item()  # waits for the device
             times.append(time.perf_counter() - start)
@@ -320,12 +322,15 @@ class S2Encoder(nn.Module):
 
 
 def _plain(values: Iterable[Any]) -> list[float]:
-    """Return numbers as JSON knows them; ints stay ints, or fingerprints would change."""
+    """Return plain numbers for JSON; ints stay ints, because 1 and 1.0 would give different fingerprints."""
     return [value if isinstance(value, int | float) else float(value) for value in values]
 
 
 @functools.cache
 def _spare_forked_processes() -> None:
-    """Give forked processes one thread: for OpenMP's others, which no fork copies, they would wait for ever."""
+    """Limit forked children to one thread.
+
+    `fork()` does not copy OpenMP's worker threads, so a child that uses them deadlocks.
+    """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

@@ -1,6 +1,6 @@
 """Ways to run a backbone on tiles: eager PyTorch, `torch.compile`, CUDA graphs, OpenVINO.
 
-Every engine gives the same features within the rounding of its precision. None is chosen silently: an engine or a
+All engines give the same features within the rounding of the precision. There is no silent fallback: an engine or a
 precision that this machine lacks is an error.
 """
 
@@ -31,20 +31,20 @@ ENGINES = ("eager", "compile", "cuda_graph", "openvino")
 def make_engine(
     name: str, backbone: Backbone, precision: str, channels_last: bool, device: torch.device
 ) -> tuple[Engine, torch.dtype]:
-    """Build an engine; casts the backbone in place where the engine computes with its tensors.
+    """Build an engine; if the engine computes with the backbone's own tensors, cast them in place.
 
     Args:
         name: one of `ENGINES`.
         backbone: the frozen backbone.
         precision: one of `PRECISIONS`.
-        channels_last: memory layout of tiles and weights; OpenVINO chooses its own.
-        device: where the encoder will run.
+        channels_last: whether tiles and weights have the channels-last layout; OpenVINO chooses its own layout.
+        device: device that the encoder will run on.
 
     Returns:
         The engine, and the dtype that the backbone's own tensors now have.
 
     Raises:
-        ConfigError: unknown engine or precision, or one that this machine lacks.
+        ConfigError: the engine or precision is unknown, or this machine lacks it.
     """
     if precision not in PRECISIONS:
         raise ConfigError(unknown_name("precision", precision, PRECISIONS))
@@ -71,9 +71,9 @@ def make_engine(
 
 @contextlib.contextmanager
 def _exact_convolutions() -> Iterator[None]:
-    """Keep cuDNN from rounding float32 convolutions to TensorFloat-32, as PyTorch by default lets it on GPUs."""
+    """Keep cuDNN from rounding float32 convolutions to TensorFloat-32, which PyTorch allows by default on GPUs."""
     cudnn: Any = torch.backends.cudnn
-    # PyTorch 2.9 gave convolutions a switch of their own; who has used one of the two may not read the other.
+    # PyTorch 2.9 added a separate switch for convolutions. After one switch was used, reading the other is an error.
     switch, setting, exact = (
         (cudnn.conv, "fp32_precision", "ieee") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32", False)
     )
@@ -86,10 +86,10 @@ def _exact_convolutions() -> Iterator[None]:
 
 
 class CudaGraphEngine:
-    """Record the backbone's kernels once per batch shape and replay them without Python in between.
+    """Records the backbone's kernels once per batch shape and replays them without Python in between.
 
     Args:
-        run: the eager engine, on a CUDA device.
+        run: the eager engine on a CUDA device.
     """
 
     def __init__(self, run: Engine) -> None:
@@ -97,7 +97,7 @@ class CudaGraphEngine:
         self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """Replay the graph for this shape of tiles, recording it first where it is new."""
+        """Replay the graph for this shape of tiles; record it first if the shape is new."""
         if tiles.shape not in self._graphs:
             self._graphs[tiles.shape] = self._record(tiles)
         graph, inputs, outputs = self._graphs[tiles.shape]
@@ -107,7 +107,7 @@ class CudaGraphEngine:
 
     def _record(self, tiles: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, Tensor]]:
         inputs = tiles.clone()
-        # Libraries choose algorithms and allocate workspaces in their first runs, which must not be recorded.
+        # Warm up: in their first runs libraries choose algorithms and allocate workspaces, which must not be recorded.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -121,16 +121,16 @@ class CudaGraphEngine:
 
 
 class OpenVINOEngine:
-    """The backbone as an OpenVINO graph, which fuses layers and picks kernels for this CPU.
+    """Runs the backbone as an OpenVINO graph, which fuses layers and picks kernels for this CPU.
 
     Args:
         backbone: the frozen backbone, in float32.
-        precision: in which the graph computes.
-        device: must be the CPU.
+        precision: precision that the graph computes in.
+        device: device of the encoder; only the CPU is possible.
 
     Raises:
-        ConfigError: openvino is not installed, or the CPU does not compute in this precision; on the first
-            tiles: OpenVINO has no code for this backbone on this processor.
+        ConfigError: openvino is not installed, or the CPU does not compute in this precision. The first call raises it
+            if OpenVINO cannot run this backbone on this processor.
     """
 
     def __init__(self, backbone: Backbone, precision: str, device: torch.device) -> None:
@@ -146,14 +146,14 @@ class OpenVINOEngine:
         self._requests: dict[torch.Size, Any] = {}
 
     def __call__(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the graph for this size of tiles, building it first where it is new."""
+        """Run the graph for this size of tiles; build it first if the size is new."""
         size = tiles.shape[1:]
         if size not in self._requests:
             self._requests[size] = self._build(tiles[:1])
         # The request owns its output memory and writes over it in the next call.
         outputs = self._requests[size].infer(tiles.contiguous().numpy(), share_inputs=True, share_outputs=True)
         tile_map = torch.from_numpy(outputs[0].copy())
-        if len(tile_map) != len(tiles):  # seen where oneDNN was held to SSE4.1
+        if len(tile_map) != len(tiles):  # seen when oneDNN was limited to SSE4.1
             raise self._no_code(f"it returned {len(tile_map)} maps for {len(tiles)} tiles")
         if len(outputs) == 1:
             return tile_map, tile_map.new_empty((len(tile_map), 0, tile_map.shape[1]))
@@ -169,14 +169,14 @@ class OpenVINOEngine:
         openvino = _import_openvino()
 
         backbone = self._backbone
-        # Windows stay those of the encoder's tile size, as in the other engines, also for a smaller scale.
+        # Windows keep the encoder's tile size even for a smaller scale, as in the other engines.
         if isinstance(backbone, FrozenBackbone) and not backbone.has_windows:
             backbone = copy.deepcopy(backbone)
             backbone.resample_positions(*tile.shape[2:])
-        # Traced with two tiles: a batch of one could be specialised away.
+        # Trace with two tiles: with one, the tracer could fix the batch size to 1.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # tile sizes are constants of each graph
-            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's about the tracing that OpenVINO still uses
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch deprecates the tracing that OpenVINO uses
             model = openvino.convert_model(_WithoutEmptyOutput(backbone), example_input=tile.repeat(2, 1, 1, 1))
         model.reshape([-1, *tile.shape[1:]])
         hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[self._precision]
@@ -192,7 +192,7 @@ class OpenVINOEngine:
 
 
 class _WithoutEmptyOutput(nn.Module):
-    """Leaves out the prefix tokens of models that have none: OpenVINO has no tensors of size zero."""
+    """Leaves out empty prefix tokens, because OpenVINO has no tensors of size zero."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -204,13 +204,13 @@ class _WithoutEmptyOutput(nn.Module):
 
 
 def _import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which reports each conversion to its makers unless opted out of."""
+    """Import OpenVINO without its telemetry, which by default reports each conversion to its makers."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes its import fail
     return importlib.import_module("openvino")
 
 
 def openvino_precisions() -> list[str]:
-    """Precisions that OpenVINO computes in natively on this CPU; empty where it is not installed."""
+    """Precisions that OpenVINO computes in natively on this CPU; empty if OpenVINO is not installed."""
     if importlib.util.find_spec("openvino") is None:
         return []
     openvino = _import_openvino()

@@ -1,4 +1,4 @@
-"""Tables of the named backbones, for reading: what there is, what is available offline now, what each costs."""
+"""Printed tables of the named backbones: which exist, which are available offline, and what each costs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from s2robot.s2 import ScaleSet
 
 
 def encoders_table(markdown: bool = False) -> str:
-    """All named backbones, one a line, with what is available offline now.
+    """Return a table of all named backbones, one per line, and whether each is available offline now.
 
     Args:
-        markdown: as a Markdown table of this package's own, without the column that depends on this machine.
+        markdown: whether to return Markdown with only this package's own backbones and without the column that depends
+            on this machine.
     """
     specs = [spec for spec in known_specs() if not markdown or BACKBONES.provider(spec.name) is None]
     header = ["name", "family", "size", "width", "prefix", "params", "licence", "source"]
@@ -48,15 +49,15 @@ def encoders_table(markdown: bool = False) -> str:
 
 
 def encoder_text(name: str, scale_sets: Sequence[Sequence[int]] = ()) -> str:
-    """One backbone: its row, and what several scale sets cost per frame, without its weights.
+    """Describe one backbone and the cost of several scale sets per frame, without loading weights.
 
     Args:
-        name: a name of the table, or any timm model name.
-        scale_sets: image sizes in pixels; {1}, {1, 2} and {1, 2, 3} times 224 when empty (or times the next
-            multiple of the patch).
+        name: a name in the table, or any timm model name.
+        scale_sets: image sizes [pixels]; when empty {1}, {1, 2} and {1, 2, 3} times 224, or times the next multiple of
+            the patch size.
 
     Raises:
-        EncoderError: unknown name, or scales that the backbone cannot process.
+        EncoderError: the name is unknown, or the backbone cannot process the scales.
     """
     spec = find_spec(name)
     base = 224
@@ -95,7 +96,7 @@ def encoder_text(name: str, scale_sets: Sequence[Sequence[int]] = ()) -> str:
 
 
 def meta_backbone(spec: BackboneSpec, size: int | None) -> FrozenBackbone:
-    """The row's backbone with shapes but no weights: it can be counted, not run."""
+    """Make the row's backbone with shapes but without weights: its cost can be counted, but it cannot run."""
     with torch.device("meta"):
         return freeze(create(spec), spec, size)
 

@@ -1,4 +1,4 @@
-"""From camera images to what a backbone was trained on: the one place where images are normalised."""
+"""Preprocessing of camera images for a backbone: the only place where images are normalised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from s2robot.interfaces import EncoderError
 
 
 class Normalize(nn.Module):
-    """Check images and bring them to normalised floats on the module's device.
+    """Checks images and converts them to normalised floats on the module's device.
 
     Args:
         mean: per-channel mean of images in [0, 1].
@@ -27,23 +27,23 @@ class Normalize(nn.Module):
         """Map uint8 [B, H, W, 3] or [B, 3, H, W], or float [B, 3, H, W] in [0, 1], to float32 [B, 3, H, W].
 
         Raises:
-            EncoderError: images of another type, shape or range, or with NaN.
+            EncoderError: images have the wrong type, shape or range, or contain NaN.
         """
         check_images(images)
         images = images.to(self.scale.device, non_blocking=True)
         if images.dtype == torch.uint8:
             planar = images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
-            # One copy to planar floats, then in place: at 448 pixels these passes are a visible part of the cost.
+            # Copy once to planar floats, then work in place: at 448 pixels each pass is a noticeable cost.
             floats = planar.to(torch.float32, memory_format=torch.contiguous_format)
             return floats.mul_(self.scale / 255).add_(self.shift)
         return images.float() * self.scale + self.shift
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what is no batch of images.
+    """Refuse anything that is not a batch of images.
 
     Raises:
-        EncoderError: names what was expected and what was given.
+        EncoderError: type, shape or range is wrong; the message names what was expected and what was given.
     """
     expected = "expected uint8 [B, H, W, 3] or [B, 3, H, W], or float [B, 3, H, W] in [0, 1]"
     if not isinstance(images, Tensor):
@@ -56,5 +56,5 @@ def check_images(images: Tensor) -> None:
         raise EncoderError(f"{expected}, got {got}")
     if not is_bytes:
         low, high = (bound.item() for bound in torch.aminmax(images))
-        if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails too
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # `not (…)` refuses NaN too
             raise EncoderError(f"float images must lie in [0, 1] without NaN, got values from {low} to {high}")

@@ -1,4 +1,4 @@
-"""Which settings run an encoder fastest on this machine while its features stay those of float32."""
+"""Find the settings that run an encoder fastest on this machine while its features stay close to float32."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _REFERENCE = ("eager", "fp32", False)  # engine, precision, channels_last
 
 @dataclass(frozen=True)
 class MeasuredSettings:
-    """One way to run an encoder, as it did here.
+    """Settings of an encoder with the error and the times that were measured on this machine.
 
     Attributes:
         engine, precision, channels_last: arguments of `S2Encoder`.
         error: relative error of the features against eager float32, |f - f₃₂| / |f₃₂|, map and prefix tokens together.
         milliseconds: median time per frame [ms].
-        slowest, fastest: of the repeats [ms].
+        slowest, fastest: largest and smallest time per frame among the repeats [ms].
     """
 
     engine: str
@@ -54,13 +54,13 @@ def recommend_settings(
     tolerance: float = 0.01,
     **rest: Any,
 ) -> MeasuredSettings:
-    """The fastest settings here whose features on `images` are within `tolerance` of float32.
+    """Return the fastest settings on this machine whose features of `images` are within `tolerance` of float32.
 
-    Nothing applies them by itself: write them into the configuration, where the fingerprint records the precision.
+    They are not applied automatically: write them into the configuration, where the fingerprint records the precision.
 
     Args:
         backbone: a name or a `Backbone`.
-        images: a batch of real frames as `S2Encoder` takes them; random pixels would give other errors.
+        images: a batch of real frames as `S2Encoder` takes them; the errors on random pixels are different.
         scales: see `S2Encoder`.
         tolerance: largest relative error of the features.
         rest: other arguments of `measure_settings`.
@@ -80,20 +80,20 @@ def measure_settings(
     device: str = "cpu",
     **settings: Any,
 ) -> list[MeasuredSettings]:
-    """Run `images` through every combination of engine, precision and memory layout that this machine has.
+    """Measure every combination of engine, precision and memory layout that this machine has on `images`.
 
     Args:
         backbone: a name or a `Backbone`.
         images: a batch of real frames.
         scales: see `S2Encoder`.
         weights: see `S2Encoder`.
-        engines: those to try; by default all but `compile`, which takes minutes to start.
-        repeats: runs of each, taken in turn so that a busy moment of the machine hits all alike.
+        engines: engines to try; by default all except `compile`, which takes minutes to start.
+        repeats: runs of each combination. Combinations take turns, so that a busy moment affects all of them.
         device: see `S2Encoder`.
         settings: other arguments of `S2Encoder`.
 
     Returns:
-        All combinations, the fastest first.
+        All combinations, fastest first.
     """
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, weights)
@@ -105,7 +105,7 @@ def measure_settings(
         for engine, precision, channels_last in keys
     ]
     expected = S2Encoder(backbone, scales, device=device, **settings)(images)
-    # Eager float32 is the measure, also where it does not repeat itself bit for bit.
+    # Eager float32 is the reference: its error is 0 by definition, even if it does not repeat bit for bit.
     errors = [
         0.0 if key == _REFERENCE else relative_error(encoder(images), expected)
         for key, encoder in zip(keys, encoders, strict=True)
@@ -120,7 +120,7 @@ def measure_settings(
 
 
 def relative_error(features: Features, expected: Features) -> float:
-    """|f - e| / |e| over map and prefix tokens together."""
+    """Return |f - e| / |e| over map and prefix tokens together."""
     difference = sum(float((a - b).double().square().sum()) for a, b in zip(features, expected, strict=True))
     return (difference / sum(float(b.double().square().sum()) for b in expected)) ** 0.5
 
@@ -128,10 +128,10 @@ def relative_error(features: Features, expected: Features) -> float:
 def time_in_turn(
     functions: Sequence[Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[list[float]]:
-    """Seconds that each function took in each of `repeats` rounds, after one round to warm up.
+    """Measure the seconds that each function takes in each of `repeats` rounds, after one warm-up round.
 
-    Every round calls all functions once, so that the times of one round can be compared as pairs. On a machine that
-    others use too, `clock=time.process_time` with one thread counts only what this process computed.
+    Every round calls all functions once, so that the times of one round can be compared in pairs. On a shared machine,
+    `clock=time.process_time` with one thread counts only this process's computing time.
     """
     times: list[list[float]] = [[] for _ in functions]
     for repeat in range(repeats + 1):
