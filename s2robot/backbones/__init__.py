@@ -1,4 +1,4 @@
-"""Named, frozen, single-scale vision models: `load_backbone(name)` gives the `Backbone` that S² runs on tiles."""
+"""Named, frozen, single-scale vision models: `load_backbone(name)` returns the `Backbone` that S² runs on tiles."""
 
 from s2robot.backbones.availability import is_available
 from s2robot.backbones.fetching import fetch

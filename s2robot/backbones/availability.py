@@ -1,4 +1,4 @@
-"""Which named backbones have their weights on this machine."""
+"""Find out which named backbones have their weights on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safeten
 
 
 def is_available(spec: BackboneSpec) -> bool:
-    """Whether the weights of the row's own source are on this machine, so that no network is needed."""
+    """Whether the weights from the row's own source are on this machine, so that no network access is needed."""
     if spec.source == "package":
         return package_file(spec) is not None
     if spec.source == "fetched":

@@ -1,4 +1,4 @@
-"""Where fetched weights are kept on this machine."""
+"""The location of fetched weights on this machine."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def weights_folder() -> Path:
 
 
 def fetched_file(name: str) -> Path:
-    """File in which the fetched weights of a named backbone are or would be."""
+    """Path of a named backbone's fetched weights, whether or not the file exists."""
     return weights_folder() / f"{name}.safetensors"

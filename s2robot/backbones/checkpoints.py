@@ -20,12 +20,12 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read the tensors of a `.safetensors` file, or of a `.pth`, `.pt`, `.bin` file that holds tensors only.
+    """Read the tensors of a `.safetensors` file, or of a `.pth`, `.pt` or `.bin` file that holds only tensors.
 
     A checkpoint that nests its tensors under `model` or `state_dict` is unwrapped.
 
     Raises:
-        WeightsError: the file is missing, damaged, of another kind, or would have to be unpickled.
+        WeightsError: the file is missing, damaged, not a checkpoint, or would have to be unpickled.
     """
     if not path.is_file():
         raise WeightsError(f"weights file {path} does not exist; give an existing file ending in {', '.join(SUFFIXES)}")
@@ -43,13 +43,17 @@ def read_state_dict(path: Path) -> StateDict:
 def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:  # versions differ in what a damaged head raises
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+    ) as error:  # which error a damaged header raises depends on the version
         raise WeightsError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
 def _read_torch(path: Path) -> object:
     try:
-        # Meta's checkpoints (MAE, VC-1) carry their training arguments: a Namespace only holds attributes.
+        # Meta's checkpoints (MAE, VC-1) hold their training arguments as a Namespace, which is safe: only attributes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -62,16 +66,16 @@ def _read_torch(path: Path) -> object:
 
 
 def load_strictly(model: nn.Module, state: StateDict, optional: Collection[str], source: str) -> None:
-    """Copy `state` into `model`; every tensor of the model must be there in the same shape.
+    """Copy `state` into `model`; `state` must have every tensor of the model, in the same shape.
 
     Args:
         model: receives the weights.
         state: name -> tensor.
-        optional: names that `state` may have although the model does not use them (the classifier head).
-        source: where `state` came from, for the error.
+        optional: names that `state` may contain although the model does not use them (the classifier head).
+        source: where `state` came from, for the error text.
 
     Raises:
-        WeightsError: missing or unexpected tensors, or other shapes; all of them are listed.
+        WeightsError: tensors are missing, unexpected or of different shapes; the message lists all of them.
     """
     own = model.state_dict()
     # Checkpoints from before PyTorch 0.4.1 lack these counters, which frozen batch norms do not use.

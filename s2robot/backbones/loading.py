@@ -1,4 +1,4 @@
-"""From a name and a stated source of weights to a `FrozenBackbone`."""
+"""Load a `FrozenBackbone` by its name, with weights from a stated source."""
 
 from __future__ import annotations
 
@@ -31,34 +31,37 @@ logger = logging.getLogger(__name__)
 
 SOURCES = ("default", "package", "fetched", "hub", "none")
 
-# Hiera and SAM 2's Hiera are made to be read before their last norm, and timm offers no other way.
+# Hiera and SAM 2's Hiera are designed to be read before their last norm, and timm offers no other way.
 _READ_BEFORE_NORM = ("Hiera", "HieraDet")
-# ConvNeXt's last norm sits in its head, behind the pooling; its authors (and DINOv3's) norm every position with it.
+# ConvNeXt's last norm is in its head, after the pooling; its authors (and DINOv3's) apply it to every position.
 _NORM_IN_HEAD = ("ConvNeXt",)
 
 
 class NotHereError(WeightsError):
-    """The weights are not at one source; the next one, where the user stated several, may have them."""
+    """One source lacks the weights; if the user stated several sources, the next one is tried."""
 
 
 def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int | None = None) -> FrozenBackbone:
-    """Build a named backbone with weights from where the user says, and from nowhere else.
+    """Build a named backbone with weights from the stated sources only.
 
     Args:
-        name: a name of the table `BACKBONES`, any timm model name, or `pixels`: the image itself, without weights.
-        weights: one source, or several that are tried in this order: `default` (the row's own source; timm's hub for
-            other names), `package` (the installed pip package that ships them), `fetched` (the cache that
-            `s2robot encoders fetch` fills), `hub` (timm's download), `none` (random, the same in every process of
-            the same machine), or the path of a `.safetensors` or `.pth` file, or of a folder with `<name>.safetensors`
-            or `<name>.pth`. Which one was used is logged. Only a source that lacks them is passed over, never a damaged
-            one.
-        size: tile height = width it will mostly see [pixels]; position embeddings are resampled to it once, here.
+        name: a name in the table `BACKBONES`, any timm model name, or `pixels`: the image itself, without weights.
+        weights: one source, or several that are tried in the given order. The source that was used is logged. A source
+            that lacks the weights is skipped; a damaged one is an error. Sources:
+
+            - `default`: the row's own source; timm's hub for other names
+            - `package`: the installed pip package that ships them
+            - `fetched`: the cache that `s2robot encoders fetch` fills
+            - `hub`: timm's download
+            - `none`: random weights, the same in every process on the same machine
+            - the path of a `.safetensors` or `.pth` file, or of a folder with `<name>.safetensors` or `<name>.pth`
+        size: usual tile height = width [pixels]; position embeddings are resampled to it once, here.
 
     Returns:
         The frozen backbone on the CPU, in float32.
 
     Raises:
-        EncoderError: unknown name.
+        EncoderError: the name is unknown.
         WeightsError: the weights are missing, damaged, or belong to another architecture.
     """
     if name == PIXELS:
@@ -79,7 +82,7 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
 
 
 def _warn_of_another_activation(spec: BackboneSpec) -> None:
-    # timm keeps such weights under two names, and computes the usual GELU under the plain one.
+    # timm has such weights under two names; the model with the plain name computes GELU instead.
     config = timm.get_pretrained_cfg(spec.timm_name)
     notes = " ".join(config.notes or ()) if config else ""
     if "quickgelu" in notes.lower() and "quickgelu" not in spec.timm_name:
@@ -91,12 +94,12 @@ def _warn_of_another_activation(spec: BackboneSpec) -> None:
 
 
 def create(spec: BackboneSpec) -> TimmModel:
-    """Build the row's network with random weights: timm's complete with its head, another's without."""
+    """Build the row's network with random weights: timm's models with their heads, other networks without."""
     return spec.network.build() if spec.network else create_timm(spec)
 
 
 def freeze(model: TimmModel, spec: BackboneSpec, size: int | None = None) -> FrozenBackbone:
-    """Wrap what `create` gave, loaded or not."""
+    """Wrap a network that `create` made as a frozen backbone, with or without loaded weights."""
     network = spec.network
     if network is None:
         return freeze_timm(model, spec, size)
@@ -120,16 +123,16 @@ def freeze(model: TimmModel, spec: BackboneSpec, size: int | None = None) -> Fro
 
 
 def create_timm(spec: BackboneSpec, pretrained: bool = False) -> TimmModel:
-    """Build the row's timm model, random or with timm's download, complete with its head."""
+    """Build the row's complete timm model with its head, with random weights or with timm's download."""
     try:
-        # Models with position embeddings then also run at tile sizes other than their own.
+        # With this option, models with position embeddings also run at tile sizes other than their native one.
         model = timm.create_model(spec.timm_name, pretrained, dynamic_img_size=True, **spec.model_kwargs)
     except TypeError:
         model = timm.create_model(spec.timm_name, pretrained, **spec.model_kwargs)
     adapt = LAYOUTS[spec.layout].adapt if spec.layout else None
     if adapt:
         adapt(model)
-    # Models that average their tokens norm the average; like ConvNeXt's, that norm belongs to every position here.
+    # Models that average their tokens norm the average. Here that norm is applied to every position, as for ConvNeXt.
     if isinstance(getattr(model, "norm", None), nn.Identity) and list(
         getattr(model, "fc_norm", nn.Identity()).parameters()
     ):
@@ -138,7 +141,7 @@ def create_timm(spec: BackboneSpec, pretrained: bool = False) -> TimmModel:
 
 
 def freeze_timm(model: TimmModel, spec: BackboneSpec, size: int | None = None) -> FrozenBackbone:
-    """Wrap a complete timm model: drop the head and what comes after the last feature map, and freeze the rest."""
+    """Wrap a complete timm model: drop everything after the last feature map, and freeze the rest."""
     _drop_head(model)
     config = resolve_model_data_config(model)
     native = spec.size or config["input_size"][-1]
@@ -166,7 +169,7 @@ def freeze_timm(model: TimmModel, spec: BackboneSpec, size: int | None = None) -
 
 
 def extract_timm(model: TimmModel, images: Tensor, with_prefix: bool) -> TileOutput:
-    """Last feature map of a timm model, normed as its family's authors use it, and its prefix tokens if it has any."""
+    """Return a timm model's last feature map, normed as its authors use it, and its prefix tokens if it has any."""
     kind = type(model).__name__
     options = {"indices": 1, "intermediates_only": True, "norm": kind not in _READ_BEFORE_NORM}
     if with_prefix:
@@ -178,7 +181,7 @@ def extract_timm(model: TimmModel, images: Tensor, with_prefix: bool) -> TileOut
 
 
 def package_file(spec: BackboneSpec) -> Path | None:
-    """The weights file that the row's installed pip package ships; None where the package is not installed."""
+    """Path of the weights file in the row's pip package; None if the package is not installed."""
     found = importlib.util.find_spec(spec.package) if spec.package else None
     if found is None or not found.submodule_search_locations:
         return None
@@ -187,12 +190,12 @@ def package_file(spec: BackboneSpec) -> Path | None:
 
 
 def convert(state: StateDict, model: TimmModel, spec: BackboneSpec) -> StateDict:
-    """Rename a checkpoint's tensors to those of the row's complete model, whichever known layout they have."""
+    """Rename a checkpoint's tensors from any known layout to the names of the row's complete model."""
     if spec.network:
         return spec.network.convert(state)
     own = model.state_dict()
     state = _with_last_norm(state, own)
-    if set(state) <= set(own):  # timm's names already, with or without the head
+    if set(state) <= set(own):  # the names are timm's already, with or without the head
         return state
     if spec.layout:
         try:
@@ -202,14 +205,14 @@ def convert(state: StateDict, model: TimmModel, spec: BackboneSpec) -> StateDict
                 f"the checkpoint does not have the layout {spec.layout!r}: it lacks the tensor {error}"
             ) from error
     timm_filter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    # A layout that timm does not know either is left to the strict loading that follows, which says what differs.
+    # If timm does not know the layout either, the strict loading that follows says what differs.
     with contextlib.suppress(KeyError, AttributeError, RuntimeError, AssertionError):
         state = timm_filter(state, model) if timm_filter else state
     return _with_last_norm(state, own)
 
 
 def _with_last_norm(state: StateDict, own: StateDict) -> StateDict:
-    """Follow `create_timm`, which keeps the norm behind the pooling as the last norm."""
+    """Rename the norm after the pooling to the last norm, as `create_timm` does in the model."""
     if "norm.weight" not in own or "norm.weight" in state:
         return state
     return {key.replace("fc_norm.", "norm."): value for key, value in state.items()}
@@ -260,14 +263,14 @@ def _find_file(spec: BackboneSpec, source: str) -> Path:
 
 
 def local_file(spec: BackboneSpec, source: str) -> Path:
-    """The file of weights that a path of the user's stands for: itself, or the one for this backbone in a folder.
+    """Return the weights file that the user's path means: the file itself, or this backbone's file in a folder.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is no such file.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        # Several rows share a timm model with other weights; only timm's own weights go by its name.
+        # Several rows share one timm model with different weights, so only timm's own weights may have its name.
         stems = [spec.name, spec.timm_name] if spec.source == "hub" else [spec.name]
         candidates = [path / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
         for candidate in candidates:

@@ -1,4 +1,4 @@
-"""Networks that timm lacks, as a row of the table brings them."""
+"""Networks that timm does not have, as a row of the table describes them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from s2robot.s2 import TileOutput
 
 @dataclass(frozen=True)
 class Network:
-    """What s2robot needs to know of a network that it cannot have from timm.
+    """How to build and run a network that timm does not have.
 
     Attributes:
         build: `() -> network`, without a classifier, with random weights and the names of its checkpoint. It is called
             on PyTorch's meta device too, for the cost.
-        version: of its features. Raise it whenever the same weights give other features than before, or caches and
-            checkpoints made before would be taken for those of now.
+        version: version of the features. Raise it whenever the same weights give different features, or caches and
+            checkpoints of the old features would be accepted for the new ones.
         extract: `(network, normalised images [B, 3, H, W])` -> a map [B, C, h, w], tokens [B, P+N, C] with the prefix
             tokens first, or the pair (map, prefix [B, P, C]).
-        convert: from a checkpoint's tensors to the network's: names, and without those of the classifier.
-        finish: `(network) -> network`, to the structure that runs, such as one convolution for several branches; what
-            it rounds is no part of the fingerprint.
-        patch_size: side of a patch that tile sizes must be a multiple of [pixels]; 1 where any size works.
+        convert: function that renames a checkpoint's tensors to the network's and drops the classifier's.
+        finish: `(network) -> network`, conversion to the structure that runs, such as one convolution for several
+            branches. Its rounding does not affect the fingerprint.
+        patch_size: side of a patch [pixels]; tile sizes must be multiples of it; 1 if any size works.
         minimum_size: smallest tile [pixels].
     """
 
@@ -41,6 +41,6 @@ class Network:
 
 
 def structure_hash(module: nn.Module) -> str:
-    """Sha256 of how a network is built: strides, activations and the like leave no trace in its tensors."""
-    # Addresses differ in every process.
+    """Sha256 of a network's structure: strides, activations and the like leave no trace in its tensors."""
+    # Remove addresses, which differ in every process.
     return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(module)).encode()).hexdigest()

