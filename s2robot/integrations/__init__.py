@@ -1,1 +1,1 @@
-"""The encoder inside the stacks people already use: one file each, imported only by whoever uses that stack."""
+"""The encoder inside other stacks: one file per stack, imported only by users of that stack."""

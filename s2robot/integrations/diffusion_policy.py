@@ -1,7 +1,7 @@
 """The S² encoder as the `obs_encoder` of Diffusion Policy's image policies (real-stanford/diffusion_policy).
 
-Its policies ask of an encoder no more than this file has: `forward`, `output_shape`, `device` and `dtype`. In their
-Hydra configuration it takes the place of `MultiImageObsEncoder`, by `policy.obs_encoder._target_`.
+Its policies need only four members of an encoder: `forward`, `output_shape`, `device` and `dtype`. To replace
+`MultiImageObsEncoder` in their Hydra configuration, name this class as `policy.obs_encoder._target_`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from s2robot.interfaces import ConfigError, unknown_name
 
 
 class S2ObsEncoder(nn.Module):
-    """Frozen multi-scale features of all cameras, read by trainable readouts, beside the low-dimensional observations.
+    """Concatenates trainable readouts of all cameras' frozen features with the low-dimensional observations.
 
-    The normalizers of Diffusion Policy's datasets bring images to [-1, 1] before an encoder sees them
-    (`get_image_range_normalizer`); give `image_range` where yours does not.
+    The normalizers of Diffusion Policy's datasets (`get_image_range_normalizer`) scale images to [-1, 1] before the
+    encoder. If yours does not, set `image_range`.
 
     Args:
         shape_meta: the task's `shape_meta`: `obs` -> key -> `shape` ([3, H, W] or [d]) and `type` (`rgb`, `low_dim`).
         encoder: settings of the encoder, see `s2robot.config.EncoderConfig`.
         readout: settings of the readouts, see `s2robot.config.ReadoutConfig`.
-        image_range: smallest and largest value of the images as they arrive.
+        image_range: smallest and largest value of the incoming images.
 
     Raises:
-        ConfigError: a setting that does not exist or is impossible, or observations of another type or shape.
+        ConfigError: a setting is unknown or impossible, or an observation has the wrong type or shape.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class S2ObsEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the trainable part is; the frozen encoder follows the images."""
+        """Device of the trainable part; the frozen encoder follows the images."""
         return next(self.parameters()).device
 
     @property
@@ -63,17 +63,17 @@ class S2ObsEncoder(nn.Module):
         return next(self.parameters()).dtype
 
     def forward(self, obs_dict: Mapping[str, Tensor]) -> Tensor:
-        """Map observations, key -> [B, 3, H, W] or [B, d], to [B, D]: cameras first, keys in alphabetical order."""
+        """Map observations (key -> [B, 3, H, W] or [B, d]) to [B, D]: cameras first, keys in alphabetical order."""
         images = {key: (obs_dict[key] - self._low) / self._range for key in self._images}
         return torch.cat([self.vision(images), *(obs_dict[key] for key in self._vectors)], dim=-1)
 
     def output_shape(self) -> tuple[int]:
-        """(D,)."""
+        """Return (D,)."""
         return (self._width,)
 
 
 def _read_shapes(shape_meta: Mapping[str, Any]) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """Image keys with their (height, width) and vector keys with their width, sorted."""
+    """Return image keys with their (height, width) and vector keys with their width, both sorted."""
     images, vectors = {}, {}
     for key in sorted(shape_meta["obs"]):
         kind, shape = shape_meta["obs"][key].get("type", "low_dim"), tuple(shape_meta["obs"][key]["shape"])

@@ -1,4 +1,4 @@
-"""Gymnasium wrappers that replace camera images by frozen S² features, for any learner that takes vectors or maps."""
+"""Gymnasium wrappers that replace camera images with frozen S² features, for learners that take vectors or maps."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ EncoderLike = SharedEncoder | S2Encoder | Mapping[str, Any]
 
 
 class EncodeObservation(gymnasium.ObservationWrapper):
-    """Replaces the images in an environment's observations by their features, float32.
+    """Replaces the images in an environment's observations with their features, float32.
 
     Args:
-        env: an environment whose observation is one image (a Box) or holds images (a Dict). Images are uint8
-            […, H, W, 3] or […, 3, H, W], or float in [0, 1]; dimensions before them, such as stacked steps, stay.
+        env: an environment whose observation is one image (a Box) or contains images (a Dict). Images are uint8
+            […, H, W, 3] or […, 3, H, W], or float in [0, 1]. Leading dimensions, such as stacked steps, are kept.
         encoder: an `S2Encoder`, a `SharedEncoder`, or a dict of its settings.
-        output: `mean` (the map's mean, [S·C]), `cls`, `map` ([S·C, h, w]) or `rows` (all packed in one vector by
-            `FeatureShape.flatten`).
-        keys: which entries of a Dict are images; all uint8 ones of such a shape when None.
+        output: form of the features: `mean` (the map's mean, [S·C]), `cls`, `map` ([S·C, h, w]) or `rows` (everything
+            packed into one vector by `FeatureShape.flatten`).
+        keys: the entries of a Dict that are images; None for all uint8 entries with the shape of images.
 
     Raises:
-        ConfigError: no images where they were expected, or an unknown output.
+        ConfigError: expected images are missing, or the output is unknown.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class EncodeObservation(gymnasium.ObservationWrapper):
         self._encode, self.observation_space = _prepare(env.observation_space, encoder, output, keys)
 
     def observation(self, observation: Any) -> Any:
-        """The observation with features in place of images."""
+        """Return the observation with features instead of images."""
         return self._encode(observation)
 
 
@@ -54,9 +54,9 @@ class VectorEncodeObservation(VectorObservationWrapper):
 
     Args:
         env: a vector environment.
-        encoder: see `EncodeObservation`, like the other two.
-        output: `mean`, `cls`, `map` or `rows`.
-        keys: which entries of a Dict are images.
+        encoder: see `EncodeObservation`.
+        output: `mean`, `cls`, `map` or `rows`, see `EncodeObservation`.
+        keys: the entries of a Dict that are images, see `EncodeObservation`.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class VectorEncodeObservation(VectorObservationWrapper):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     def observations(self, observations: Any) -> Any:
-        """The observations of all environments with features in place of images."""
+        """Return the observations of all environments with features instead of images."""
         return self._encode(observations)
 
 
 def _prepare(
     space: spaces.Space[Any], encoder: EncoderLike, output: str, keys: Sequence[str] | None
 ) -> tuple[Callable[[Any], Any], spaces.Space[Any]]:
-    """A function from observations (of one environment or of several) to encoded ones, and their space."""
+    """Return a function that encodes observations (of one environment or several), and the space of the result."""
     single = not isinstance(space, spaces.Dict)
     entries = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
     features = ImageFeatures(encoder, _images(entries, keys), output)
@@ -96,7 +96,7 @@ def _prepare(
 
 
 def _images(entries: Mapping[str, spaces.Space[Any]], keys: Sequence[str] | None) -> dict[str, ImageLayout]:
-    """The layout of each image entry."""
+    """Return the layout of each image entry."""
     for key in keys or ():
         if key not in entries:
             raise ConfigError(unknown_name("observation key", key, entries))

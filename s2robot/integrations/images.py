@@ -1,4 +1,4 @@
-"""Images among the observations of other libraries, and the forms in which features take their place."""
+"""Images in the observations of other libraries, and the forms of the features that replace them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OUTPUTS = ("mean", "cls", "map", "rows")
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """How one observation holds images.
+    """The layout of the images in one observation.
 
     Attributes:
-        leading: dimensions before those of one image: steps, environments; empty for one image.
+        leading: dimensions before those of an image, such as steps or environments; empty for a single image.
         height, width: size of an image [pixels].
-        channels_first: [3, H, W] instead of [H, W, 3].
+        channels_first: whether images are [3, H, W] instead of [H, W, 3].
     """
 
     leading: tuple[int, ...]
@@ -33,7 +33,7 @@ class ImageLayout:
 
     @classmethod
     def of(cls, shape: Sequence[int]) -> ImageLayout | None:
-        """Read a shape […, H, W, 3] or […, 3, H, W]; None for any other."""
+        """Read a shape […, H, W, 3] or […, 3, H, W]; return None for any other shape."""
         shape = tuple(shape)
         if len(shape) < 3:
             return None
@@ -42,22 +42,22 @@ class ImageLayout:
         return cls(shape[:-3], shape[-2], shape[-1], True) if shape[-3] == 3 else None
 
     def flatten(self, images: Tensor) -> Tensor:
-        """Images of this layout with any leading dimensions, as `S2Encoder` takes them: one batch."""
+        """Flatten images of this layout, with any leading dimensions, to one batch as `S2Encoder` takes it."""
         flat = images.reshape(-1, *images.shape[-3:])
         return flat.movedim(-1, 1) if flat.is_floating_point() and not self.channels_first else flat
 
 
 class ImageFeatures:
-    """Several cameras' images, with any leading dimensions → features, in one call of the encoder.
+    """Encodes several cameras' images, with any leading dimensions, in one call of the encoder.
 
     Args:
         encoder: an `S2Encoder`, a `SharedEncoder`, or a dict of its settings.
-        layouts: observation key -> layout of its images.
+        layouts: observation key -> layout of the observation's images.
         output: form of one image's features: `mean` (the map's mean over positions, [S·C]), `cls` (the first prefix
             token, [S·C]), `map` ([S·C, h, w]) or `rows` (map and prefix tokens packed by `FeatureShape.flatten`).
 
     Raises:
-        ConfigError: unknown output, or a backbone without CLS token under `cls`.
+        ConfigError: the output is unknown, or it is `cls` and the backbone has no CLS token.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ImageFeatures:
         """Encode images […, H, W, 3] or […, 3, H, W] of every key -> float32 […, *frame_shape], on their device.
 
         Raises:
-            EncoderError: images of another size or layout than were announced, or of no valid type or range.
+            EncoderError: images do not match the announced size or layout, or have an invalid type or range.
         """
         for key, value in images.items():
             found, layout = ImageLayout.of(value.shape), self.layouts[key]
@@ -118,6 +118,6 @@ def _in_form(output: str, shape: FeatureShape, features: Features) -> Tensor:
 
 
 def as_tensor(array: Any) -> Tensor:
-    """A tensor on an array's memory; one that PyTorch cannot wrap (read-only, negative strides) is copied."""
+    """Return a tensor that shares an array's memory; copy arrays that PyTorch cannot wrap (read-only, flipped)."""
     usable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
     return torch.from_numpy(array if usable else array.copy())

@@ -1,12 +1,12 @@
-"""The S² encoder as a robomimic observation core, by `core_class` and `core_kwargs` of its JSON configuration.
+"""The S² encoder as a robomimic observation core, set by `core_class` and `core_kwargs` in its JSON configuration.
 
-robomimic finds a core by its name once its class has been imported. Its own scripts do so when started through this
-module, with their own arguments:
+robomimic finds a core by name only after the core's class has been imported. To import it, start robomimic's own
+scripts through this module, with their usual arguments:
 
     python -m s2robot.integrations.robomimic train --config config.json
     python -m s2robot.integrations.robomimic run_trained_agent --agent model.pth --n_rollouts 10
 
-Tested with robomimic 0.5.0; docs/integrations.md lists what of robomimic this guards against.
+Tested with robomimic 0.5.0. docs/integrations.md lists the behaviour of robomimic that this module guards against.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ except ModuleNotFoundError as error:
 
 
 class S2Core(EncoderCore):
-    """Frozen multi-scale features of one camera, read by a trainable readout.
+    """Maps one camera's images to frozen multi-scale features and reads them with a trainable readout.
 
-    robomimic puts a ReLU behind every core. The readout's vector y is therefore handed over as (y, -y): what the ReLU
-    takes from one half is left in the other, so that the policy can use y as it was.
+    robomimic applies a ReLU after every core. The core therefore returns the readout's vector y as (y, -y): what the
+    ReLU removes from one half remains in the other, so the policy can recover y.
 
     Args:
-        input_shape: [3, H, W] of the images, given by robomimic (after its randomizer, where there is one).
+        input_shape: [3, H, W] of the images, given by robomimic (after its randomizer, if there is one).
         encoder: settings of the encoder, see `s2robot.config.EncoderConfig`.
         readout: settings of the readout, see `s2robot.config.ReadoutConfig`; D is twice its width.
 
     Raises:
-        ConfigError: a setting that does not exist or is impossible, or images without exactly 3 channels.
+        ConfigError: a setting is unknown or impossible, or images do not have exactly 3 channels.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class S2Core(EncoderCore):
         readout: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(input_shape=input_shape)
-        if encoder is None:  # robomimic drops misspelt core_kwargs without a word, so there is no default
+        if encoder is None:  # no default: robomimic silently drops misspelt core_kwargs, so a typo would go unnoticed
             raise ConfigError(
                 "core_kwargs of S2Core lack 'encoder'; give its settings, such as {'backbone': 'efficientnet_lite0'}"
             )
@@ -72,7 +72,7 @@ class S2Core(EncoderCore):
         return torch.cat([vector, -vector], dim=-1)
 
     def output_shape(self, input_shape: Iterable[int] | None = None) -> list[int]:
-        """[D]."""
+        """Return [D]."""
         return [2 * self._width]
 
     def __repr__(self) -> str:
@@ -80,7 +80,7 @@ class S2Core(EncoderCore):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one of robomimic's scripts, by its name, with the rest of the arguments.
+    """Run one of robomimic's scripts: the first argument is its name, the others are its arguments.
 
     Raises:
         ConfigError: robomimic has no such script.

@@ -1,4 +1,4 @@
-"""An encoder that networks of other libraries hold without owning it."""
+"""An encoder that networks of other libraries can use without owning it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from s2robot.interfaces import ConfigError, Features
 class SharedEncoder:
     """One frozen encoder for all networks of another library, which neither train, move, copy nor save it.
 
-    It is no `nn.Module`, so that it stays out of their parameters, optimizers, `train()` and checkpoints. Copies are
-    the same object. A pickle holds settings and fingerprint instead of the backbone; what comes out of it builds the
-    encoder again when it is first used, and refuses to be another one. `device` among the settings is where it computes
-    when called itself; networks that move take it along by `on`.
+    - It is not an `nn.Module`, so it stays out of their parameters, optimizers, `train()` and checkpoints.
+    - Copies are the same object.
+    - A pickle holds the settings and the fingerprint instead of the backbone. The unpickled object builds the encoder
+      on first use and refuses an encoder with a different fingerprint.
+    - The setting `device` applies to direct calls; networks that move to another device use `on`.
 
     Args:
-        settings: the arguments of `S2Encoder`, by name.
+        settings: arguments of `S2Encoder`, by name.
 
     >>> SharedEncoder(backbone="efficientnet_lite0", scales=(224, 448))
     SharedEncoder(backbone='efficientnet_lite0', scales=(224, 448))
@@ -35,7 +36,7 @@ class SharedEncoder:
 
     @classmethod
     def of(cls, encoder: SharedEncoder | S2Encoder | Mapping[str, Any]) -> SharedEncoder:
-        """An encoder as users give it: shared already, an `S2Encoder`, or the settings of one.
+        """Convert what users give as an encoder: a `SharedEncoder`, an `S2Encoder`, or a mapping of settings.
 
         Raises:
             ConfigError: anything else.
@@ -55,15 +56,15 @@ class SharedEncoder:
 
     @property
     def encoder(self) -> S2Encoder:
-        """The encoder, built when it is first asked for.
+        """The encoder, built on first use.
 
         Raises:
-            ConfigError: unknown settings, or it is not the one that was pickled.
+            ConfigError: a setting is unknown, or the encoder is not the one that was pickled.
         """
         if self._encoder is None:
             try:
                 encoder = S2Encoder(**self.settings)
-            except TypeError as error:  # a name that is no argument
+            except TypeError as error:  # a setting that is not an argument of S2Encoder
                 raise ConfigError(f"{self} is not possible: {error}") from error
             if self._fingerprint not in (None, encoder.fingerprint()):
                 raise ConfigError(
@@ -74,7 +75,7 @@ class SharedEncoder:
         return self._encoder
 
     def __call__(self, images: Mapping[str, Tensor]) -> dict[str, Features]:
-        """Encode several cameras' images, in one call for all cameras that have equally many.
+        """Encode several cameras' images, in one call per group of cameras with the same number of images.
 
         See `S2Encoder.encode_cameras`.
         """
@@ -87,10 +88,10 @@ class SharedEncoder:
         return features
 
     def on(self, device: torch.device) -> SharedEncoder:
-        """This encoder on `device`; the same object for everyone who asks.
+        """Return this encoder on `device`, always the same object.
 
         Raises:
-            ConfigError: an `S2Encoder` that was passed as an object is elsewhere.
+            ConfigError: the encoder was passed as an `S2Encoder` object and is on a different device.
         """
         if not self.settings and self.encoder.device != device:
             raise ConfigError(
@@ -101,7 +102,7 @@ class SharedEncoder:
         return self._variant(device=str(device))
 
     def on_cpu(self) -> SharedEncoder:
-        """What can be built on every machine, for what no device and no engine changes: shapes and the fingerprint."""
+        """Return a variant that any machine can build; device and engine change neither shapes nor fingerprint."""
         engine = self.settings.get("engine", "eager")
         return self._variant(device="cpu", engine="eager" if engine == "cuda_graph" else engine)
 
@@ -131,7 +132,7 @@ class SharedEncoder:
         self.__dict__.update(state, _variants={})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedEncoder:
-        return self  # what is frozen can be shared
+        return self  # a frozen encoder can be shared
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SharedEncoder):

@@ -5,9 +5,9 @@
         "features_extractor_kwargs": {"encoder": SharedEncoder(backbone="efficientnet_lite0", scales=(224, 448))},
     })
 
-What Stable-Baselines3 does to an extractor, and why the encoder is no submodule of this one: its orthogonal
-initialisation would write over every convolution of the backbone, its optimizer would hold the weights, and each of
-actor, critic and target critic would have, move and save a backbone of its own.
+The encoder is not a submodule of the extractor, because of what Stable-Baselines3 does to extractors. Its orthogonal
+initialisation would overwrite every convolution of the backbone, its optimizer would hold the weights, and actor,
+critic and target critic would each own, move and save a separate backbone.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ except ModuleNotFoundError as error:
 
 
 class S2FeaturesExtractor(BaseFeaturesExtractor):
-    """Box and Dict observations → one vector [B, features_dim].
+    """Maps Box and Dict observations to one vector [B, features_dim].
 
-    Images (uint8, or float in [0, 1]; [3·k, H, W] or [H, W, 3·k], k stacked frames) go through the frozen encoder and a
-    trainable readout each. Feature maps (float [C, h, w], as the gymnasium wrapper's `output="map"` gives them) go
-    through a readout only. Everything else is flattened and appended.
+    - Images (uint8, or float in [0, 1]; [3·k, H, W] or [H, W, 3·k], k stacked frames) go through the frozen encoder and
+      a trainable readout per observation.
+    - Feature maps (float [C, h, w], as the gymnasium wrapper's `output="map"` returns them) go through a readout only.
+    - Everything else is flattened and concatenated.
 
     Args:
-        observation_space: given by Stable-Baselines3, images channels first (its VecTransposeImage) or last.
+        observation_space: space given by Stable-Baselines3, with images channels first (its VecTransposeImage) or last.
         encoder: a `SharedEncoder`, a dict of settings, or an `S2Encoder` (which cannot be saved). Policies with several
-            extractors, as SAC's, share a `SharedEncoder`. It computes where the policy is, whatever device its settings
-            name. None where all observations are feature maps.
-        readout: one of `s2robot.policies.readouts.READOUTS`.
+            extractors, such as SAC's, share a `SharedEncoder`. It computes on the policy's device; a device in its
+            settings is ignored. None if all observations are feature maps.
+        readout: name of the readout, one of `s2robot.policies.readouts.READOUTS`.
         width: numbers per image, or per frame of a stack.
-        normalize_images: the same value as the policy's: whether images arrive divided by 255.
-        options: `channels`, `queries`, `heads` of the readout.
+        normalize_images: whether images arrive divided by 255; must equal the policy's own `normalize_images`.
+        options: `channels`, `queries` and `heads` of the readout.
 
     Raises:
-        ConfigError: images without an encoder, grey images, or an unknown readout.
+        ConfigError: images come without an encoder, images are not RGB, or the readout is unknown.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class S2FeaturesExtractor(BaseFeaturesExtractor):
         self._shapes = shapes
         sizes = {key: (stack.height, stack.width) for key, stack in stacks.items()}
         self.frozen = FrozenEncoder(sizes, shared) if shared is not None and stacks else None
-        # Numbered: a module's name may not hold the dots that an observation's key may.
+        # A list, not a dict: module names may not contain dots, but observation keys may.
         self.readouts = nn.ModuleList(make_readout(readout, shape, width, **options) for shape in shapes.values())
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
@@ -107,21 +108,21 @@ class S2FeaturesExtractor(BaseFeaturesExtractor):
         return torch.cat(parts, dim=1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Agents that earlier versions saved have no fingerprint here; of what encoder they are cannot be known.
+        # Agents saved by earlier versions have no fingerprint, so their encoder cannot be checked.
         if self.frozen is not None:
             state_dict.setdefault(f"{prefix}frozen.fingerprint", self.frozen.fingerprint)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class _Stack:
-    """How one observation holds images: k frames side by side in the channels."""
+    """The layout of one observation's images: k frames stacked in the channels."""
 
     def __init__(self, key: str, space: spaces.Box, normalize_images: bool) -> None:
         shape = space.shape
         self.key = key
-        # It divides bytes only; other images in [0, 1] are so already.
+        # Stable-Baselines3 divides only uint8 images by 255; float images are in [0, 1] already.
         self._to_bytes = 255 if normalize_images or space.dtype != np.uint8 else 1
-        self._channels_first = shape[0] == min(shape)  # Stable-Baselines3's own rule
+        self._channels_first = shape[0] == min(shape)  # the rule that Stable-Baselines3 uses
         channels, self.height, self.width = shape if self._channels_first else (shape[2], *shape[:2])
         if channels % 3:
             raise ConfigError(
@@ -130,7 +131,7 @@ class _Stack:
         self.frames = channels // 3
 
     def bytes(self, images: Tensor) -> Tensor:
-        """Floats as Stable-Baselines3 hands them over -> the very bytes of the camera, uint8 [B·k, 3, H, W]."""
+        """Convert the floats that Stable-Baselines3 passes back to the camera's exact bytes, uint8 [B·k, 3, H, W]."""
         if not self._channels_first:
             images = images.movedim(-1, 1)
         images = images * self._to_bytes
@@ -149,7 +150,7 @@ class _Stack:
 
 
 def _is_image(space: spaces.Space[Any]) -> TypeGuard[spaces.Box]:
-    """Whether a space holds camera images: bytes, or floats in [0, 1] (of a policy with normalize_images=False)."""
+    """Whether a space holds camera images: bytes, or floats in [0, 1] (for a policy with normalize_images=False)."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         return False
     unit = bool((space.low == 0).all() and (space.high == 1).all())

@@ -1,4 +1,4 @@
-"""A TorchRL transform that replaces camera images by frozen S² features."""
+"""A TorchRL transform that replaces camera images with frozen S² features."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Key = str | tuple[str, ...]
 
 
 class S2Transform(Transform):
-    """Writes the features of images, float32, and takes the images away.
+    """Writes the features of images, float32, and removes the images.
 
-    All cameras and environments are encoded in one call. The encoder is no submodule: it is neither trained nor
-    stored with the transform, and a pickled transform holds its settings.
+    All cameras and environments are encoded in one call. The encoder is not a submodule: it is neither trained nor
+    stored with the transform, and a pickled transform holds only the encoder's settings.
 
     Args:
         encoder: a dict of the encoder's settings, a `SharedEncoder`, or an `S2Encoder` (which cannot be sent to other
             processes).
         in_keys: keys of the images: uint8 […, H, W, 3] or […, 3, H, W], or float in [0, 1] (after `ToTensorImage`).
         out_keys: keys of the features; the same keys when None.
-        output: `mean` (the map's mean, [S·C]), `cls`, `map` ([S·C, h, w]) or `rows` (all packed in one vector by
-            `FeatureShape.flatten`).
-        del_keys: remove the images whose features have another key.
+        output: form of the features: `mean` (the map's mean, [S·C]), `cls`, `map` ([S·C, h, w]) or `rows` (everything
+            packed into one vector by `FeatureShape.flatten`).
+        del_keys: whether to remove images whose features have a different key.
 
     Raises:
-        ConfigError: an unknown output, or as many out_keys as there are not in_keys.
+        ConfigError: the output is unknown, or in_keys and out_keys have different lengths.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class S2Transform(Transform):
         self._features = ImageFeatures(self._shared, {}, output)  # refuses an unknown output before the first image
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Encode what a replay buffer sampled; see `_call`."""
+        """Encode a sample from a replay buffer; see `_call`."""
         return self._call(tensordict)
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
@@ -81,7 +81,7 @@ class S2Transform(Transform):
         return self._call(tensordict_reset)
 
     def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
-        """Put the features' shapes in place of the images'."""
+        """Replace the images' shapes with the features' shapes."""
         if not isinstance(observation_spec, Composite):
             raise ConfigError(
                 f"the environment's observations are {observation_spec}; S2Transform needs a Composite of named tensors"
@@ -101,10 +101,10 @@ class S2Transform(Transform):
         return spec
 
     def _for(self, shapes: Mapping[Key, Sequence[int]]) -> ImageFeatures:
-        """The features of images of these shapes.
+        """Return the `ImageFeatures` for images of these shapes.
 
         Raises:
-            ConfigError: a shape that is not one of images.
+            ConfigError: a shape is not a shape of images.
         """
         layouts = {key: ImageLayout.of(shape) for key, shape in shapes.items()}
         for key, layout in layouts.items():

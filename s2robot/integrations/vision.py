@@ -1,8 +1,8 @@
 """A frozen S² encoder that the surrounding stack cannot see, with a trainable readout per camera.
 
 Training stacks walk `modules()`, `parameters()` and `state_dict()`: they switch modes, replace BatchNorm, average
-weights, hand parameters to optimisers and write checkpoints. A frozen encoder must be spared all of it, so it is no
-submodule here. What a stack does see is the readout and 32 bytes: the encoder's fingerprint, checked at every load.
+weights, pass parameters to optimisers and write checkpoints. None of this may happen to a frozen encoder, so it is not
+a submodule here. A stack sees only the readout and 32 bytes: the encoder's fingerprint, checked at every load.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from s2robot.integrations.shared import SharedEncoder
 from s2robot.interfaces import CheckpointError, ConfigError, EncoderError, Features, unknown_name
 from s2robot.policies.readouts import READOUTS, make_readout, module_key
 
-# Encoders in use, so that equal settings give one encoder per process; it keeps none of them alive.
+# Encoders in use: equal settings give one encoder per process. Weak references keep no encoder alive.
 _IN_USE: weakref.WeakValueDictionary[str, SharedEncoder] = weakref.WeakValueDictionary()
 
 
 def shared_encoder(config: EncoderConfig) -> SharedEncoder:
-    """The encoder of these settings; the same object for every caller in this process."""
+    """Return the encoder with these settings, the same object for every caller in this process."""
     settings = asdict(config)
     key = json.dumps(settings, sort_keys=True)
     shared = _IN_USE.get(key)
@@ -37,14 +37,14 @@ def shared_encoder(config: EncoderConfig) -> SharedEncoder:
 
 
 class FrozenEncoder(nn.Module):
-    """A frozen encoder for a set of cameras; to a surrounding stack it is one buffer, `fingerprint`.
+    """A frozen encoder for a set of cameras; the surrounding stack sees only one buffer, `fingerprint`.
 
     Args:
-        cameras: camera name -> (height, width) of its images [pixels].
-        shared: the encoder; it computes where the images are, whatever device its settings name.
+        cameras: camera name -> (height, width) of the camera's images [pixels].
+        shared: the encoder. It computes on the images' device; a device in its settings is ignored.
 
     Attributes:
-        shapes: camera name -> shape of its features.
+        shapes: camera name -> shape of the camera's features.
 
     Raises:
         EncoderError, WeightsError, ConfigError: see `S2Encoder`.
@@ -56,21 +56,21 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         self._sizes = {camera: tuple(size) for camera, size in cameras.items()}
         self._given = shared
-        self._shared = shared.on_cpu()  # until there are images, which say where to compute
+        self._shared = shared.on_cpu()  # until images arrive, whose device decides where to compute
         self.shapes = {camera: self.encoder.feature_shape(*size) for camera, size in cameras.items()}
         digest = bytearray.fromhex(self.encoder.fingerprint())
         self.register_buffer("fingerprint", torch.frombuffer(digest, dtype=torch.uint8).clone())
 
     @property
     def encoder(self) -> S2Encoder:
-        """The encoder, where it was used last."""
+        """The encoder, on the device that it was last used on."""
         return self._shared.encoder
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Features]:
-        """Features of images [B, 3, H, W] in [0, 1] or uint8, per camera, on the images' device.
+        """Encode each camera's images [B, 3, H, W], in [0, 1] or uint8, on the images' device.
 
         Raises:
-            EncoderError: images of another size than was announced, or of no valid type or range.
+            EncoderError: images do not match the announced size, or have an invalid type or range.
             ConfigError: the encoder's engine does not run on the images' device.
         """
         for camera, size in self._sizes.items():
@@ -81,7 +81,9 @@ class FrozenEncoder(nn.Module):
                     f"{size[0]}x{size[1]}: features of resized images differ"
                 )
         device = next(iter(images.values())).device
-        self._shared = self._given.on(device)  # stacks move what they can see, the encoder follows the images
+        self._shared = self._given.on(
+            device
+        )  # stacks cannot move what they cannot see, so the encoder follows the images
         # A stack's autocast must not change what the frozen encoder computes.
         with torch.autocast(device.type, enabled=False):
             return self._shared(images)
@@ -92,10 +94,10 @@ class FrozenEncoder(nn.Module):
 
 
 class FrozenVision(nn.Module):
-    """Frozen encoder and one trainable readout per camera; images in, one vector per camera out.
+    """A frozen encoder and one trainable readout per camera; maps each camera's images to one vector.
 
     Args:
-        cameras: camera name -> (height, width) of its images [pixels].
+        cameras: camera name -> (height, width) of the camera's images [pixels].
         encoder: settings of the encoder.
         readout: settings of the readouts.
 
@@ -122,10 +124,10 @@ class FrozenVision(nn.Module):
 
 
 def check_fingerprint(saved: Tensor | None, encoder: S2Encoder) -> None:
-    """Refuse weights that were trained on another encoder's features; None, as of no encoder, passes.
+    """Refuse weights that were trained on another encoder's features; without a saved fingerprint (None) do nothing.
 
     Raises:
-        CheckpointError: names both fingerprints.
+        CheckpointError: the fingerprints differ; the message names both.
     """
     if saved is None:
         return
@@ -138,10 +140,10 @@ def check_fingerprint(saved: Tensor | None, encoder: S2Encoder) -> None:
 
 
 def read_settings(kind: type, what: str, given: Mapping[str, Any] | None) -> Any:
-    """Make a settings dataclass of a mapping out of another stack's configuration.
+    """Make a settings dataclass from a mapping in another stack's configuration.
 
     Raises:
-        ConfigError: a name that is no field of it, or an impossible value.
+        ConfigError: a name is not a field of the dataclass, or a value is impossible.
 
     >>> read_settings(EncoderConfig, "encoder setting", {"scales": [112]}).scales
     [112]
@@ -155,10 +157,10 @@ def read_settings(kind: type, what: str, given: Mapping[str, Any] | None) -> Any
 
 
 def read_readout(given: Mapping[str, Any] | None) -> ReadoutConfig:
-    """The settings of the readout that another stack's configuration names.
+    """Make the settings of the readout that another stack's configuration names.
 
     Raises:
-        ConfigError: an unknown readout, a name that is not one of its settings, or an impossible value.
+        ConfigError: the readout or one of its settings is unknown, or a value is impossible.
 
     >>> read_readout({"width": 64}).width
     64
@@ -169,7 +171,7 @@ def read_readout(given: Mapping[str, Any] | None) -> ReadoutConfig:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and dicts in place of another stack's own containers (OmegaConf's, robomimic's)."""
+    """Convert another stack's containers (OmegaConf's, robomimic's) to lists and dicts."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""s2robot's policies inside LeRobot, as `--policy.type=s2robot`."""
+"""s2robot's policies in LeRobot, selected by `--policy.type=s2robot`."""
 
 from s2robot.system.extras import MissingLibraryError
 

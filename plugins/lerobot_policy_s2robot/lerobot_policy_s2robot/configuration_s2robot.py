@@ -1,4 +1,4 @@
-"""Settings; LeRobot finds the policy and the processors by the names of this module and of this class."""
+"""Settings of the policy; LeRobot derives the names of the policy and the processors from this module and class."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from s2robot.integrations.vision import read_settings
 from s2robot.interfaces import ConfigError, unknown_name
 from s2robot.policies import POLICIES
 
-# The policies give actions in [-1, 1] and nothing beyond. (The other modes leave more than outliers out there.)
+# The policies return only actions in [-1, 1]. The other modes put more than outliers outside this range.
 ACTION_MODES = (NormalizationMode.MIN_MAX, NormalizationMode.QUANTILES)
 
 
 @PreTrainedConfig.register_subclass("s2robot")
 @dataclass
 class S2RobotConfig(PreTrainedConfig):
-    """A policy of s2robot on frozen multi-scale features of all cameras, beside all `observation.*` vectors.
+    """Settings of an s2robot policy, which sees all cameras' frozen features and all `observation.*` vectors.
 
     A policy sees the observations t-To+1 … t (`n_obs_steps` = To), predicts the actions t … t+Ta-1 (`chunk_size` = Ta)
     and executes the first `n_action_steps` of them before it looks again.
 
     Args:
         network: name of the policy, one of `s2robot.policies.POLICIES`.
-        network_settings: its further settings, such as {"down_dims": [64, 128]}.
+        network_settings: further settings of the policy, such as {"down_dims": [64, 128]}.
         encoder: settings of the frozen encoder.
-        readout: settings of the readout that each camera gets.
+        readout: settings of each camera's readout.
 
     Raises:
-        ConfigError: see `policy_settings`, or actions that are not normalised to [-1, 1].
+        ConfigError: see `policy_settings`, or actions are not normalised to [-1, 1].
     """
 
     n_obs_steps: int = 2
@@ -67,10 +67,10 @@ class S2RobotConfig(PreTrainedConfig):
             )
 
     def policy_settings(self) -> PolicyConfig:
-        """The settings as s2robot has them.
+        """Return the settings as s2robot's own dataclass.
 
         Raises:
-            ConfigError: unknown policy or setting, or an impossible value.
+            ConfigError: the policy or a setting is unknown, or a value is impossible.
         """
         if self.network not in POLICIES:
             raise ConfigError(unknown_name("policy.network", self.network, POLICIES))
@@ -91,31 +91,31 @@ class S2RobotConfig(PreTrainedConfig):
         """Refuse datasets without images or actions.
 
         Raises:
-            ConfigError: names what there is.
+            ConfigError: images or actions are missing; the message lists what the dataset has.
         """
         if not self.image_features or self.action_feature is None:
             found = ", ".join([*(self.input_features or {}), *(self.output_features or {})]) or "nothing"
             raise ConfigError(f"policy s2robot needs images and 'action', but the dataset has {found}")
 
     def get_optimizer_preset(self) -> AdamWConfig:
-        """Diffusion Policy's optimizer."""
+        """Return Diffusion Policy's optimizer."""
         return AdamWConfig(lr=self.optimizer_lr, betas=self.optimizer_betas, weight_decay=self.optimizer_weight_decay)
 
     def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
-        """Warm-up, then cosine."""
+        """Return a schedule with warm-up and then a cosine."""
         return DiffuserSchedulerConfig(name=self.scheduler_name, num_warmup_steps=self.scheduler_warmup_steps)
 
     @property
     def observation_delta_indices(self) -> list[int]:
-        """The last To steps."""
+        """Offsets of the last To steps."""
         return list(range(1 - self.n_obs_steps, 1))
 
     @property
     def action_delta_indices(self) -> list[int]:
-        """The action before each observed step, then the chunk."""
+        """Offsets of the action before each observed step, then of the chunk."""
         return list(range(-self.n_obs_steps, self.chunk_size))
 
     @property
     def reward_delta_indices(self) -> None:
-        """No rewards."""
+        """None: rewards are not used."""
         return

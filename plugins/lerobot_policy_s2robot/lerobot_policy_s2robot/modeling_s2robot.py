@@ -19,13 +19,13 @@ from s2robot.policies import make_policy
 
 
 class S2RobotPolicy(PreTrainedPolicy):
-    """A policy of s2robot on frozen features; the checkpoint holds the policy and the encoder's fingerprint.
+    """An s2robot policy on frozen features; the checkpoint holds the policy and the encoder's fingerprint.
 
-    LeRobot's processors have normalised actions and vectors already, so the policy's own normalisation stays neutral.
+    LeRobot's processors normalise actions and vectors, so the policy's own normalisation stays the identity.
 
     Args:
         config: settings, with the features that LeRobot found in the dataset.
-        kwargs: what LeRobot passes to every policy; not used.
+        kwargs: arguments that LeRobot passes to every policy; not used.
     """
 
     config_class = S2RobotConfig
@@ -53,7 +53,7 @@ class S2RobotPolicy(PreTrainedPolicy):
         self.reset()
 
     def get_optim_params(self) -> list[dict[str, Any]]:
-        """The trainable parameters, in the policy's own groups."""
+        """Return the trainable parameters in the policy's own groups."""
         return self.network.parameter_groups(self.config.optimizer_weight_decay)
 
     def reset(self) -> None:
@@ -63,30 +63,30 @@ class S2RobotPolicy(PreTrainedPolicy):
         self._planned: deque[Tensor] = deque()
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, None]:
-        """Loss of a batch: observations [B, To, …], actions [B, To + Ta, A], the first To done before."""
+        """Return the loss of a batch: observations [B, To, …] and actions [B, To + Ta, A], the first To are past."""
         steps = self.config.n_obs_steps
-        actions = batch[ACTION].reshape(*batch[ACTION].shape[:2], -1)  # an action of one number comes as a scalar
+        actions = batch[ACTION].reshape(*batch[ACTION].shape[:2], -1)  # LeRobot gives actions of one number as scalars
         before = actions[:, :steps]
-        if "action_is_pad" in batch:  # before the episode there was no action
+        if "action_is_pad" in batch:  # LeRobot pads the steps before an episode, where there is no action
             before = before.masked_fill(batch["action_is_pad"][:, :steps, None], 0)
         observation = self._observation(batch, before)
         return self.network.loss(Batch(observation, actions[:, steps:])), None
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: Mapping[str, Tensor], **kwargs: Any) -> Tensor:
-        """Action chunks [B, Ta, A], normalised, from observations [B, To, …] and the actions done so far."""
+        """Predict normalised action chunks [B, Ta, A] from observations [B, To, …] and the actions executed so far."""
         rows = len(batch[self._cameras[0]])
         none = torch.zeros(rows, self.config.action_feature.shape[0], device=batch[self._cameras[0]].device)
         before = [none] * (self.config.n_obs_steps - len(self._done)) + list(self._done)
-        seeds = torch.randint(2**62, (rows,)).tolist()  # one source of noise per row, all from the global one
+        seeds = torch.randint(2**62, (rows,)).tolist()  # one generator per row, seeded from the global one
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return self.network.act(self._observation(batch, torch.stack(before, dim=1)), generators)
 
     @torch.no_grad()
     def select_action(self, batch: Mapping[str, Tensor], **kwargs: Any) -> Tensor:
-        """The next action [B, A], normalised, from one step's observations [B, …]."""
+        """Return the next normalised action [B, A], given one step's observations [B, …]."""
         step = {key: batch[key] for key in self._cameras}
-        # LeRobot's processor gives a single observation its batch dimension in images and some vectors only.
+        # LeRobot's processor adds the batch dimension of a single observation only to images and some vectors.
         rows = len(batch[self._cameras[0]])
         step |= {key: batch[key].reshape(rows, -1) for key in self._vectors}
         self._seen.extend([step] * (1 if self._seen else self.config.n_obs_steps))
@@ -103,6 +103,6 @@ class S2RobotPolicy(PreTrainedPolicy):
         steps = next(iter(images.values())).shape[:2]
         features = self.frozen({key: image.flatten(0, 1) for key, image in images.items()})
         rows = {key: self.frozen.shapes[key].flatten(features[key]).unflatten(0, steps) for key in self._cameras}
-        # LeRobot's datasets hold scalars where a vector is one number wide.
+        # LeRobot's datasets hold vectors of one number as scalars.
         vectors = [batch[key].reshape(*steps, -1) for key in self._vectors]
         return Observation(rows, torch.cat(vectors, dim=-1) if vectors else before.new_zeros(*steps, 0), before)

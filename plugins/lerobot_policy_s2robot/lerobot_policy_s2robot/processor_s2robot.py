@@ -1,4 +1,4 @@
-"""LeRobot's own processors: vectors standardised, actions to [-1, 1], images as they are."""
+"""LeRobot's own processors: they standardise vectors, scale actions to [-1, 1] and leave images unchanged."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ Pipeline = PolicyProcessorPipeline[Any, Any]
 def make_s2robot_pre_post_processors(
     config: S2RobotConfig, dataset_stats: dict[str, dict[str, Tensor]] | None = None
 ) -> tuple[Pipeline, Pipeline]:
-    """What LeRobot runs before and after the policy; it finds this function by its name."""
+    """Make the processors that LeRobot runs before and after the policy; LeRobot finds this function by its name."""
     return make_default_pre_post_processors(config, dataset_stats, normalizer_device=config.device)

@@ -1,7 +1,7 @@
 """LSNet (arXiv 2503.23135), model T: see large with a 7 x 7 kernel, focus small with kernels made for each position.
 
-Modules carry the names of the authors' checkpoints. Their Triton kernel for the small kernels runs on GPUs only; here
-they are plain PyTorch.
+Modules have the names in the authors' checkpoints. The authors apply the small kernels with Triton, which needs a GPU;
+here they are plain PyTorch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 WIDTHS = (64, 128, 256, 384)
 DEPTHS = (0, 2, 8, 10)
 HEADS, KEY_WIDTH = 4, 16
-"""Of the last stage's attention."""
+"""Number of heads and width of a key in the last stage's attention."""
 
 CELLS = 4
-"""Side of the last stage's map, for which its attention has biases: that of images of 193 to 256 pixels."""
+"""Side of the last stage's map, which images of 193 to 256 pixels give; the attention has biases for this side only."""
 
 
 class ConvNorm(nn.Sequential):
@@ -56,7 +56,7 @@ class FeedForward(nn.Module):
 
 
 class RepDepthwise(nn.Module):
-    """Depthwise 3 x 3 and 1 x 1 convolutions beside the identity (RepVGG, arXiv 2101.03697)."""
+    """The sum of depthwise 3 x 3 and 1 x 1 convolutions and the identity (RepVGG, arXiv 2101.03697)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What s2robot needs to know of the two networks: the entry points of this package."""
+"""The rows of the two networks, which are this package's entry points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def without(*prefixes: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """A conversion that leaves out the classifier's tensors."""
+    """Return a conversion that drops tensors with these prefixes: the classifier's."""
     return lambda state: {name: value for name, value in state.items() if not name.startswith(prefixes)}
 
 

@@ -1,7 +1,8 @@
 """UniRepLKNet (arXiv 2311.15599), model A: a convolutional network with kernels of 13 x 13.
 
-Modules carry the names of the authors' checkpoints, which hold the network as it was trained: around each large kernel
-lie dilated small ones (section 3.2, "Dilated Reparam Block"). `merge` folds them, and the batch norms, into one kernel.
+Modules have the names in the authors' checkpoints, which hold the network as it was trained: each large kernel has
+parallel branches of small dilated kernels (section 3.2, "Dilated Reparam Block"). `merge` folds these branches and the
+batch norms into one kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ KERNELS = (3, 13, 13, 13)
 """Blocks, channels and kernel size of each stage (Table 2; 13 x 13 in all stages but the first)."""
 
 DILATED = ((5, 1), (7, 2), (3, 3), (3, 4), (3, 5))
-"""Kernel size and dilation of the branches beside a kernel of 13 x 13."""
+"""Kernel size and dilation of the branches in parallel to a kernel of 13 x 13."""
 
 
 class ChannelNorm(nn.Module):
@@ -124,7 +125,8 @@ class Block(nn.Module):
 class UniRepLKNet(nn.Module):
     """The network without its classifier: [B, 3, H, W] -> map [B, 320, H / 32, W / 32].
 
-    Every position is normed as the authors norm the average over all of them, before their classifier.
+    The last norm is applied to every position; the authors apply it to the average over all positions, before their
+    classifier.
     """
 
     def __init__(self) -> None:
