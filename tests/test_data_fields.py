@@ -1,13 +1,19 @@
 """What others recorded under names that we know: read as it is meant, or refused; nothing becomes another thing."""
 
 import json
+import re
 
 import h5py
 import numpy as np
 import pytest
-from dataset_examples import EXAMPLES
+from dataset_examples import DATA, EXAMPLES
 
 from s2robot.data import open_dataset
+from s2robot.data.conversion import convert_dataset
+from s2robot.data.fields import refuse_discrete_actions, why_discrete
+from s2robot.data.inspection import inspect_dataset
+from s2robot.data.kinds import why_left_out
+from s2robot.data.rerender import _recordings
 from s2robot.interfaces import DatasetError
 
 LENGTH = 6
@@ -42,6 +48,7 @@ def lerobot(folder, column, values, dtype):
     file = path / "data/chunk-000/file-000.parquet"
     table = parquet.read_table(file)
     rows = [values] * len(table)
+    table = table.drop_columns([column]) if column in table.column_names else table
     parquet.write_table(table.append_column(column, pyarrow.array(rows)), file)
     info = json.loads((path / "meta/info.json").read_text())
     info["features"][column] = {"dtype": dtype, "shape": list(np.shape(values)) or [1], "names": None}
@@ -114,3 +121,204 @@ def test_a_success_of_lerobot_is_the_last_one_and_a_boolean(value, success, tmp_
             return
         with pytest.raises(DatasetError, match=r"episode_1: 'next\.success' is .*; valid: one boolean"):
             dataset.episode(1)
+
+
+def replay_buffer(folder, **arrays):
+    """Diffusion Policy's layout: two episodes of `LENGTH` steps and further arrays [N, …]; returns its path."""
+    zarr = pytest.importorskip("zarr")
+    root = zarr.open_group(folder / "replay.zarr", mode="w", zarr_format=2)
+    rng = np.random.default_rng(0)
+    arrays = {"action": rng.normal(size=(2 * LENGTH, 2)), "agent_pos": rng.normal(size=(2 * LENGTH, 2))} | arrays
+    for name, values in arrays.items():
+        root.create_array(f"data/{name}", data=values)
+    root.create_array("meta/episode_ends", data=np.array([LENGTH, 2 * LENGTH]))
+    return folder / "replay.zarr"
+
+
+MANY_AXES = {
+    "point_cloud": (512, 6),
+    "depth": (16, 16),
+    "camera_depth": (16, 16, 1),
+    "grey": (64, 64),
+    "keypoint": (9, 2),
+    "stack": (2, 16, 16, 1),
+}
+
+
+def check_skipped(path, prefix=""):
+    """Nothing of `MANY_AXES` is proprioception; each is named, and refused when it is asked for."""
+    with open_dataset(path) as dataset:
+        assert not {prefix + name for name in MANY_AXES} & {*dataset.proprioception, *dataset.cameras}
+        assert dataset.episode(0).proprioception.keys() == set(dataset.proprioception)
+        for name in MANY_AXES:
+            assert "axes" in dataset.skipped[prefix + name] or "pictures" in dataset.skipped[prefix + name]
+            for select in (dataset.select_proprioception, dataset.select_cameras):
+                with pytest.raises(DatasetError, match=f"{name}' cannot be a .*float32|{name}' cannot be a .*axis"):
+                    select([prefix + name])
+    text = str(inspect_dataset(path))
+    assert all(f"left out        {prefix}{name}: " in text for name in MANY_AXES)
+
+
+def test_arrays_with_more_than_two_axes_are_never_proprioception_in_a_replay_buffer(tmp_path):
+    arrays = {name: np.zeros((2 * LENGTH, *shape), np.float32) for name, shape in MANY_AXES.items()}
+    check_skipped(replay_buffer(tmp_path, **arrays))
+
+
+def test_arrays_with_more_than_two_axes_are_never_proprioception_in_robomimic(tmp_path):
+    def change(file):
+        for demo in file["data"].values():
+            for name, shape in MANY_AXES.items():
+                demo[f"obs/{name}"] = np.zeros((LENGTH, *shape), np.float32)
+
+    check_skipped(robomimic(tmp_path, change))
+
+
+def test_arrays_with_more_than_two_axes_are_never_proprioception_in_minari(tmp_path):
+    def change(file):
+        for episode in file.values():
+            steps = len(episode["actions"]) + 1
+            for name, shape in MANY_AXES.items():
+                episode[f"observations/{name}"] = np.zeros((steps, *shape), np.float32)
+
+    check_skipped(minari(tmp_path, change))
+
+
+def test_tensors_of_lerobot_are_never_proprioception(tmp_path):
+    path = lerobot(tmp_path, "observation.point_cloud", np.zeros((8, 6)).tolist(), "float32")
+    with open_dataset(path) as dataset:
+        assert dataset.proprioception == ["state"]
+        with pytest.raises(DatasetError, match="'point_cloud' cannot be a proprioception key: .* more than one axis"):
+            dataset.select_proprioception(["point_cloud"])
+    assert "left out        point_cloud: " in str(inspect_dataset(path))
+
+
+OBJECTS = """object object-state cube_pos cubeA_quat gripper_to_cubeA cubeA_to_cubeB Can_to_robot0_eef_pos handle_qpos
+obj_pose tcp_to_obj_pos cube_positions environment_state env_state achieved_goal akita_black_bowl_1_pos lang_emb
+task_embedding"""
+ROBOTS = """robot0_eef_pos robot0_eef_quat_site robot0_gripper_qpos robot0_joint_pos_cos robot0_joint_vel state
+observation position agent_pos ee_pos ee_ori gripper_states joint_states qpos tcp_pose joint_pos_rel robot_eef_pose_vel
+last_action hand_pos base_to_eef_pos robot0_eef_rot_axis_angle where extra desired_goal tcp_to_goal_pos
+gripper x_position cartesian_velocity"""
+
+
+@pytest.mark.parametrize("key", OBJECTS.split())
+def test_what_tells_the_state_of_objects_or_the_task_is_seen_only_if_asked_for(key, tmp_path):
+    with open_dataset(replay_buffer(tmp_path, **{key: np.ones((2 * LENGTH, 3))})) as dataset:
+        assert dataset.seen_by_default() == ["agent_pos"]
+        assert set(dataset.left_out()) == {key}
+        assert dataset.select_proprioception([key]) == [key]
+        assert dataset.episode(1, proprioception=[key]).proprioception[key].shape == (LENGTH, 3)
+
+
+@pytest.mark.parametrize("key", ROBOTS.split())
+def test_what_tells_the_state_of_the_robot_is_seen(key):
+    assert why_left_out(key) is None
+
+
+def test_the_proprioception_of_the_formats_own_files_stays():
+    seen = {"lerobot": ["state"], "minari": ["position"], "replay_buffer": ["state"]}
+    for name, keys in seen.items():
+        with open_dataset(EXAMPLES[name].path) as dataset:
+            assert dataset.seen_by_default() == dataset.proprioception == keys
+            assert dataset.skipped == {}
+    for name in ("robomimic_lift.hdf5", "robosuite_1_4_lift.hdf5"):
+        with open_dataset(DATA / name) as dataset:
+            assert dataset.seen_by_default() == [key for key in dataset.proprioception if key != "object"]
+
+
+def test_without_cameras_it_is_said_which_keys_look_like_pictures(tmp_path):
+    arrays = {"front": np.zeros((2 * LENGTH, 16, 16, 4), np.float32), "goal": np.zeros((2 * LENGTH, 3))}
+    message = r"no camera images that can be read \('front': float32 .* pictures"
+    with open_dataset(replay_buffer(tmp_path, **arrays)) as dataset, pytest.raises(DatasetError, match=message):
+        dataset.select_cameras(None)
+
+
+def choices(folder, kind, values):
+    """A dataset of any format whose actions are `values`, repeated to its length; returns its path."""
+    if kind == "replay_buffer":
+        return replay_buffer(folder, action=np.resize(values, (2 * LENGTH, 2)))
+
+    def change(file):
+        for episode in (file["data"] if kind == "robomimic" else file).values():
+            shape = episode["actions"].shape
+            del episode["actions"]
+            episode["actions"] = np.resize(values, shape)
+
+    return robomimic(folder, change) if kind == "robomimic" else minari(folder, change)
+
+
+@pytest.mark.parametrize("kind", ["robomimic", "replay_buffer"])
+@pytest.mark.parametrize("values", [np.arange(5), np.arange(3, dtype=np.uint8), np.array([True, False])], ids=str)
+def test_integers_of_few_values_are_choices_which_training_and_conversion_refuse(kind, values, tmp_path):
+    path = choices(tmp_path, kind, values)
+    message = "actions are discrete .*; supported: continuous"
+    with open_dataset(path) as dataset, pytest.raises(DatasetError, match=message):
+        refuse_discrete_actions(dataset)
+    with pytest.raises(DatasetError, match="actions are discrete"):
+        convert_dataset(path, tmp_path / "copy.hdf5")
+    assert not list(tmp_path.glob("copy*"))
+    assert any("discrete" in problem for problem in inspect_dataset(path).problems)
+
+
+@pytest.mark.parametrize("kind", ["robomimic", "replay_buffer"])
+@pytest.mark.parametrize("values", [np.array([0, 4095, 17]), np.array([0.0, 1.0, 2.0])], ids=str)
+def test_servo_ticks_and_floating_point_numbers_are_quantities(kind, values, tmp_path):
+    with open_dataset(choices(tmp_path, kind, values)) as dataset:
+        refuse_discrete_actions(dataset)
+
+
+@pytest.mark.parametrize(
+    ("space", "discrete"), [("Discrete", True), ("MultiDiscrete", True), ("MultiBinary", True), ("Box", False)]
+)
+def test_the_action_space_that_minari_records_decides(space, discrete, tmp_path):
+    path = choices(tmp_path, "minari", np.arange(3))
+    file = path / "data/metadata.json"
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps(metadata | {"action_space": json.dumps({"type": space})}))
+    with open_dataset(path) as dataset:
+        assert (why_discrete(dataset) is not None) is discrete
+    file.unlink()  # nothing is recorded: integers of few values
+    with open_dataset(path) as dataset:
+        assert why_discrete(dataset) == "they are stored as integers from 0 to 2"
+
+
+def test_integer_actions_of_lerobot_are_choices(tmp_path):
+    path = lerobot(tmp_path, "action", [1, 0], "int64")
+    with open_dataset(path) as dataset, pytest.raises(DatasetError, match="actions are discrete"):
+        refuse_discrete_actions(dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("states", np.zeros((LENGTH + 1, 9)), "'states' has 7 steps, but the episode has 6"),
+        ("states", np.full((LENGTH, 9), np.nan), "'states' is not finite at step 0"),
+        ("states", np.full((LENGTH, 9), b"x"), "'states' is |S1 (6, 9); valid: numbers [T, …]"),
+        ("rewards", np.zeros(LENGTH + 1), "'rewards' has 7 steps, but the episode has 6"),
+        ("rewards", np.full(LENGTH, np.inf), "'rewards' is not finite at step 0"),
+        ("rewards", np.float64(1), "'rewards' is float64 (); valid: numbers [T, …]"),
+    ],
+)
+def test_states_and_rewards_that_are_not_sound_are_left_out_with_a_word(name, values, why, tmp_path, capsys):
+    path = robomimic(tmp_path, lambda file: file["data/demo_1"].__setitem__(name, values))
+    with open_dataset(path) as dataset:
+        episode = dataset.episode(1)
+        assert getattr(episode, name) is None
+        assert dataset.unread == {("demo_1", name): why}
+        if name == "states":
+            with pytest.raises(DatasetError, match=re.escape(f"demo_1: {why}; rendering replays")):
+                list(_recordings(dataset, range(1, 2)))
+    assert f"demo_1: {why}; left out" in inspect_dataset(path).problems
+    convert_dataset(path, tmp_path / "copy.hdf5")
+    assert f"not copied: {name} of demo_1 ({why})" in capsys.readouterr().err
+
+
+def test_rewards_of_minari_and_lerobot_that_are_not_sound_are_left_out(tmp_path):
+    def lengthen(file):
+        del file["episode_1/rewards"]
+        file["episode_1/rewards"] = np.zeros(10)
+
+    for path in (minari(tmp_path, lengthen), lerobot(tmp_path, "next.reward", "high", "string")):
+        with open_dataset(path) as dataset:
+            assert dataset.episode(1).rewards is None
+            assert list(dataset.unread) == [("episode_1", "rewards")]

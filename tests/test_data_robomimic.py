@@ -336,9 +336,6 @@ def stored_in_another_file(file):
             r"demo_2: 'actions' has shape \(5, 6\), but .* demo_0 have width 7",
         ),
         (replace("data/demo_2/actions", np.full((5, 7), 1e300)), "demo_2: 'actions' is not finite at step 0"),
-        (replace("data/demo_2/states", np.zeros((4, 9))), "demo_2: 'states' has 4 steps, but the episode has 5"),
-        (replace("data/demo_2/states", np.full((5, 9), np.inf)), "demo_2: 'states' is not finite"),
-        (replace("data/demo_2/rewards", np.zeros(6)), "demo_2: 'rewards' has 6 steps"),
         (
             replace("data/demo_2/obs/agentview_image", np.zeros((5, 8, 8, 3), np.uint8)),
             r"demo_2: images of agentview are uint8 \(5, 8, 8, 3\); valid: uint8 \(5, 16, 16, 3\)",

@@ -1,5 +1,6 @@
 """Trainings on recordings of other make: names, sizes and values that our own simulator does not give."""
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -145,3 +146,25 @@ def test_scales_beyond_the_images_are_warned_about(tmp_path, encoder, caplog):
     record(tmp_path / "large", enlarge)
     run(tmp_path / "large", encoder)
     assert "enlarged" not in caplog.text
+
+
+def test_training_names_once_what_the_policy_does_not_see(tmp_path, encoder, caplog):
+    def add(index, episode):
+        episode.proprioception = {**episode.proprioception, "cube_pos": np.zeros((30, 3), np.float32)}
+
+    record(tmp_path, add)
+    assert load_checkpoint(run(tmp_path, encoder))[0].proprioception == ["extra", "position"]
+    told = [record.getMessage() for record in caplog.records if "cube_pos" in record.getMessage()]
+    assert len(told) == 1
+    assert "a policy does not see cube_pos (it is the state of an object" in told[0]
+
+
+def test_discrete_actions_are_refused_before_anything_is_trained(tmp_path, encoder):
+    record(tmp_path, lambda index, episode: None)
+    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
+        for demo in file["data"].values():
+            shape = demo["actions"].shape
+            del demo["actions"]
+            demo["actions"] = np.zeros(shape, np.int64)
+    with pytest.raises(DatasetError, match=r"the actions are discrete \(they are stored as integers from 0 to 0\)"):
+        run(tmp_path, encoder)

@@ -6,18 +6,20 @@ import contextlib
 import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
+from s2robot.data.index import Index as Index
+from s2robot.data.index import steps_per_second as steps_per_second
+from s2robot.data.kinds import LIKE_PICTURES, why_left_out
 from s2robot.interfaces import DatasetError, Episode, unknown_name
 
 RENDERER = "renderer"  # attribute of a demonstration: OpenGL's renderer and version that drew its images
-OBJECT_STATE = "object"  # robomimic's key for the poses of the objects
 # Exceptions that the libraries of all formats raise for damaged files, found by flipping bytes: a damaged shape asks
 # for an absurd amount of memory, a damaged type has no counterpart in NumPy. Which one depends on the library version.
 READ_ERRORS: tuple[type[Exception], ...] = (
@@ -33,40 +35,6 @@ READ_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Index:
-    """What a reader knows about a dataset before it reads any episode.
-
-    Attributes:
-        demos: name of each demonstration.
-        lengths: number of steps T of each demonstration.
-        action_width: width A of an action.
-        image_sizes: camera -> (height, width) in pixels.
-        proprioception: keys of the low-dimensional observations.
-        env_args: the recorded environment description in robomimic's form; empty if the format has none.
-        fps: steps per second, if the format itself records them, else None.
-    """
-
-    demos: list[str]
-    lengths: list[int]
-    action_width: int
-    image_sizes: dict[str, tuple[int, int]]
-    proprioception: list[str]
-    env_args: dict[str, Any] = field(default_factory=dict)
-    fps: Any = None
-
-
-def steps_per_second(env_args: Mapping[str, Any], recorded: Any = None) -> float | None:
-    """Return `recorded`, else the environment's `control_freq`; None if neither is a positive number.
-
-    >>> steps_per_second({"env_kwargs": {"control_freq": 20}}), steps_per_second({}, 50)
-    (20, 50)
-    """
-    kwargs = env_args.get("env_kwargs")
-    rates = [recorded, kwargs.get("control_freq") if isinstance(kwargs, Mapping) else None]
-    return next((rate for rate in rates if isinstance(rate, int | float) and 0 < rate < float("inf")), None)
-
-
 class DemonstrationDataset(ABC):
     """Read-only view of recorded demonstrations; holds at most one episode in memory.
 
@@ -79,7 +47,10 @@ class DemonstrationDataset(ABC):
         lengths: number of steps of each demonstration.
         action_width: width A of an action.
         cameras: names of the cameras with recorded images.
-        proprioception: the other observation keys.
+        proprioception: the other observation keys, [T] or [T, d].
+        skipped: observation -> why it is not read.
+        unread: (demonstration, `states` or `rewards`) -> why it is not read; grows as episodes are read.
+        integer_actions, action_space: see `Index`.
         env_args: the recorded environment description; empty if the format has none.
         fps: steps per second; None if neither the format nor `env_args` records them.
         package: installed package that brings the format, with its version; None for the formats of s2robot.
@@ -115,6 +86,9 @@ class DemonstrationDataset(ABC):
             raise
         self.demos, self.lengths, self.action_width = index.demos, index.lengths, index.action_width
         self.cameras, self.proprioception = sorted(index.image_sizes), index.proprioception
+        self.skipped = index.skipped
+        self.integer_actions, self.action_space = index.integer_actions, index.action_space
+        self.unread: dict[tuple[str, str], str] = {}
         self.env_args, self.fps = index.env_args, steps_per_second(index.env_args, index.fps)
         self._image_sizes = index.image_sizes
 
@@ -191,9 +165,21 @@ class DemonstrationDataset(ABC):
     def select_cameras(self, wanted: list[str] | None) -> list[str]:
         """Return `wanted`, or all cameras if None; an unknown camera raises `DatasetError` with the choices."""
         cameras = self._select("camera", wanted, self.cameras)
+        alike = [f"{name!r}: {why}" for name, why in self.skipped.items() if LIKE_PICTURES in why]
+        if not cameras and wanted is None and alike:
+            raise self.error(f"has no camera images that can be read ({'; '.join(alike)})")
         if not cameras:
             raise self.error("has no camera images; `s2robot render` makes them from recorded states")
         return cameras
+
+    def left_out(self) -> dict[str, str]:
+        """Return what a policy does not see unless it is asked for: key or skipped observation -> why."""
+        told = {key: why for key in self.proprioception if (why := why_left_out(key))}
+        return {**told, **self.skipped}
+
+    def seen_by_default(self) -> list[str]:
+        """Return the keys of proprioception that a policy sees if none are asked for."""
+        return [key for key in self.proprioception if not why_left_out(key)]
 
     def select_proprioception(self, wanted: list[str] | None) -> list[str]:
         """Return `wanted`, or all keys if None; an unknown key raises `DatasetError` with the choices."""
@@ -203,6 +189,8 @@ class DemonstrationDataset(ABC):
         if isinstance(wanted, str):  # a string is iterable too: each letter would be taken as a name
             raise self.error(f"{wanted!r} is not a list of {kind}s; write ({wanted!r},)")
         for name in wanted or []:
+            if name not in available and name in self.skipped:
+                raise self.error(f"{name!r} cannot be a {kind}: {self.skipped[name]}")
             if name not in available:
                 raise self.error(unknown_name(kind, name, available))
         return list(wanted) if wanted is not None else list(available)
@@ -231,6 +219,7 @@ class DemonstrationDataset(ABC):
             episode = self._read(index, cameras, keys)
         except self.read_errors as error:
             raise self.error(f"cannot be read (truncated?): {_described(error)}", demo) from error
+        episode = self._without_faults(demo, self.lengths[index], episode)
         self._check(demo, self.lengths[index], episode)
         return episode
 
@@ -247,17 +236,30 @@ class DemonstrationDataset(ABC):
             self._held = index, camera, self.episode(index, cameras=[camera], proprioception=[]).images[camera]
         out[:] = self._held[2][first : first + len(out)]
 
+    def _without_faults(self, demo: str, length: int, episode: Episode) -> Episode:
+        """Leave out rewards and states that are not sound: training does not need them. `unread` names them."""
+        sound: dict[str, Any] = {"rewards": episode.rewards, "states": episode.states}
+        for name, values in sound.items():
+            if values is None:
+                continue
+            if len(values) != length:
+                self.unread[demo, name] = f"{name!r} has {len(values)} steps, but the episode has {length}"
+            elif not np.isfinite(values).all():
+                self.unread[demo, name] = f"{name!r} is not finite at step {_first_not_finite(values)}"
+            if (demo, name) in self.unread:
+                sound[name] = None
+        return replace(episode, **sound)
+
     def _check(self, demo: str, length: int, episode: Episode) -> None:
-        numbers = {"actions": episode.actions, "rewards": episode.rewards, "states": episode.states}
+        numbers = {"actions": episode.actions}
         numbers |= {f"obs/{key}": values for key, values in episode.proprioception.items()}
         images = {f"images of {camera}": values for camera, values in episode.images.items()}
         for name, values in [*numbers.items(), *images.items()]:
-            if values is not None and len(values) != length:
+            if len(values) != length:
                 raise self.error(f"{name!r} has {len(values)} steps, but the episode has {length}", demo)
         for name, values in numbers.items():
-            if values is not None and not np.isfinite(values).all():
-                step = int(np.argwhere(~np.isfinite(values))[0, 0])
-                raise self.error(f"{name!r} is not finite at step {step}", demo)
+            if not np.isfinite(values).all():
+                raise self.error(f"{name!r} is not finite at step {_first_not_finite(values)}", demo)
         if episode.actions.shape[1:] != (self.action_width,):
             raise self.error(
                 f"'actions' has shape {episode.actions.shape}, but the actions of {self.demos[0]} have width "
@@ -284,6 +286,14 @@ class DemonstrationDataset(ABC):
         with np.errstate(over="ignore"):  # too large numbers become infinite, which `_check` reports by name
             return array.reshape(len(array), -1 if array.size else 0).astype(dtype)
 
+    def optional(self, demo: str, name: str, values: Any, dtype: type = np.float32) -> np.ndarray | None:
+        """Return `numbers`, or None for `rewards` or `states` of another type; `unread` then says so."""
+        try:
+            return self.numbers(demo, name, values, dtype)
+        except DatasetError as error:
+            self.unread[demo, name] = str(error).removeprefix(str(self.error("", demo)))
+            return None
+
     def fingerprint(self) -> str:
         """Return the sha256 of the names and bytes of all files; a single file counts by its bytes alone.
 
@@ -306,6 +316,10 @@ def _hash_files(root: Path, files: Sequence[Path]) -> str:
     folder = root if root.is_dir() else root.parent
     lines = sorted(f"{path.relative_to(folder).as_posix()} {digest}" for path, digest in digests.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _first_not_finite(values: np.ndarray) -> int:
+    return int(np.argwhere(~np.isfinite(values))[0, 0])
 
 
 def _described(error: Exception) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from s2robot.data import open_dataset
-from s2robot.data.base import OBJECT_STATE
+from s2robot.data.fields import refuse_discrete_actions
 from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.robomimic import RobomimicWriter
 from s2robot.interfaces import DatasetError
@@ -56,6 +57,8 @@ def convert_dataset(
             "without an ending for a LeRobot folder"
         )
     with open_dataset(path) as source:
+        # The copy would hold choices as floating-point numbers, which nothing could tell from quantities.
+        refuse_discrete_actions(source)
         keys = source.select_proprioception(proprioception)
         writer: RobomimicWriter | LeRobotWriter
         if to_robomimic:
@@ -63,7 +66,7 @@ def convert_dataset(
             writer = RobomimicWriter(out, source.env_args, origin, fps=fps or source.fps)
         else:
             if proprioception is None:
-                keys = [key for key in keys if key != OBJECT_STATE]
+                keys = source.seen_by_default()
             rate = fps or max(1, round(source.fps or _FPS))
             writer = LeRobotWriter(out, fps=rate, env_args=source.env_args, video=video)
         with writer:
@@ -72,4 +75,9 @@ def convert_dataset(
             left = range(done, len(source))
             for index in tqdm(left, initial=done, total=len(source), unit="demo", desc="converting"):
                 writer.add(source.episode(index, proprioception=keys))
+        copied = set(keys)
+        told = {name: why for name, why in source.left_out().items() if name not in copied}
+        told |= {f"{field} of {demo}": why for (demo, field), why in source.unread.items()}
+        for name, why in told.items():
+            print(f"{str(path)!r}: not copied: {name} ({why})", file=sys.stderr)
         return len(source)

@@ -1,7 +1,8 @@
-"""The meaning of recorded fields, the same for all formats: which values are a success."""
+"""The meaning of recorded fields, the same for all formats: successes, tasks and actions."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -29,3 +30,48 @@ def recorded_success(dataset: DemonstrationDataset, demo: str, key: str, value: 
             demo,
         )
     return bool(array.item())
+
+
+def task_texts(recorded: Any) -> list[str]:
+    """Return the task's texts; the writer stores lists as JSON, other files may hold one plain text."""
+    try:
+        words = json.loads(recorded)
+    except (TypeError, ValueError):
+        words = recorded
+    return words if isinstance(words, list) else [str(recorded)]
+
+
+# Integers whose values span fewer than this are taken for categories. Servo ticks and pixels span more.
+_CATEGORIES = 64
+
+
+def why_discrete(dataset: DemonstrationDataset) -> str | None:
+    """Return why the actions are choices between categories, not quantities; None if they are quantities.
+
+    A recorded action space decides. Where none is recorded, actions stored as integers are categories unless their
+    values span at least 64. Choices that are stored as floating-point numbers cannot be told from quantities.
+
+    Raises:
+        DatasetError: the actions have to be read, but cannot be.
+    """
+    if dataset.action_space:
+        return None if dataset.action_space == "Box" else f"the recorded action space is {dataset.action_space}"
+    if not dataset.integer_actions:
+        return None
+    values = [dataset.episode(index, cameras=[], proprioception=[]).actions for index in range(len(dataset))]
+    low, high = min(float(part.min()) for part in values), max(float(part.max()) for part in values)
+    return None if high - low >= _CATEGORIES else f"they are stored as integers from {low:g} to {high:g}"
+
+
+def refuse_discrete_actions(dataset: DemonstrationDataset) -> None:
+    """Check that the actions are quantities, which a policy can regress.
+
+    Raises:
+        DatasetError: they are choices between categories.
+    """
+    why = why_discrete(dataset)
+    if why:
+        raise dataset.error(
+            f"the actions are discrete ({why}); supported: continuous actions, which are stored as floating-point "
+            "numbers or recorded as a Box"
+        )

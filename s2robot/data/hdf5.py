@@ -11,6 +11,7 @@ import numpy as np
 from isal import isal_zlib
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset
+from s2robot.data.kinds import why_not_vector
 from s2robot.interfaces import DatasetError
 
 _BAD_CHUNK: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says an instance
@@ -65,6 +66,13 @@ def require_array(dataset: DemonstrationDataset, member: Any, name: str, demo: s
     if not isinstance(member, h5py.Dataset):
         raise dataset.error(f"{name!r} is a group; valid: an array", demo)
     return member
+
+
+def why_not_read(member: Any) -> str | None:
+    """Return why a member of a group of observations is not proprioception; None if it is."""
+    if not isinstance(member, h5py.Dataset):
+        return "it is a group; only arrays are read"
+    return why_not_vector(member.dtype, member.shape or ())
 
 
 def write_rows(group: h5py.Group, name: str, rows: np.ndarray) -> None:

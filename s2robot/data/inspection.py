@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
+from s2robot.data.fields import why_discrete
 from s2robot.interfaces import DatasetError, Episode
 
 _THUMBNAIL = 160  # pixels
@@ -34,6 +36,7 @@ class Inspection:
         action_range: smallest and largest value of every action dimension, [2, A].
         solved: number of demonstrations recorded as successful.
         judged: number of demonstrations that record whether they were successful.
+        left_out: observation that a policy does not see unless it is asked for, or that cannot be read -> why.
         missing: fields that the format can hold but this dataset lacks.
         problems: likely faults, one sentence each; empty for a sound dataset.
     """
@@ -47,6 +50,7 @@ class Inspection:
     action_range: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
     solved: int = 0
     judged: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -64,6 +68,7 @@ class Inspection:
                 for key, (width, low, high) in self.proprioception.items()
             ),
             *(f"action {i:<8} {low:+.4g} to {high:+.4g}" for i, (low, high) in enumerate(self.action_range.T.tolist())),
+            *(f"left out        {key}: {why}" for key, why in self.left_out.items()),
             f"missing         {', '.join(self.missing) or 'nothing'}",
             *(f"PROBLEM         {problem}" for problem in self.problems),
             *(() if self.problems else ("no problems found",)),
@@ -123,6 +128,7 @@ def inspect_dataset(path: str | Path) -> Inspection:
             for key, values in episode.proprioception.items():
                 ranges.add(f"obs/{key}", values)
         _summarise(result, dataset, ranges)
+        result.problems += [f"{demo}: {why}; left out" for (demo, _), why in dataset.unread.items()]
         result.missing += sorted(absent)
         copies = [", ".join(demos) for demos in contents.values() if len(demos) > 1]
         result.problems += [f"duplicate demonstrations: {names}" for names in copies]
@@ -139,8 +145,13 @@ def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Range
         if name in ranges.low and ranges.low[name].size:
             low, high = ranges.low[name], ranges.high[name]
             result.proprioception[key] = (len(low), float(low.min()), float(high.max()))
+    result.left_out = dataset.left_out()
     if not dataset.cameras:
         result.missing.append("images (`s2robot render` makes them from states)")
+    # An episode that cannot be read is a problem already.
+    with contextlib.suppress(DatasetError):
+        if why := why_discrete(dataset):
+            result.problems.append(f"the actions are discrete ({why}), which training refuses")
     if not dataset.proprioception:
         result.missing.append("proprioception")
     if not dataset.env_args:

@@ -22,6 +22,7 @@ import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
 from s2robot.data.fields import recorded_success
+from s2robot.data.kinds import LIKE_PICTURES
 from s2robot.interfaces import Episode
 from s2robot.system.extras import import_extra
 
@@ -66,6 +67,8 @@ class LeRobotDataset(DemonstrationDataset):
             for key, feature in features.items()
             if key.startswith(OBSERVATION_PREFIX) and feature["dtype"] not in (*_PICTURES, "string")
         }
+        skipped = {_short(key): why for key, feature in features.items() if (why := _why_not_read(key, feature))}
+        self._keys = {name: where for name, where in self._keys.items() if name not in skipped}
         if self._info.get(STATE_PARTS):
             self._split_state(features)
         if ACTION not in features:
@@ -76,6 +79,8 @@ class LeRobotDataset(DemonstrationDataset):
             action_width=int(np.prod(features[ACTION]["shape"])),
             image_sizes={name: _picture_size(features[key]) for name, key in self._cameras.items()},
             proprioception=sorted(self._keys),
+            skipped=skipped,
+            integer_actions=_is_integer(features[ACTION]["dtype"]),
             env_args=self._info.get("env_args") or {},
             fps=self._info.get("fps"),
         )
@@ -129,6 +134,7 @@ class LeRobotDataset(DemonstrationDataset):
             return self.numbers(demo, key, table[key].to_pylist(), dtype)
 
         numbers = {key: values(key) for key in vectors}
+        rewards = self.optional(demo, "rewards", table[REWARD].to_pylist()) if REWARD in optional else None
         success = None
         if SUCCESS in optional:
             success = recorded_success(self, demo, SUCCESS, table[SUCCESS].to_pylist()[-1])
@@ -137,8 +143,8 @@ class LeRobotDataset(DemonstrationDataset):
             images={name: self._images(demo, row, self._cameras[name], table) for name in cameras},
             proprioception={name: numbers[key][:, part] for name in proprioception for key, part in [self._keys[name]]},
             success=success is not False,
-            rewards=values(REWARD)[:, 0] if REWARD in optional else None,
-            states=values(STATES, np.float64) if STATES in optional else None,
+            rewards=None if rewards is None else rewards[:, 0],
+            states=self.optional(demo, "states", table[STATES].to_pylist(), np.float64) if STATES in optional else None,
             attributes={"tasks": row.get("tasks", [])} | ({} if success is None else {"success": success}),
         )
 
@@ -172,6 +178,22 @@ def _is_colour(feature: dict[str, Any]) -> bool:
     depth = described.get("is_depth_map") or described.get("video.is_depth_map")
     shape = feature["shape"]
     return not depth and len(shape) == 3 and 3 in (shape[0], shape[2])
+
+
+def _is_integer(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint", "bool"))
+
+
+def _why_not_read(key: str, feature: dict[str, Any]) -> str | None:
+    """Return why an observation is neither a camera nor proprioception; None if it is, or if it is no observation."""
+    kind, shape = feature["dtype"], feature["shape"]
+    if not key.startswith(OBSERVATION_PREFIX) or _is_colour(feature):
+        return None
+    if kind in _PICTURES:
+        return f"{kind} {list(shape)} {LIKE_PICTURES} without colours, such as depth maps"
+    if kind == "string":
+        return "it is text"
+    return None if len(shape) <= 1 else f"{kind} {list(shape)} has more than one axis; proprioception is [d]"
 
 
 def _picture_size(feature: dict[str, Any]) -> tuple[int, int]:

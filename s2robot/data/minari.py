@@ -26,7 +26,7 @@ import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
 from s2robot.data.fields import recorded_success
-from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, require_array
+from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, require_array, why_not_read
 from s2robot.interfaces import Episode
 
 _MAIN_FILE = "main_data.hdf5"
@@ -79,18 +79,24 @@ class MinariDataset(DemonstrationDataset):
         actions = [self._field(demo, "actions") for demo in demos]
         leaves = dict(self._leaves(demos[0]))
         images = {name: self._picture_size(leaf) for name, leaf in leaves.items()}
+        others = {name: leaf for name, leaf in leaves.items() if images[name] is None}
+        skipped = {name: why for name, leaf in others.items() if (why := why_not_read(leaf))}
         return Index(
             demos=demos,
             lengths=[len(values) for values in actions],
             action_width=int(np.prod(actions[0].shape[1:])),
             image_sizes={name: size for name, size in images.items() if size is not None},
-            proprioception=[
-                name
-                for name, leaf in leaves.items()
-                if images[name] is None and leaf.dtype.kind in "fiub" and leaf.ndim <= 2
-            ],
+            proprioception=[name for name in others if name not in skipped],
+            skipped=skipped,
+            integer_actions=any(values.dtype.kind in "iub" for values in actions),
+            action_space=self._action_space(),
             env_args=self._env_args(),
         )
+
+    def _action_space(self) -> str:
+        space = self._metadata.get("action_space")
+        space = json.loads(space) if isinstance(space, str) else space
+        return str(space.get("type", "")) if isinstance(space, dict) else ""
 
     def _env_args(self) -> dict[str, Any]:
         spec = self._metadata.get("env_spec")
@@ -147,14 +153,13 @@ class MinariDataset(DemonstrationDataset):
         group = child(self, self._file, demo)
         attributes = plain_attributes(group)
         success = self._success(demo, group)
+        rewards = self.optional(demo, "rewards", self._field(demo, "rewards")[()]) if "rewards" in group else None
         return Episode(
             actions=self.numbers(demo, "actions", self._field(demo, "actions")[:]),
             images={camera: self._images(leaves[camera], length) for camera in cameras},
             proprioception={key: self.numbers(demo, key, leaves[key][:length]) for key in proprioception},
             success=success is not False,
-            rewards=self.numbers(demo, "rewards", self._field(demo, "rewards")[:])[:, 0]
-            if "rewards" in group
-            else None,
+            rewards=None if rewards is None else rewards[:, 0],
             attributes=attributes if success is None else {**attributes, "success": success},
         )
 

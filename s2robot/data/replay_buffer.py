@@ -3,7 +3,7 @@
 ```
 data/action         [N, A]
 data/<camera>       [N, H, W, 3] uint8, or float32 holding whole numbers from 0 to 255 (PushT)
-data/<key>          [N, …] all other numbers
+data/<key>          [N] or [N, d] numbers; arrays with more axes are skipped
 meta/episode_ends   int [episodes], index after the last step of each episode
 ```
 
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset, Index
+from s2robot.data.kinds import why_not_vector
 from s2robot.interfaces import Episode
 from s2robot.system.extras import import_extra
 
@@ -120,13 +121,17 @@ class ReplayBufferDataset(DemonstrationDataset):
         if _ACTION not in arrays or arrays[_ACTION].ndim != 2:
             raise self.error(f"has no array data/action [N, A]; it has {sorted(arrays)}")
         images = {name: array.shape[1:3] for name, array in arrays.items() if array.ndim == 4 and array.shape[3] == 3}
-        low_dim = [name for name, array in arrays.items() if name != _ACTION and array.ndim <= 3]
+        others = {name: array for name, array in arrays.items() if name not in images and name != _ACTION}
+        skipped = {name: why for name, array in others.items() if (why := why_not_vector(array.dtype, array.shape))}
+        groups = dict.fromkeys(self._root["data"].group_keys(), "it is a group; only arrays are read")
         return Index(
             demos=[f"episode_{index}" for index in range(len(ends))],
             lengths=lengths.tolist(),
             action_width=arrays[_ACTION].shape[1],
             image_sizes=images,
-            proprioception=sorted(name for name in low_dim if arrays[name].dtype.kind in "fiub"),
+            proprioception=sorted(name for name in others if name not in skipped),
+            skipped=skipped | groups,
+            integer_actions=arrays[_ACTION].dtype.kind in "iub",
         )
 
     def _array_names(self) -> list[str]:

@@ -137,7 +137,8 @@ def _recordings(source: DemonstrationDataset, indices: range) -> Iterator[tuple[
         demo = source.demos[index]
         episode = source.episode(index, cameras=[], proprioception=[])
         if episode.states is None:
-            raise source.error("field 'states' is missing; rendering replays the simulator's states", demo)
+            why = source.unread.get((demo, "states"), "field 'states' is missing")
+            raise source.error(f"{why}; rendering replays the simulator's states", demo)
         yield demo, episode.states, episode
 
 

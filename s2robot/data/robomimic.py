@@ -32,7 +32,7 @@ import h5py
 import numpy as np
 
 from s2robot.data.base import RENDERER, DemonstrationDataset, Index, steps_per_second
-from s2robot.data.fields import recorded_success
+from s2robot.data.fields import recorded_success, task_texts
 from s2robot.data.hdf5 import (
     DAMAGE,
     child,
@@ -43,6 +43,7 @@ from s2robot.data.hdf5 import (
     read_rows,
     require_array,
     require_flat,
+    why_not_read,
     write_rows,
 )
 from s2robot.interfaces import DatasetError, Episode, differences, unknown_name
@@ -84,17 +85,16 @@ class RobomimicDataset(DemonstrationDataset):
         observations = self._item(demos[0], "obs") if self._has_observations else {}
         keys = names(observations)
         images = {key: self._image_shape(demos[0], key) for key in keys if key.endswith(_IMAGE)}
+        others = {key: child(self, observations, key, demos[0]) for key in keys if key not in images}
+        skipped = {key: why for key, member in others.items() if (why := why_not_read(member))}
         return Index(
             demos=demos,
             lengths=[len(values) for values in actions],
             action_width=int(actions[0].shape[1]),
             image_sizes={key.removesuffix(_IMAGE): size for key, size in images.items()},
-            # Depth images and point clouds have more than two axes and are skipped.
-            proprioception=[
-                key
-                for key in keys
-                if key not in images and getattr(child(self, observations, key, demos[0]), "ndim", 3) <= 2
-            ],
+            proprioception=[key for key in others if key not in skipped],
+            skipped=skipped,
+            integer_actions=any(values.dtype.kind in "iub" for values in actions),
             env_args=self._read_env_args(data),
             fps=plain_value(data.attrs.get("fps")),
         )
@@ -149,7 +149,7 @@ class RobomimicDataset(DemonstrationDataset):
         low_dim = {key: require_array(self, child(self, observations, key, demo), key, demo) for key in proprioception}
         attributes = plain_attributes(group)
         if "tasks" in attributes:
-            attributes["tasks"] = _tasks(attributes["tasks"])
+            attributes["tasks"] = task_texts(attributes["tasks"])
         if "success" in attributes:
             attributes["success"] = recorded_success(self, demo, "success", attributes["success"])
         return Episode(
@@ -177,8 +177,8 @@ class RobomimicDataset(DemonstrationDataset):
     def _optional(self, demo: str, key: str, dtype: type, vector: bool = False) -> np.ndarray | None:
         if key not in self._demo(demo):
             return None
-        values = self.numbers(demo, key, require_array(self, self._item(demo, key), key, demo)[:], dtype)
-        return values[:, 0] if vector and values.shape[1] == 1 else values
+        values = self.optional(demo, key, require_array(self, self._item(demo, key), key, demo)[()], dtype)
+        return values[:, 0] if values is not None and vector and values.shape[1] == 1 else values
 
 
 class RobomimicWriter:
@@ -307,15 +307,6 @@ def _changes(found: str, described: str) -> str:
         return "the old settings are not recorded"
     shown = [f"{name} is {new!r}, was {old!r}" for name, old, new in differences(former, now)]
     return "; ".join(shorten(text, 120) for text in shown[:4]) + ("; …" if len(shown) > 4 else "")
-
-
-def _tasks(recorded: Any) -> list[str]:
-    """Return the task's texts; the writer stores lists as JSON, other files may hold one plain text."""
-    try:
-        words = json.loads(recorded)
-    except (TypeError, ValueError):
-        words = recorded
-    return words if isinstance(words, list) else [str(recorded)]
 
 
 def _rows(source: h5py.Dataset) -> np.ndarray:

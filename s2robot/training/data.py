@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from s2robot.config import PolicyConfig, TrainConfig, TrainingConfig
 from s2robot.data import DemonstrationDataset, open_dataset
 from s2robot.data.appearance import check_look, size_entry
-from s2robot.data.base import OBJECT_STATE
+from s2robot.data.fields import refuse_discrete_actions
 from s2robot.feature_cache import CachedFeatures, cache_features
 from s2robot.interfaces import Batch, Encoder, PolicySpec
 from s2robot.training.processes import Processes
@@ -26,6 +27,8 @@ from s2robot.training.windows import (
 )
 
 T = TypeVar("T")
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,14 @@ def plan_training(dataset: DemonstrationDataset, config: TrainConfig, encoder: E
     """
     renderers = check_look(dataset, config.render_profile)
     cameras = dataset.select_cameras(config.cameras)
+    refuse_discrete_actions(dataset)
     # True object poses are used only on request: by default the policy must find the objects through the camera.
-    seen = [key for key in dataset.proprioception if key != OBJECT_STATE]
-    keys = dataset.select_proprioception(seen if config.proprioception is None else config.proprioception)
+    if config.proprioception is None:
+        for name, why in dataset.left_out().items():
+            _LOGGER.warning("dataset %r: a policy does not see %s (%s)", str(dataset.path), name, why)
+    keys = dataset.select_proprioception(
+        dataset.seen_by_default() if config.proprioception is None else config.proprioception
+    )
     demonstrations = load_demonstrations(dataset, keys, config.num_demonstrations)
     count = len(demonstrations.actions)
     require_long_enough(dataset, count, config.policy.action_steps)
