@@ -9,6 +9,7 @@ from threading import Barrier
 import pytest
 from toy_benchmark import collect_toys, empty_report, make_cells, make_toys, planned_contrasts, run_toys, toy_config
 
+from s2robot.backbones import BACKBONES
 from s2robot.benchmark import make_grid, run_benchmark
 from s2robot.benchmark.output import count_episodes, read_results, write_error, write_results
 from s2robot.benchmark.plan import store_plan
@@ -22,6 +23,7 @@ from s2robot.policies import POLICIES
 from s2robot.policies.bc import BCConfig
 from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.report.plan_document import PlannedContrast
+from s2robot.system.registry import OUTSIDE_EXPERTS, OUTSIDE_TASKS
 
 FREE = {"save_every_steps": 7, "checkpoint_every": 3, "keep_checkpoints": 2, "loggers": ["tensorboard"]}
 
@@ -266,6 +268,28 @@ def test_every_key_tells_the_versions_of_a_package_that_brings_the_policy_apart(
         found.append(keys(config)[0])
     for what in zip(*found, strict=True):
         assert len(set(what)) == 3
+
+
+@pytest.mark.parametrize("brought", [OUTSIDE_TASKS, OUTSIDE_EXPERTS, BACKBONES], ids=["task", "expert", "backbone"])
+def test_stores_tell_the_versions_of_a_package_that_brings_a_task_an_expert_or_a_backbone_apart(
+    brought, tmp_path, monkeypatch
+):
+    config = toy_config(tmp_path, scale_sets=[[32]], training_seeds=[0])
+    found = [keys(config)[0][:3]]
+    for version in ("1.2", "1.3"):
+        monkeypatch.setattr(brought, "provider", lambda name, version=version: f"my-package {version}")
+        found.append(keys(config)[0][:3])
+    for what in zip(*found, strict=True):
+        assert len(set(what)) == 3
+
+
+def test_a_cell_whose_results_are_elsewhere_is_an_error_and_not_run_for_ever(tmp_path, monkeypatch):
+    config = toy_config(tmp_path, scale_sets=[[32]], training_seeds=[0], videos=0)
+    ran = []
+    monkeypatch.setattr("s2robot.benchmark.runner.Runner.run", lambda self, job: ran.append(job))
+    with pytest.raises(S2RobotError, match="ended without an error, but has 0 of"):
+        run_toys(config)
+    assert len(ran) == 1
 
 
 def test_results_say_by_which_settings_a_policy_came_about(amended, tmp_path):

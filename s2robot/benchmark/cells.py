@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from s2robot.backbones.table import find_spec
+from s2robot.backbones.table import BACKBONES, find_spec
 from s2robot.checkpoint import packages_of
 from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TaskConfig, TrainingConfig
 from s2robot.interfaces import EncoderError
 from s2robot.report.arm_results import Setting, scales_label
 from s2robot.report.plan_document import make_selector
+from s2robot.system.registry import OUTSIDE_EXPERTS, OUTSIDE_TASKS, providers
 from s2robot.training.state import FREE_TRAINING
 
 
@@ -112,7 +113,8 @@ class Cell:
     def name(self) -> str:
         """Readable, and ending in a hash of every setting that can change an episode's outcome."""
         task = {key: value for key, value in asdict(self.task).items() if key not in ("name", "calibration")}
-        digest = hash_json([task, self.arm.key, self.training_seed])[:8]
+        packages = providers([(OUTSIDE_TASKS, self.task.task), (OUTSIDE_EXPERTS, self.task.task)])
+        digest = hash_json([task, self.arm.key, self.training_seed, *([packages] if packages else [])])[:8]
         scales = "_".join(str(scale).replace(" ", "") for scale in self.arm.encoder.scales)
         words = [self.task.label, self.arm.encoder.backbone, scales, self.arm.variant]
         words += [self.arm.readout.label, self.arm.policy.label, f"seed{self.training_seed}"]
@@ -123,13 +125,15 @@ class Cell:
 def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
     """All that the features depend on.
 
-    That is the settings, the content of weights that are a file of the user's, and the version that an installed
-    package gives the features of its network.
+    That is the settings, the content of weights that are a file of the user's, and of an installed package's backbone
+    the version: the one that the package gives the features of its network, else the package's own.
     """
     settings = asdict(encoder)
     with suppress(EncoderError):  # the plan, or the cell itself, says so
         if network := find_spec(encoder.backbone).network:
             settings["features_version"] = network.version
+        elif package := BACKBONES.provider(encoder.backbone):
+            settings["package"] = package
         if digest := weights_digest(encoder.backbone, encoder.weights):
             settings["weights_sha256"] = digest
     return settings

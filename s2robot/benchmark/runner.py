@@ -208,6 +208,23 @@ def _run_rounds(config: BenchmarkConfig, runner: Runner, races: list[Race], cell
         if not jobs:
             return failed
         failed |= _run_round(config, runner, jobs, total=len(cells))
+        failed |= _without_results(config, runner, [job for job in jobs if job.cell.name not in failed])
+
+
+def _without_results(config: BenchmarkConfig, runner: Runner, jobs: list[CellJob]) -> dict[str, str]:
+    """Record an error for cells that ended without one and without their episodes: they would be run for ever.
+
+    A worker with another version of an installed package gives the cell another name, and writes its results there.
+    """
+    failed = {}
+    for job in jobs:
+        if (count := count_episodes(runner.output, job.cell, config.first_seed)) < job.episodes:
+            failed[job.cell.name] = (
+                f"the run ended without an error, but has {count} of {job.episodes} episodes here; check that every "
+                "worker has the same output folder and the same versions of the installed packages"
+            )
+            write_error(runner.output, job.cell, failed[job.cell.name])
+    return failed
 
 
 def _run_round(config: BenchmarkConfig, runner: Runner, jobs: list[CellJob], total: int) -> dict[str, str]:

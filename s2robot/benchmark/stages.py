@@ -29,6 +29,7 @@ from s2robot.evaluation import MakeVectorEnv, evaluate
 from s2robot.interfaces import resolve_device
 from s2robot.system.files import locked, write_durably
 from s2robot.system.machine import pool_machines
+from s2robot.system.registry import OUTSIDE_EXPERTS, OUTSIDE_TASKS, providers
 from s2robot.training import train
 
 Collect = Callable[[CollectConfig], None]
@@ -197,8 +198,11 @@ def has_rollouts(config: BenchmarkConfig, cell: Cell, seeds: range) -> bool:
 
 
 def demonstrations_settings(task: TaskConfig) -> dict[str, Any]:
-    """What a file of demonstrations depends on."""
-    return {"version": _VERSION, "collect": _collect_arguments(task)}
+    """What a file of demonstrations depends on, with the version of a package that brings the task or its expert."""
+    settings: dict[str, Any] = {"version": _VERSION, "collect": _collect_arguments(task)}
+    if packages := providers([(OUTSIDE_TASKS, task.task), (OUTSIDE_EXPERTS, task.task)]):
+        settings["packages"] = packages
+    return settings
 
 
 def training_settings(cell: Cell) -> dict[str, Any]:

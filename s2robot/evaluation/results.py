@@ -20,6 +20,7 @@ from s2robot.policies.readouts.resnet18 import with_reader
 from s2robot.rollout import EpisodeResult
 from s2robot.statistics import wilson_interval
 from s2robot.system.machine import Machine, count_machines, place_of
+from s2robot.system.registry import OUTSIDE_TASKS
 
 RESULTS_SCHEMA = 1
 
@@ -83,7 +84,12 @@ def make_results(
             "policy": policy_sha256,
         },
         "versions": package_versions(),
-        "packages": packages_of(trained.policy, trained.readout, (BACKBONES, trained.encoder.backbone)),
+        "packages": packages_of(
+            trained.policy,
+            trained.readout,
+            (BACKBONES, trained.encoder.backbone),
+            (OUTSIDE_TASKS, environment["task"]),
+        ),
         "training_packages": checkpoint.packages,
         "command": shlex.join(sys.argv),
         "training_command": checkpoint.command,

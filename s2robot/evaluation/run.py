@@ -22,6 +22,7 @@ from s2robot.interfaces import CheckpointError, RolloutError, resolve_device
 from s2robot.rollout import Actor, EpisodeFilm, EpisodeResult, rollout
 from s2robot.system.files import locked, write_durably
 from s2robot.system.machine import Machine, machine_facts, mixed_machines
+from s2robot.system.registry import OUTSIDE_TASKS
 
 __all__ = ["RESULTS_SCHEMA", "MakeVectorEnv", "evaluate"]
 
@@ -76,7 +77,8 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     # On a GPU, rounding depends on the batch size, so num_envs is part of what determines an episode.
     together = None if device.type == "cpu" else num_envs
     acting = (str(device), together, config.engine, actor.execute_steps, config.temporal_ensemble)
-    versions = package_versions() | packages_of(checkpoint.config.policy, checkpoint.config.readout)
+    trained, simulator = checkpoint.config, (OUTSIDE_TASKS, environment["task"])
+    versions = package_versions() | packages_of(trained.policy, trained.readout, simulator)
     identity = hash_json([recorded, environment, versions, acting])
     machine = {**machine_facts(device), "engine": config.engine or checkpoint.config.encoder.engine}
 

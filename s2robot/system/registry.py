@@ -182,3 +182,8 @@ def _resolve(entry: Any) -> Any:
         return entry
     module, _, attribute = entry.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+# s2robot does not import the simulator side. Which package brings a task or an expert is known without that.
+OUTSIDE_TASKS = Registry("task", "s2robot.tasks", {})
+OUTSIDE_EXPERTS = Registry("expert", "s2robot.experts", {})
