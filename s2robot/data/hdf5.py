@@ -11,7 +11,7 @@ import numpy as np
 from isal import isal_zlib
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset
-from s2robot.data.kinds import why_not_vector
+from s2robot.data.kinds import picture_size, why_not_vector
 from s2robot.interfaces import DatasetError
 
 _BAD_CHUNK: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says an instance
@@ -66,6 +66,11 @@ def require_array(dataset: DemonstrationDataset, member: Any, name: str, demo: s
     if not isinstance(member, h5py.Dataset):
         raise dataset.error(f"{name!r} is a group; valid: an array", demo)
     return member
+
+
+def image_size(key: str, member: Any) -> tuple[int, int] | None:
+    """Return height and width of the pictures that a member of a group holds; None if it holds none."""
+    return picture_size(key, member.dtype, member.shape or ()) if isinstance(member, h5py.Dataset) else None
 
 
 def why_not_read(member: Any) -> str | None:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 LIKE_PICTURES = "looks like pictures"
+PICTURES = "uint8 [T, H, W, C] or [T, C, H, W] with 1, 3 or 4 channels"
 _SMALLEST = 8  # pixels; anything lower is a matrix of bytes
+_CHANNELS = (1, 3, 4)
+_NO_COLOURS = {"depth", "disparity", "mask", "masks", "seg", "segmentation", "instance", "semantic", "label", "labels"}
 
 _OF_AN_OBJECT = "it is the state of an object, by its name"
 _OBJECTS = {"object", "objects", "obj", "objs", "environment", "env", "achieved"}
@@ -26,6 +29,43 @@ _ROBOT |= {"goal", "target", "desired", "command", "commanded", "reference", "cu
 _ROBOT |= {"panda", "franka", "sawyer", "iiwa", "ur", "kinova", "xarm", "aloha", "widowx", "jaco", "baxter", "knee"}
 
 
+def _words(key: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower()) if word]
+
+
+def picture_size(key: str, dtype: Any, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return height and width of pictures, which are uint8 with 1, 3 or 4 channels, last or first; None for others.
+
+    One channel can also be a depth map or a mask: the key tells.
+
+    >>> picture_size("front", np.uint8, (9, 48, 64, 3)), picture_size("front", np.uint8, (9, 4, 48, 64))
+    ((48, 64), (48, 64))
+    """
+    if np.dtype(dtype) != np.uint8 or len(shape) != 4:
+        return None
+    last = shape[3] in _CHANNELS
+    channels, sides = (shape[3], shape[1:3]) if last else (shape[1], shape[2:])
+    if channels not in _CHANNELS or (channels == 1 and _NO_COLOURS & set(_words(key))):
+        return None
+    if min(sides) < _SMALLEST and not (last and channels == 3):
+        return None
+    return int(sides[0]), int(sides[1])
+
+
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """Return pictures of any layout that `picture_size` takes as uint8 [T, H, W, 3].
+
+    Grey becomes three equal channels. Of four channels, the fourth (opacity) is dropped.
+    """
+    if images.ndim != 4 or images.shape[3] == 3:
+        return images
+    if images.shape[3] not in _CHANNELS:
+        images = np.moveaxis(images, 1, -1)
+    if images.shape[3] == 1:
+        images = np.broadcast_to(images, (*images.shape[:3], 3))
+    return np.ascontiguousarray(images[..., :3])
+
+
 def why_not_vector(dtype: Any, shape: tuple[int, ...]) -> str | None:
     """Return why an array [T, …] is not proprioception [T] or [T, d]; None if it is."""
     described = f"{np.dtype(dtype)} {list(shape)}"
@@ -36,7 +76,7 @@ def why_not_vector(dtype: Any, shape: tuple[int, ...]) -> str | None:
     if not shape:
         return f"{described} is one value, not one per step"
     if _like_pictures(shape):
-        return f"{described} {LIKE_PICTURES}, but this format's pictures are uint8 [T, H, W, 3]"
+        return f"{described} {LIKE_PICTURES}; valid: {PICTURES}, one channel not called a depth map or mask"
     return f"{described} has more than two axes; proprioception is [T, d]"
 
 
@@ -57,7 +97,7 @@ def why_left_out(key: str) -> str | None:
     >>> why_left_out("cube_pos"), why_left_out("robot0_eef_pos"), why_left_out("position")
     ('it is the state of an object, by its name', None, None)
     """
-    words = [word for word in re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower()) if word]
+    words = _words(key)
     if _OBJECTS & set(words):
         return _OF_AN_OBJECT
     if _TEXT & set(words):

@@ -177,7 +177,7 @@ def _is_colour(feature: dict[str, Any]) -> bool:
     described = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
     depth = described.get("is_depth_map") or described.get("video.is_depth_map")
     shape = feature["shape"]
-    return not depth and len(shape) == 3 and 3 in (shape[0], shape[2])
+    return not depth and len(shape) == 3 and bool({3, 4} & {shape[0], shape[2]})
 
 
 def _is_integer(dtype: str) -> bool:
@@ -199,7 +199,7 @@ def _why_not_read(key: str, feature: dict[str, Any]) -> str | None:
 def _picture_size(feature: dict[str, Any]) -> tuple[int, int]:
     shape = feature["shape"]
     # Older recordings declare the shape channels first, although the stored images are channels last.
-    height, width = shape[:2] if shape[2] == 3 else shape[1:]
+    height, width = shape[:2] if shape[2] in (3, 4) else shape[1:]
     return int(height), int(width)
 
 

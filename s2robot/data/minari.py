@@ -10,8 +10,8 @@ data/main_data.hdf5
 
 - The observation after the last action has no action and is dropped.
 - Images are stored as JPEG (lossy) unless the dataset was made with `jpeg_encoding=False`.
-- Arrays with more axes than vectors are read if they are colour images, channels last or first. Others, such as depth
-  maps, are skipped.
+- Arrays with more axes than vectors are read if they are uint8 pictures with 1, 3 or 4 channels, last or first. Others,
+  such as depth maps, are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
 from s2robot.data.fields import recorded_success
-from s2robot.data.hdf5 import DAMAGE, child, names, numbered, plain_attributes, require_array, why_not_read
+from s2robot.data.hdf5 import DAMAGE, child, image_size, names, numbered, plain_attributes, require_array, why_not_read
+from s2robot.data.kinds import as_rgb
 from s2robot.interfaces import Episode
 
 _MAIN_FILE = "main_data.hdf5"
@@ -37,10 +38,6 @@ _JPEG = b"\xff\xd8\xff"
 def _main_file(path: Path) -> Path | None:
     candidates = [path] if path.name == _MAIN_FILE else [path / _MAIN_FILE, path / "data" / _MAIN_FILE]
     return next((file for file in candidates if file.is_file()), None)
-
-
-def _channels_first(leaf: h5py.Dataset) -> bool:
-    return bool(leaf.shape[3] != 3)
 
 
 class MinariDataset(DemonstrationDataset):
@@ -78,7 +75,7 @@ class MinariDataset(DemonstrationDataset):
             raise self.error("holds no demonstrations (no group episode_<i>)")
         actions = [self._field(demo, "actions") for demo in demos]
         leaves = dict(self._leaves(demos[0]))
-        images = {name: self._picture_size(leaf) for name, leaf in leaves.items()}
+        images = {name: self._picture_size(name, leaf) for name, leaf in leaves.items()}
         others = {name: leaf for name, leaf in leaves.items() if images[name] is None}
         skipped = {name: why for name, leaf in others.items() if (why := why_not_read(leaf))}
         return Index(
@@ -124,10 +121,9 @@ class MinariDataset(DemonstrationDataset):
         else:
             yield from walk(observations, "")
 
-    def _picture_size(self, leaf: h5py.Dataset) -> tuple[int, int] | None:
-        if leaf.dtype == np.uint8 and leaf.ndim == 4 and 3 in (leaf.shape[1], leaf.shape[3]):
-            height, width = leaf.shape[2:] if _channels_first(leaf) else leaf.shape[1:3]
-            return int(height), int(width)
+    def _picture_size(self, name: str, leaf: h5py.Dataset) -> tuple[int, int] | None:
+        if size := image_size(name, leaf):
+            return size
         if not len(leaf) or not self._holds_jpeg(leaf):
             return None
         height, width, _ = decode_picture(leaf[0].tobytes()).shape
@@ -165,7 +161,7 @@ class MinariDataset(DemonstrationDataset):
 
     def _images(self, leaf: h5py.Dataset, length: int) -> np.ndarray:
         if leaf.ndim == 4:
-            return np.ascontiguousarray(np.moveaxis(leaf[:length], 1, -1)) if _channels_first(leaf) else leaf[:length]
+            return as_rgb(leaf[:length])
         return np.stack([decode_picture(stream.tobytes()) for stream in leaf[:length]])
 
     def _success(self, demo: str, group: h5py.Group) -> bool | None:

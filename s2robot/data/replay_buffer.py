@@ -2,7 +2,8 @@
 
 ```
 data/action         [N, A]
-data/<camera>       [N, H, W, 3] uint8, or float32 holding whole numbers from 0 to 255 (PushT)
+data/<camera>       uint8 [N, H, W, C] or [N, C, H, W], C 1, 3 or 4; or float32 [N, H, W, 3] holding whole numbers from
+                    0 to 255 (PushT)
 data/<key>          [N] or [N, d] numbers; arrays with more axes are skipped
 meta/episode_ends   int [episodes], index after the last step of each episode
 ```
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset, Index
-from s2robot.data.kinds import why_not_vector
+from s2robot.data.kinds import as_rgb, picture_size, why_not_vector
 from s2robot.interfaces import Episode
 from s2robot.system.extras import import_extra
 
@@ -120,7 +121,7 @@ class ReplayBufferDataset(DemonstrationDataset):
                 raise self.error(f"data/{name} has shape {array.shape}, but meta/episode_ends ends at {ends[-1]}")
         if _ACTION not in arrays or arrays[_ACTION].ndim != 2:
             raise self.error(f"has no array data/action [N, A]; it has {sorted(arrays)}")
-        images = {name: array.shape[1:3] for name, array in arrays.items() if array.ndim == 4 and array.shape[3] == 3}
+        images = {name: size for name, array in arrays.items() if (size := _picture_size(name, array))}
         others = {name: array for name, array in arrays.items() if name not in images and name != _ACTION}
         skipped = {name: why for name, array in others.items() if (why := why_not_vector(array.dtype, array.shape))}
         groups = dict.fromkeys(self._root["data"].group_keys(), "it is a group; only arrays are read")
@@ -155,7 +156,7 @@ class ReplayBufferDataset(DemonstrationDataset):
 
     def _pixels(self, demo: str, camera: str, images: np.ndarray) -> np.ndarray:
         if images.dtype.kind != "f":
-            return images
+            return as_rgb(images)
         with np.errstate(invalid="ignore"):
             pixels = images.astype(np.uint8)
         if not np.array_equal(pixels, images):
@@ -163,6 +164,12 @@ class ReplayBufferDataset(DemonstrationDataset):
                 f"images of {camera} are {images.dtype} with values other than whole numbers from 0 to 255", demo
             )
         return pixels
+
+
+def _picture_size(name: str, array: Any) -> tuple[int, int] | None:
+    if array.dtype.kind == "f" and array.ndim == 4 and array.shape[3] == 3:  # PushT
+        return int(array.shape[1]), int(array.shape[2])
+    return picture_size(name, array.dtype, array.shape)
 
 
 def _names_pickle(description: Any) -> bool:

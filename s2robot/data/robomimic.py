@@ -12,7 +12,9 @@ The reader also accepts
 
 - files without `obs` (states and actions only, as robomimic hosts them),
 - robosuite's own recordings, whose attributes `env`, `env_info` and `repository_version` describe the environment in
-  place of `env_args`.
+  place of `env_args`,
+- pictures under any key and in the layouts of `kinds.picture_size`; those that the attribute `macros_image_convention`
+  of LIBERO calls `opengl` (stored from the bottom row up) are turned upright.
 
 robomimic does not define `success`, `renderer` and `fps`. This package adds them where they are known.
 """
@@ -20,36 +22,30 @@ robomimic does not define `success`, `renderer` and `fps`. This package adds the
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-from contextlib import ExitStack
 from pathlib import Path
-from textwrap import shorten
-from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
 
-from s2robot.data.base import RENDERER, DemonstrationDataset, Index, steps_per_second
+from s2robot.data.base import DemonstrationDataset, Index
 from s2robot.data.fields import recorded_success, task_texts
 from s2robot.data.hdf5 import (
     DAMAGE,
     child,
+    image_size,
     names,
     numbered,
     plain_attributes,
     plain_value,
     read_rows,
     require_array,
-    require_flat,
     why_not_read,
-    write_rows,
 )
-from s2robot.interfaces import DatasetError, Episode, differences, unknown_name
-from s2robot.system.files import claimed, sync_and_rename, write_durably
-
-_IMAGE = "_image"
+from s2robot.data.kinds import LIKE_PICTURES, PICTURES, as_rgb
+from s2robot.data.robomimic_writer import IMAGE_ENDING
+from s2robot.data.robomimic_writer import RobomimicWriter as RobomimicWriter
+from s2robot.interfaces import Episode, unknown_name
 
 
 class RobomimicDataset(DemonstrationDataset):
@@ -84,14 +80,21 @@ class RobomimicDataset(DemonstrationDataset):
         self._has_observations = "obs" in self._demo(demos[0])
         observations = self._item(demos[0], "obs") if self._has_observations else {}
         keys = names(observations)
-        images = {key: self._image_shape(demos[0], key) for key in keys if key.endswith(_IMAGE)}
-        others = {key: child(self, observations, key, demos[0]) for key in keys if key not in images}
+        members = {key: child(self, observations, key, demos[0]) for key in keys}
+        images = {key: size for key, member in members.items() if (size := image_size(key, member))}
+        # A key with the ending gives the camera its name, even if a key without it is the same name.
+        ordered = sorted(images, key=lambda key: key.endswith(IMAGE_ENDING))
+        self._image_keys = {key.removesuffix(IMAGE_ENDING): key for key in ordered}
+        self._upside_down = plain_value(data.attrs.get("macros_image_convention")) == "opengl"
+        others = {key: member for key, member in members.items() if key not in images}
         skipped = {key: why for key, member in others.items() if (why := why_not_read(member))}
+        hidden = set(images) - set(self._image_keys.values())
+        skipped |= {key: f"{key + IMAGE_ENDING!r} {LIKE_PICTURES} of the same camera" for key in hidden}
         return Index(
             demos=demos,
             lengths=[len(values) for values in actions],
             action_width=int(actions[0].shape[1]),
-            image_sizes={key.removesuffix(_IMAGE): size for key, size in images.items()},
+            image_sizes={camera: images[key] for camera, key in self._image_keys.items()},
             proprioception=[key for key in others if key not in skipped],
             skipped=skipped,
             integer_actions=any(values.dtype.kind in "iub" for values in actions),
@@ -128,21 +131,25 @@ class RobomimicDataset(DemonstrationDataset):
             raise self.error(f"'actions' has shape {actions.shape}; valid: [T, A], not empty", demo)
         return actions
 
-    def _image_shape(self, demo: str, key: str) -> tuple[int, int]:
-        images = require_array(self, child(self, self._item(demo, "obs"), key, demo), f"obs/{key}", demo)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise self.error(f"obs/{key} is {images.dtype} {images.shape}; valid: uint8 [T, H, W, 3]", demo)
-        return int(images.shape[1]), int(images.shape[2])
+    def _images(self, demo: str, camera: str) -> h5py.Dataset:
+        key, observations = self._image_keys[camera], self._item(demo, "obs")
+        if key not in observations:
+            present = [camera for camera, key in self._image_keys.items() if key in observations]
+            raise self.error(unknown_name("camera", camera, present), demo)
+        images = require_array(self, child(self, observations, key, demo), f"obs/{key}", demo)
+        if image_size(key, images) is None:
+            raise self.error(f"obs/{key} is {images.dtype} {images.shape}; valid: {PICTURES}", demo)
+        return images
+
+    def _upright(self, images: h5py.Dataset) -> np.ndarray:
+        pictures = as_rgb(_rows(images))
+        return np.ascontiguousarray(pictures[:, ::-1]) if self._upside_down else pictures
 
     def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
         demo = self.demos[index]
         group = self._demo(demo)
         observations = self._item(demo, "obs") if self._has_observations else {}
-        for camera in cameras:
-            if camera + _IMAGE not in observations:
-                present = [key.removesuffix(_IMAGE) for key in names(observations) if key.endswith(_IMAGE)]
-                raise self.error(unknown_name("camera", camera, present), demo)
-            self._image_shape(demo, camera + _IMAGE)
+        pictures = {camera: self._images(demo, camera) for camera in cameras}
         for key in proprioception:
             if key not in observations:
                 raise self.error(f"observation {key!r} is missing", demo)
@@ -154,7 +161,7 @@ class RobomimicDataset(DemonstrationDataset):
             attributes["success"] = recorded_success(self, demo, "success", attributes["success"])
         return Episode(
             actions=self.numbers(demo, "actions", self._actions(demo)[:]),
-            images={camera: _rows(child(self, observations, camera + _IMAGE, demo)) for camera in cameras},
+            images={camera: self._upright(images) for camera, images in pictures.items()},
             proprioception={key: self.numbers(demo, f"obs/{key}", values[:]) for key, values in low_dim.items()},
             success=attributes.get("success", True),
             rewards=self._optional(demo, "rewards", np.float32, vector=True),
@@ -168,7 +175,10 @@ class RobomimicDataset(DemonstrationDataset):
         demo = self.demos[index]
         self.select_cameras([camera])
         try:
-            images = require_array(self, child(self, self._item(demo, "obs"), camera + _IMAGE, demo), camera, demo)
+            images = self._images(demo, camera)
+            if self._upside_down or images.shape[-1] != 3:  # the whole episode is read and turned once
+                super().read_images(index, camera, first, out)
+                return
             self._check_images(demo, self.lengths[index], camera, images)
             read_rows(images, first, out)
         except self.read_errors as error:
@@ -181,159 +191,7 @@ class RobomimicDataset(DemonstrationDataset):
         return values[:, 0] if values is not None and vector and values.shape[1] == 1 else values
 
 
-class RobomimicWriter:
-    """Write demonstrations one by one; `close` joins them to one file, which never exists unfinished.
-
-    Until then, finished demonstrations are in a folder `<file>.parts`. A writer that is opened again for the same file
-    and environment continues after them. Use the writer as a context manager: an exception inside the block keeps the
-    parts.
-
-    Args:
-        path: the file to write.
-        env_args: environment description, JSON-able.
-        origin: anything else that determines the demonstrations, such as the fingerprint of the dataset they are copied
-            from. Parts written with another description or origin are discarded.
-        fps: steps per second; recorded only if they do not follow from `env_args`.
-
-    Attributes:
-        count: number of demonstrations written so far, including those of an interrupted run.
-        attributes: attributes of the last demonstration; empty before the first.
-
-    Raises:
-        DatasetError: another process is writing the same file.
-    """
-
-    def __init__(
-        self, path: str | Path, env_args: dict[str, Any], origin: str = "", *, fps: float | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._env_args = json.dumps(env_args)
-        self._fps = None if fps == steps_per_second(env_args) else fps
-        self._parts = self.path.with_name(self.path.name + ".parts")
-        self._parts.mkdir(parents=True, exist_ok=True)
-        self._claim = ExitStack()
-        refusal = DatasetError(f"{str(path)!r} is being written by another process; wait for it or choose another name")
-        self._claim.enter_context(claimed(self._parts / "writer", refusal))
-        identity, described = self._parts / "identity.json", json.dumps([env_args, origin])
-        found = identity.read_text(encoding="utf-8") if identity.exists() else ""
-        if found != described:
-            self._discard(found, described)
-            write_durably(identity, described.encode())
-        self.count = 0
-        self.attributes: dict[str, Any] = {}
-        while self._part(self.count).exists():
-            self.count += 1
-        if self.count:
-            with h5py.File(self._part(self.count - 1), "r") as file:
-                self.attributes = plain_attributes(file["demo"])
-        self._goes_on = self.count > 0
-
-    def _discard(self, found: str, described: str) -> None:
-        """Delete the parts that were written with another description or origin, and print why."""
-        parts = list(self._parts.glob("demo_*"))
-        for part in parts:
-            part.unlink()
-        if parts:
-            print(
-                f"{str(self.path)!r}: {len(parts)} demonstrations of an interrupted run are discarded, "
-                f"because they were written with other settings: {_changes(found, described)}",
-                file=sys.stderr,
-            )
-
-    def __enter__(self) -> RobomimicWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._claim:
-            if kind is None:
-                self.close()
-            elif not self.count:  # no demonstration to continue from
-                shutil.rmtree(self._parts)
-
-    def _part(self, index: int) -> Path:
-        return self._parts / f"demo_{index}.hdf5"
-
-    def add(self, episode: Episode) -> None:
-        """Append one episode; images are compressed without loss, one chunk per frame."""
-        require_flat([*episode.images, *episode.proprioception])
-        if self._goes_on:
-            self._compare_renderers(self.attributes.get(RENDERER), episode.attributes.get(RENDERER))
-            self._goes_on = False
-        part = self._part(self.count)
-        partial = part.with_suffix(".partial")
-        with h5py.File(partial, "w") as file:
-            _write_episode(file.create_group("demo"), episode)
-        sync_and_rename(partial, part)
-        self.count += 1
-        self.attributes = episode.attributes
-
-    def _compare_renderers(self, former: str | None, now: str | None) -> None:
-        if None not in (former, now) and former != now:
-            print(
-                f"{str(self.path)!r}: the demonstrations of an interrupted run were rendered by {former}, "
-                f"the following ones by {now}; pixels may differ, mostly by up to 2 of 255; each demonstration records "
-                "its own renderer",
-                file=sys.stderr,
-            )
-
-    def close(self, validation_fraction: float = 0.1) -> None:
-        """Join the parts, add totals and train/valid masks, and rename the file once it is on disk."""
-        partial = self.path.with_name(self.path.name + ".partial")
-        names = [f"demo_{index}" for index in range(self.count)]
-        with h5py.File(partial, "w") as file:
-            data = file.create_group("data")
-            data.attrs["env_args"] = self._env_args
-            if self._fps is not None:
-                data.attrs["fps"] = self._fps
-            for index, name in enumerate(names):
-                with h5py.File(self._part(index), "r") as part:
-                    part.copy("demo", data, name)  # copies compressed chunks without recompressing them
-            data.attrs["total"] = sum(int(data[name].attrs["num_samples"]) for name in names)
-            held_out = round(len(names) * validation_fraction)
-            mask = file.create_group("mask")
-            mask["train"] = np.array(names[: len(names) - held_out], dtype="S")
-            mask["valid"] = np.array(names[len(names) - held_out :], dtype="S")
-        sync_and_rename(partial, self.path)
-        shutil.rmtree(self._parts)
-
-
-def _changes(found: str, described: str) -> str:
-    """Describe how two contents of `identity.json` differ."""
-    try:
-        former, now = (dict(zip(("env_args", "origin"), json.loads(text), strict=True)) for text in (found, described))
-    except (ValueError, TypeError):
-        return "the old settings are not recorded"
-    shown = [f"{name} is {new!r}, was {old!r}" for name, old, new in differences(former, now)]
-    return "; ".join(shorten(text, 120) for text in shown[:4]) + ("; …" if len(shown) > 4 else "")
-
-
 def _rows(source: h5py.Dataset) -> np.ndarray:
     rows = np.empty(source.shape, source.dtype)
     read_rows(source, 0, rows)
     return rows
-
-
-def _write_episode(group: h5py.Group, episode: Episode) -> None:
-    length = len(episode)
-    for key, value in episode.attributes.items():
-        if key != "success":
-            group.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
-    group.attrs["num_samples"] = length
-    # Without the attribute, success was assumed because the source does not record it: do not store an assumption.
-    if "success" in episode.attributes or not episode.success:
-        group.attrs["success"] = bool(episode.success)
-    if episode.model_file is not None:
-        group.attrs["model_file"] = episode.model_file
-    group["actions"] = episode.actions.astype(np.float64)
-    if episode.states is not None:
-        group["states"] = episode.states
-    if episode.rewards is not None:
-        group["rewards"] = episode.rewards
-    group["dones"] = np.arange(length) == length - 1
-    observations = group.create_group("obs")
-    for key, values in episode.proprioception.items():
-        observations[key] = values
-    for camera, images in episode.images.items():
-        write_rows(observations, camera + _IMAGE, images)
