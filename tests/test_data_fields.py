@@ -322,3 +322,43 @@ def test_rewards_of_minari_and_lerobot_that_are_not_sound_are_left_out(tmp_path)
         with open_dataset(path) as dataset:
             assert dataset.episode(1).rewards is None
             assert list(dataset.unread) == [("episode_1", "rewards")]
+
+
+def test_a_lerobot_folder_goes_without_what_one_demonstration_lacks(tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+
+    def change(file):
+        for demo, extra in (("demo_0", 0), ("demo_1", 1)):
+            file[f"data/{demo}/states"] = np.zeros((LENGTH + extra, 9))
+            file[f"data/{demo}/rewards"] = np.zeros(LENGTH)
+
+    convert_dataset(robomimic(tmp_path, change), tmp_path / "copy", video=False)
+    told = capsys.readouterr().err
+    assert "not copied: states of demo_1 ('states' has 7 steps" in told
+    assert "not copied: states of the others" in told
+    with open_dataset(tmp_path / "copy") as copy:
+        episodes = [copy.episode(index) for index in range(2)]
+    assert [episode.states for episode in episodes] == [None, None]
+    assert all(len(episode.rewards) == LENGTH for episode in episodes)
+
+
+def test_rewards_that_lerobot_describes_but_does_not_hold_are_left_out(tmp_path):
+    path = lerobot(tmp_path, "unused", 1.0, "float32")
+    info = json.loads((path / "meta/info.json").read_text())
+    info["features"]["next.reward"] = {"dtype": "float32", "shape": [1], "names": None}
+    (path / "meta/info.json").write_text(json.dumps(info))
+    with open_dataset(path) as dataset:
+        assert dataset.episode(1).rewards is None
+        assert dataset.unread == {("episode_1", "rewards"): "field 'next.reward' is missing in file-000.parquet"}
+
+
+@pytest.mark.parametrize("shape", [(4,), (3,)], ids=str)
+def test_pictures_of_lerobot_have_three_or_four_channels(shape, tmp_path):
+    path = EXAMPLES["lerobot"].copy(tmp_path)
+    info = json.loads((path / "meta/info.json").read_text())
+    feature = info["features"]["observation.images.wrist"]
+    feature["shape"] = [*feature["shape"][:2], *shape]
+    (path / "meta/info.json").write_text(json.dumps(info))
+    with open_dataset(path) as dataset, open_dataset(EXAMPLES["lerobot"].path) as original:
+        images = [found.episode(0, cameras=["wrist"]).images["wrist"] for found in (dataset, original)]
+        np.testing.assert_array_equal(*images)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from s2robot.data import open_dataset
+from s2robot.data.base import DemonstrationDataset
 from s2robot.data.fields import refuse_discrete_actions
 from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.robomimic import RobomimicWriter
@@ -60,6 +63,7 @@ def convert_dataset(
         # The copy would hold choices as floating-point numbers, which nothing could tell from quantities.
         refuse_discrete_actions(source)
         keys = source.select_proprioception(proprioception)
+        dropped: dict[str, Any] = {}
         writer: RobomimicWriter | LeRobotWriter
         if to_robomimic:
             origin = source.fingerprint() + ("" if proprioception is None else json.dumps(keys))
@@ -67,6 +71,7 @@ def convert_dataset(
         else:
             if proprioception is None:
                 keys = source.seen_by_default()
+            dropped = _unsound(source)
             rate = fps or max(1, round(source.fps or _FPS))
             writer = LeRobotWriter(out, fps=rate, env_args=source.env_args, video=video)
         with writer:
@@ -74,10 +79,25 @@ def convert_dataset(
             done = writer.count if isinstance(writer, RobomimicWriter) else 0
             left = range(done, len(source))
             for index in tqdm(left, initial=done, total=len(source), unit="demo", desc="converting"):
-                writer.add(source.episode(index, proprioception=keys))
-        copied = set(keys)
-        told = {name: why for name, why in source.left_out().items() if name not in copied}
-        told |= {f"{field} of {demo}": why for (demo, field), why in source.unread.items()}
-        for name, why in told.items():
-            print(f"{str(path)!r}: not copied: {name} ({why})", file=sys.stderr)
+                writer.add(dataclasses.replace(source.episode(index, proprioception=keys), **dropped))
+        _tell(source, keys, dropped)
         return len(source)
+
+
+def _unsound(source: DemonstrationDataset) -> dict[str, Any]:
+    """Return None for each of `states` and `rewards` that is unsound in any demonstration.
+
+    All demonstrations of a LeRobot folder have the same fields, so the others must go without them too.
+    """
+    for index in range(len(source)):
+        source.episode(index, cameras=[], proprioception=[])
+    return {field: None for _, field in source.unread}
+
+
+def _tell(source: DemonstrationDataset, keys: list[str], dropped: dict[str, Any]) -> None:
+    """Name what was not copied, and why, on stderr."""
+    told = {name: why for name, why in source.left_out().items() if name not in keys}
+    told |= {f"{field} of {demo}": why for (demo, field), why in source.unread.items()}
+    told |= {f"{field} of the others": "a LeRobot folder has the same fields in all episodes" for field in dropped}
+    for name, why in told.items():
+        print(f"{str(source.path)!r}: not copied: {name} ({why})", file=sys.stderr)

@@ -123,7 +123,13 @@ class LeRobotDataset(DemonstrationDataset):
         vectors = dict.fromkeys(self._keys[name][0] for name in proprioception)
         columns = [ACTION, *optional, *pictures, *vectors]
         with self.reading(path, demo):
-            missing = set(columns) - set(self._parquet.read_schema(path).names)
+            stored = self._parquet.read_schema(path).names
+            for key, field in ((REWARD, "rewards"), (STATES, "states")):  # not needed for training
+                if key in columns and key not in stored:
+                    columns.remove(key)
+                    optional.remove(key)
+                    self.unread[demo, field] = f"field {key!r} is missing in {path.name}"
+            missing = set(columns) - set(stored)
             if missing:
                 raise self.error(f"field {min(missing)!r} is missing in {path.name}", demo)
             table = self._parquet.read_table(
