@@ -321,6 +321,37 @@ def test_parts_of_vectors_can_be_named():
     env.close()
 
 
+class Scanning(Corridor):
+    """Sees a depth map of two axes too, and a small matrix."""
+
+    def __init__(self):
+        super().__init__("rgb_array")
+        self.further = {"distances": (64, 64), "wide": (8, 9), "inertia": (3, 3)}
+        boxes = {name: spaces.Box(0, 1, shape, np.float32) for name, shape in self.further.items()}
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, **boxes})
+
+    def _observe(self):
+        further = {name: np.ones(shape, np.float32) for name, shape in self.further.items()}
+        return {**super()._observe(), **further}
+
+
+def test_maps_are_proprioception_only_if_they_are_asked_for():
+    env = GymnasiumEnv(Scanning(), horizon=5, image_size=8)
+    assert set(env.proprioception) == {"where", "inertia"}
+    env = GymnasiumEnv(Scanning(), horizon=5, image_size=8, options={"proprioception": ["wide"]})
+    assert env.reset(seed=0)[0]["wide"].tolist() == [1.0] * 72
+    env = GymnasiumEnv(Scanning(), horizon=5, cameras=(), options={"proprioception": {"place": ["where"]}})
+    assert env.reset(seed=0)[0]["place"].shape == (2,)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.MultiDiscrete([3, 3]), spaces.MultiBinary(2)], ids=str)
+def test_discrete_actions_are_refused(space):
+    env = Corridor("rgb_array")
+    env.action_space = space
+    with pytest.raises(EnvConfigError, match=r"has actions .*; valid: a Box with finite bounds"):
+        GymnasiumEnv(env, horizon=5, image_size=8)
+
+
 def test_an_environment_object_takes_further_cameras():
     env = GymnasiumEnv(
         Corridor(),
@@ -347,6 +378,10 @@ def test_an_environment_object_takes_further_cameras():
         ({"task": "gym:Corridor-v0", "variant": {"distractors": 2}}, "variant does not apply to gym:Corridor-v0"),
         ({"task": "gym:Corridor-v0", "gym": {"sucess": "x"}}, "unknown gym option 'sucess'; did you mean 'success'"),
         ({"task": "gym:Corridor-v0", "gym": {"proprioception": ["wher"]}}, "vector in the observation of .*'where'"),
+        (
+            {"task": "gym:Corridor-v0", "gym": {"proprioception": {"place": ["where", "0"]}}},
+            r"'place' is \['where', '0'\]; valid: a key, start and end",
+        ),
         ({"task": "gym:Corridor-v0", "gym": {"kwargs": {"limits": [-1, np.inf]}}}, "a Box with finite bounds"),
         ({"task": "gym:Corridor-v0", "gym": {"kwargs": {"colour": 1}}}, "gymnasium cannot make .*Corridor-v0"),
         ({"task": "Lift", "gym": {"success": "x"}}, "gym options .* do not apply to Lift"),

@@ -29,8 +29,9 @@ class GymOptions:
         kwargs: arguments of `gymnasium.make`.
         success: entry of `info` that is true on success, a boolean or a number 0 or 1; `terminated` if reaching the
             goal ends the episode; None for the first of `is_success` and `success` that `info` has.
-        proprioception: keys observed in addition to the cameras; None for every vector of the observation. A mapping
-            gives new names to parts of vectors: `{"hand": ["observation", 0, 3]}`.
+        proprioception: keys observed in addition to the cameras; None for every vector of the observation, without
+            matrices of 8 x 8 numbers and more. A mapping gives new names to vectors or to parts of them:
+            `{"hand": ["observation", 0, 3]}`.
     """
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from s2robot_envs.foreign import (
     verdict,
     version,
 )
-from s2robot_envs.pictures import fit_square, is_picture, leaves, turned_upright, upright_picture
+from s2robot_envs.pictures import fit_square, is_map, is_picture, leaves, turned_upright, upright_picture
 from s2robot_envs.rendering import OffscreenRenderer, load_triton_first
 from s2robot_envs.settings import EnvSettings
 
@@ -125,13 +125,15 @@ class GymnasiumEnv(ImageEnv):
         vectors = [key for key, (space, _) in self._leaves.items() if not is_picture(space) and len(space.shape) <= 2]
         asked = self.options.proprioception
         if asked is None:
-            return {key: (key, slice(None)) for key in vectors}
+            return {key: (key, slice(None)) for key in vectors if not is_map(self._leaves[key][0])}
         parts = {}
         for name in asked:
             key, *bounds = asked[name] if isinstance(asked, Mapping) else [name]
             if key not in vectors:
                 raise EnvConfigError(unknown_name(f"vector in the observation of {self.name}", key, vectors))
-            parts[name] = (key, slice(*bounds))
+            if len(bounds) > 3 or not all(bound is None or isinstance(bound, int) for bound in bounds):
+                raise EnvConfigError(f"gym.proprioception: {name!r} is {[key, *bounds]!r}; valid: a key, start and end")
+            parts[name] = (key, slice(*bounds) if bounds else slice(None))
         return parts
 
     # What `ImageEnv` asks for -----------------------------------------------------------------------------------

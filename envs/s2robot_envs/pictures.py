@@ -40,6 +40,11 @@ def is_picture(space: spaces.Box) -> bool:
     return space.shape[2] in _CHANNELS or space.shape[0] in _CHANNELS
 
 
+def is_map(space: spaces.Box) -> bool:
+    """Return whether a space of two axes has the sides of an image, such as a depth map of floating-point numbers."""
+    return len(space.shape) == 2 and min(space.shape) >= _SMALLEST
+
+
 def upright_picture(frame: Any) -> np.ndarray:
     """Convert an image of any layout that `is_picture` accepts to uint8 [H, W, 3].
 
