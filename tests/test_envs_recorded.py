@@ -5,10 +5,15 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
+from s2robot_envs import make_env
 from s2robot_envs.errors import EnvConfigError
-from s2robot_envs.recorded import differences, unrecorded
+from s2robot_envs.experts import make_expert
+from s2robot_envs.recorded import differences, recorded_settings, unrecorded
+from s2robot_envs.settings import ROBOT_SETTINGS
+from s2robot_envs.tasks import get_task
 
 pytestmark = pytest.mark.sim
 
@@ -42,7 +47,6 @@ def recorded_by(name):
 @pytest.fixture(scope="module")
 def ours():
     from s2robot_envs.simulator import robosuite_kwargs
-    from s2robot_envs.tasks import get_task
 
     return {"env_name": "Lift", "type": 1, "env_kwargs": robosuite_kwargs(get_task("Lift"), 150)}
 
@@ -150,3 +154,56 @@ def test_what_is_not_recorded_is_named():
     del recorded["env_kwargs"]["control_freq"]
     assert unrecorded(recorded) == ["control_freq"]
     assert unrecorded({"env_name": "Lift"}) == ["robots", "controller_configs", "control_freq"]
+
+
+@pytest.mark.parametrize("name", ["robomimic_lift.hdf5", "robosuite_1_4_lift.hdf5"])
+def test_our_own_environment_needs_no_further_settings(name):
+    assert recorded_settings(recorded_by(name), get_task("Lift")) == {}
+
+
+def test_what_is_recorded_becomes_settings_and_no_more():
+    slow = robosuite_1_4(control_freq=10, gripper_types="RethinkGripper", reward_shaping=True)
+    expected = {"control_freq": 10, "robosuite": {"gripper_types": "RethinkGripper"}}
+    assert recorded_settings(slow, get_task("Lift")) == expected
+    (controller,) = recorded_settings(robosuite_1_4({**CONTROLLER, "kp": 300}), get_task("Lift"))["controller"]
+    arm = controller["body_parts"]["right"]
+    assert (arm["kp"], arm["input_type"], arm["input_ref_frame"]) == (300, "delta", "world")
+
+
+def test_an_environment_with_another_controller_and_frequency_is_described_and_made_again():
+    env = make_env("Lift", cameras=(), controller="OSC_POSITION", control_freq=10)
+    described = json.loads(json.dumps(env.env_args()))
+    assert env.action_space.shape == (4,)
+    env.close()
+    assert described["env_kwargs"]["control_freq"] == described["s2robot"]["control_freq"] == 10
+    again = make_env(**described["s2robot"])
+    assert again.env_args() == described
+    again.reset(seed=0)
+    before = again.state()[0]
+    again.step(np.zeros(4, np.float32))
+    assert again.state()[0] - before == pytest.approx(0.1)
+    with pytest.raises(EnvConfigError, match="experts move a Panda by robosuite's own controller"):
+        expert = make_expert("Lift")
+        expert.reset(again)
+        expert.act()
+    again.close()
+
+
+def test_plain_environments_are_described_as_before():
+    env = make_env("Lift", cameras=())
+    assert not env.env_args()["s2robot"].keys() & set(ROBOT_SETTINGS)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("Lift", {"controller": "OSC_POES"}, "controller 'OSC_POES' is not a controller of robosuite"),
+        ("Lift", {"controller": ["OSC_POSE"] * 2}, "controller has 2 entries for 1 robots"),
+        ("Lift", {"robots": "Pnada"}, "robosuite cannot make Lift with {'robots': 'Pnada'}"),
+        ("gym:CartPole-v1", {"control_freq": 10}, "control_freq does not apply to gym:CartPole-v1"),
+    ],
+)
+def test_impossible_robots_and_controllers_are_one_clear_error(task, settings, message):
+    with pytest.raises(EnvConfigError, match=message):
+        make_env(task, cameras=(), **settings)

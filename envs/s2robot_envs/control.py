@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from s2robot_envs.errors import EnvConfigError
+
 if TYPE_CHECKING:
     from s2robot_envs.robosuite_env import RobosuiteEnv
 
@@ -61,9 +63,17 @@ class RobotArm:
     Args:
         env: the environment.
         robot: index of the arm's robot.
+
+    Raises:
+        EnvConfigError: the environment has other robots, another controller or control frequency.
     """
 
     def __init__(self, env: RobosuiteEnv, robot: int = 0) -> None:
+        if env.robot_settings.chosen():
+            raise EnvConfigError(
+                "the scripted experts move a Panda by robosuite's own controller, 20 times per second; "
+                f"they cannot move {env.task.name} with {env.robot_settings.chosen()}"
+            )
         self._data = env.simulator.sim.data
         self._robot = env.simulator.robots[robot]
         self._site = self._robot.eef_site_id["right"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from s2robot_envs.errors import EnvConfigError, unknown_name
 from s2robot_envs.registry import import_from
-from s2robot_envs.settings import EnvSettings
+from s2robot_envs.settings import ROBOT_SETTINGS, EnvSettings
 from s2robot_envs.variants import Variant
 
 if TYPE_CHECKING:
@@ -43,7 +43,18 @@ def make_plain(task: str, settings: EnvSettings) -> ImageEnv:
     Raises:
         EnvConfigError: the family or task is unknown, or a setting does not apply to it.
     """
-    return import_from(FAMILIES[family_of(task)])(task, settings)
+    family = family_of(task)
+    if family != DEFAULT:
+        settings = _without_robots(task, settings)
+    return import_from(FAMILIES[family])(task, settings)
+
+
+def _without_robots(task: str, settings: EnvSettings) -> EnvSettings:
+    others: dict[str, Any] = dict(settings)
+    for name in ROBOT_SETTINGS:
+        if others.pop(name, None) is not None:
+            raise EnvConfigError(f"{name} does not apply to {task}: it is a setting of robosuite's tasks")
+    return cast(EnvSettings, others)
 
 
 def refuse_variant(task: str, settings: EnvSettings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from s2robot_envs import simulator
+from s2robot_envs.controllers import composite_controller, version_here
 from s2robot_envs.errors import EnvConfigError
-from s2robot_envs.tasks import CONTROL_FREQUENCY
+from s2robot_envs.tasks import CONTROL_FREQUENCY, TaskSpec
 
 ROBOSUITE = 1  # robomimic's EnvType.ROBOSUITE_TYPE
 
@@ -66,6 +66,39 @@ def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[st
     return [f"{name}: recorded {_shown(theirs, name)}, here {_shown(mine, name)}" for name in names]
 
 
+def recorded_settings(env_args: Mapping[str, Any], spec: TaskSpec) -> dict[str, Any]:
+    """Return the settings of `make_env` for a recorded environment of robosuite; empty if they are the task's own.
+
+    Raises:
+        EnvConfigError: a recorded controller is not one of robosuite 1.5.
+    """
+    found: dict[str, Any] = {}
+    recorded = motion(env_args)
+    missing = unrecorded(env_args)
+    own = {"robots": [simulator.ROBOT] * spec.num_robots, "control_freq": CONTROL_FREQUENCY}
+    for name, value in own.items():
+        if name not in missing and not _same(recorded[name], value):
+            found[name] = recorded[name]
+    if "controller_configs" not in missing:
+        robots = recorded["robots"]
+        mine = motion({**env_args, "env_kwargs": {"robots": robots, "controller_configs": [None] * len(robots)}})
+        names = {name for name in {**recorded, **mine} if name.startswith("controller_configs")}
+        if not all(_same(recorded.get(name), mine.get(name)) for name in names):
+            configs = _per_robot(env_args["env_kwargs"]["controller_configs"], len(robots))
+            version = env_args.get("env_version")
+            found["controller"] = [
+                composite_controller(config, robot, version) for config, robot in zip(configs, robots, strict=True)
+            ]
+    further = {
+        name: value
+        for name, value in recorded.items()
+        if name not in own
+        and not name.startswith("controller_configs")
+        and not _same(value, spec.robosuite_kwargs.get(name))
+    }
+    return {**found, **({"robosuite": further} if further else {})}
+
+
 def unrecorded(env_args: Mapping[str, Any]) -> list[str]:
     """Return those of `robots`, `controller_configs` and `control_freq` that the description does not record."""
     kwargs = env_args.get("env_kwargs") or {}
@@ -78,6 +111,7 @@ def motion(env_args: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         EnvConfigError: a recorded controller is not one of robosuite 1.5.
     """
+    simulator.import_robosuite()
     kwargs = {_FORMER_NAMES.get(name, name): value for name, value in (env_args.get("env_kwargs") or {}).items()}
     robots = _per_robot(kwargs.pop("robots", None) or "Panda", None)
     controllers = _per_robot(kwargs.pop("controller_configs", None), len(robots))
@@ -92,59 +126,6 @@ def motion(env_args: Mapping[str, Any]) -> dict[str, Any]:
     if flat.get("env_configuration") == "opposed" and len(robots) == 2:
         del flat["env_configuration"]  # robosuite's default for two robots
     return flat
-
-
-def composite_controller(config: Any, robot: str, version: str | None = None) -> dict[str, Any]:
-    """Convert a controller's description to the form of robosuite 1.5.
-
-    Args:
-        config: a composite controller of robosuite 1.5, the one controller of an arm of robosuite 1.4, the name of a
-            composite controller, or None for the robot's own.
-        robot: robosuite's name of the robot.
-        version: version of robosuite that wrote it, if known.
-
-    Raises:
-        EnvConfigError: robosuite 1.5 has no such controller.
-    """
-    simulator.import_robosuite()
-    from robosuite.controllers import load_composite_controller_config
-    from robosuite.controllers.composite.composite_controller_factory import (
-        is_part_controller_config,
-        refactor_composite_controller_config,
-    )
-
-    if config is None or isinstance(config, str):
-        try:
-            return load_composite_controller_config(controller=config, robot=robot)
-        except (AssertionError, FileNotFoundError) as error:
-            raise EnvConfigError(f"controller {config!r} is not one of robosuite {_version()}: {error}") from error
-    if isinstance(config, Mapping) and is_part_controller_config(dict(config)):
-        part = _of_robosuite_1_4(config) if _is_1_4(config, version) else dict(config)
-        return refactor_composite_controller_config(part, robot, ["right"])
-    if not isinstance(config, Mapping) or not isinstance(config.get("body_parts"), Mapping):
-        said = config.get("type") if isinstance(config, Mapping) else config
-        raise EnvConfigError(f"controller {said!r} is not a controller of robosuite {_version()}")
-    found = copy.deepcopy(dict(config))
-    parts = dict(found["body_parts"])
-    found["body_parts"] = {**parts.pop("arms", {}), **parts}
-    return found
-
-
-def _is_1_4(part: Mapping[str, Any], version: str | None) -> bool:
-    if "input_type" in part or "input_ref_frame" in part:
-        return False
-    return "control_delta" in part or (version is not None and re.match(r"0\.|1\.[0-4](\.|$)", version) is not None)
-
-
-def _of_robosuite_1_4(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the settings of a 1.4 controller as in 1.5, which silently ignores the former names."""
-    part = dict(part)
-    delta = part.pop("control_delta", True)
-    if part["type"] == "IK_POSE":
-        raise EnvConfigError(f"controller IK_POSE of robosuite 1.4 differs from IK_POSE of robosuite {_version()}")
-    if part["type"].startswith("OSC"):
-        part |= {"input_type": "delta" if delta else "absolute", "input_ref_frame": "world"}
-    return part
 
 
 def _controller(config: Mapping[str, Any], num_robots: int) -> dict[str, Any]:
@@ -172,6 +153,8 @@ def _part(part: Mapping[str, Any], num_robots: int) -> dict[str, Any]:
     if kind.startswith("OSC") and values["input_type"] == "absolute":
         for name in ("input_max", "input_min", "output_max", "output_min"):
             del values[name]
+    if kind == "JOINT_VELOCITY" and not isinstance(values["kp"], list):
+        values["kp"] = f"{values['kp']} times the range of the actuator"  # unlike a list, which is taken as it is
     gripper = part.get("gripper") or {}
     return {"type": kind, **values, "gripper": {"type": "GRIP", "use_action_scaling": True, **gripper}}
 
@@ -191,7 +174,7 @@ def _controller_defaults(kind: str) -> dict[str, Any]:
 
         classes[kind] = InverseKinematicsController
     if kind not in classes:
-        raise EnvConfigError(f"controller {kind!r} is not one that robosuite {_version()} has for an arm")
+        raise EnvConfigError(f"controller {kind!r} is not one that robosuite {version_here()} has for an arm")
     return {
         name: parameter.default
         for name, parameter in inspect.signature(classes[kind]).parameters.items()
@@ -245,7 +228,3 @@ def _alone(value: Any) -> Any:
 
 def _shown(values: Mapping[str, Any], name: str) -> str:
     return repr(values[name]) if name in values else "nothing"
-
-
-def _version() -> str:
-    return str(simulator.import_robosuite().__version__)

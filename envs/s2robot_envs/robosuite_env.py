@@ -53,6 +53,10 @@ class RobosuiteEnv(ImageEnv):
         render_profile: str = "fast",
         horizon: int | None = None,
         variant: Variant | Mapping[str, Any] | None = None,
+        robots: str | Sequence[str] | None = None,
+        controller: str | Mapping[str, Any] | Sequence[Any] | None = None,
+        control_freq: float | None = None,
+        robosuite: Mapping[str, Any] | None = None,
         render_mode: str | None = "rgb_array",
     ) -> None:
         self.task = get_task(task)
@@ -66,7 +70,9 @@ class RobosuiteEnv(ImageEnv):
         )
         self.variant = Variant.parse(variant)
         self.variant.check(self.task)
-        self.simulator = simulator.build_robosuite(self.task, self.horizon, self.variant)
+        self.robot_settings = simulator.RobotSettings(robots, controller, control_freq, robosuite)
+        self.metadata = {**self.metadata, "render_fps": self.robot_settings.frequency()}
+        self.simulator = simulator.build_robosuite(self.task, self.horizon, self.variant, self.robot_settings)
         self._scene = Scene(self.simulator, self.task, self.variant)
         self._renderer: OffscreenRenderer | None = None
         self.available_cameras = tuple(self.simulator.sim.model.camera_names)
@@ -149,7 +155,7 @@ class RobosuiteEnv(ImageEnv):
             "env_version": simulator.import_robosuite().__version__,
             "type": 1,  # robomimic's EnvType.ROBOSUITE_TYPE
             "env_kwargs": {
-                **simulator.robosuite_kwargs(self.task, self.horizon),
+                **simulator.robosuite_kwargs(self.task, self.horizon, self.robot_settings),
                 "has_renderer": False,
                 "has_offscreen_renderer": bool(cameras),
                 "use_camera_obs": bool(cameras),
@@ -163,6 +169,7 @@ class RobosuiteEnv(ImageEnv):
                 "render_profile": self.render_profile,
                 "horizon": self.horizon,
                 "variant": self.variant.options(),
+                **self.robot_settings.chosen(),
             },
         }
 

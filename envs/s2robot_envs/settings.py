@@ -8,6 +8,8 @@ from typing import Any, TypedDict
 from s2robot_envs.errors import EnvConfigError, unknown_name
 from s2robot_envs.variants import Variant
 
+ROBOT_SETTINGS = ("robots", "controller", "control_freq", "robosuite")  # of robosuite's tasks only
+
 
 class EnvSettings(TypedDict, total=False):
     """Keyword arguments of `make_env` and `make_vector_env`; `collect` and `replay` take them as a mapping.
@@ -30,6 +32,10 @@ class EnvSettings(TypedDict, total=False):
     render_profile: str
     horizon: int | None
     variant: Variant | Mapping[str, Any] | None
+    robots: str | Sequence[str] | None
+    controller: str | Mapping[str, Any] | Sequence[Any] | None
+    control_freq: float | None
+    robosuite: Mapping[str, Any] | None
     gym: Mapping[str, Any] | None
     observation_steps: int | None
     action_steps: int | None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib
 import logging
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from s2robot_envs.errors import EnvConfigError, RenderingError
 from s2robot_envs.rendering import ensure_gl_backend
+from s2robot_envs.settings import ROBOT_SETTINGS
 from s2robot_envs.tasks import CONTROL_FREQUENCY, ROBOT, TaskSpec
 from s2robot_envs.variants import Variant
 
@@ -42,41 +44,87 @@ def import_robosuite() -> ModuleType:
     return robosuite
 
 
-def robosuite_kwargs(spec: TaskSpec, horizon: int) -> dict[str, Any]:
-    """Return the arguments of `robosuite.make` for a task, without cameras, as plain JSON values."""
-    import_robosuite()
-    from robosuite.controllers import load_composite_controller_config
+@dataclass(frozen=True)
+class RobotSettings:
+    """What moves, and how: the settings of `EnvSettings` of the same names."""
 
-    controller = load_composite_controller_config(robot=ROBOT)
+    robots: str | Sequence[str] | None = None
+    controller: str | Mapping[str, Any] | Sequence[Any] | None = None
+    control_freq: float | None = None
+    robosuite: Mapping[str, Any] | None = None
+
+    def chosen(self) -> dict[str, Any]:
+        """The settings that are not the task's own, JSON-able."""
+        named = {name: getattr(self, name) for name in ROBOT_SETTINGS}
+        return {name: _plain(value) for name, value in named.items() if value is not None}
+
+    def frequency(self) -> float:
+        """Actions per second."""
+        return CONTROL_FREQUENCY if self.control_freq is None else self.control_freq
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def robosuite_kwargs(spec: TaskSpec, horizon: int, settings: RobotSettings | None = None) -> dict[str, Any]:
+    """Arguments of `robosuite.make` for a task, without its cameras; plain JSON values.
+
+    Raises:
+        EnvConfigError: robosuite has no such controller, or there are not as many controllers as robots.
+    """
+    import_robosuite()
+    from s2robot_envs.controllers import composite_controller
+
+    settings = settings or RobotSettings()
+    robots = ROBOT if settings.robots is None else settings.robots
+    robots = [robots] * spec.num_robots if isinstance(robots, str) else list(robots)
+    given = settings.controller
+    controllers = list(given) if isinstance(given, list | tuple) else [given] * len(robots)
+    if len(controllers) != len(robots):
+        raise EnvConfigError(f"controller has {len(controllers)} entries for {len(robots)} robots {robots}")
     return {
-        "robots": [ROBOT] * spec.num_robots,
-        "controller_configs": [copy.deepcopy(controller) for _ in range(spec.num_robots)],
-        "control_freq": CONTROL_FREQUENCY,
+        "robots": robots,
+        "controller_configs": [
+            composite_controller(controller, robot) for controller, robot in zip(controllers, robots, strict=True)
+        ],
+        "control_freq": settings.frequency(),
         "horizon": horizon,
         "ignore_done": True,
         "reward_shaping": False,
         "use_object_obs": True,
         **spec.robosuite_kwargs,
+        **_plain(settings.robosuite or {}),
     }
 
 
-def build_robosuite(spec: TaskSpec, horizon: int, variant: Variant) -> Any:
+def build_robosuite(spec: TaskSpec, horizon: int, variant: Variant, settings: RobotSettings | None = None) -> Any:
     """Construct the robosuite environment without cameras, renderer or active observables.
 
     Resets are soft (`hard_reset=False`): the model is loaded once. With the same model, a soft reset starts the same
     trajectory as a hard one, bit for bit, and takes 2 ms instead of 200 (1500 with a render context). The changes that
     a variant makes in every episode are applied by `Scene`.
     """
-    env = import_robosuite().make(
-        _import_environment(spec),
-        has_renderer=False,
-        has_offscreen_renderer=False,
-        use_camera_obs=False,
-        renderer="mujoco",
-        hard_reset=False,
-        seed=MODEL_SEED,
-        **robosuite_kwargs(spec, horizon),
-    )
+    kwargs = robosuite_kwargs(spec, horizon, settings)
+    try:
+        env = import_robosuite().make(
+            _import_environment(spec),
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            use_camera_obs=False,
+            renderer="mujoco",
+            hard_reset=False,
+            seed=MODEL_SEED,
+            **kwargs,
+        )
+    except Exception as error:  # robosuite asserts, or looks names up in dictionaries
+        if settings is None or not settings.chosen():
+            raise
+        raise EnvConfigError(
+            f"robosuite cannot make {spec.name} with {settings.chosen()} ({type(error).__name__}: {error})"
+        ) from error
     if variant.edits_model():
         env.set_xml_processor(lambda xml: variant.edit_model(xml, spec))
         env.placement_initializer, env.rng = None, np.random.default_rng(MODEL_SEED)  # as when the model first loaded

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from s2robot.cli.recorded import require_recorded_environment, with_control_frequency
+from s2robot.cli.recorded import rebuilding_settings, require_recorded_environment, with_control_frequency
 from s2robot.config import CollectConfig, RenderConfig
 from s2robot.data.appearance import ATTRIBUTE as LOOK
 from s2robot.data.appearance import look_of
@@ -103,6 +103,7 @@ def render_demonstrations(config: RenderConfig) -> None:
         if not task:
             raise dataset.error("records no environment (env_args), so no simulator can replay it")
         kwargs = {
+            **rebuilding_settings(env_args, task),
             **recorded,
             "task": task,
             "cameras": config.cameras or recorded.get("cameras"),

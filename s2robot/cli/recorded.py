@@ -30,6 +30,22 @@ def with_control_frequency(dataset: DemonstrationDataset) -> dict[str, Any]:
     return {**env_args, "env_kwargs": {**kwargs, "control_freq": frequency}}
 
 
+def rebuilding_settings(env_args: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Settings of `make_env` for the recorded robots, controllers and control frequency.
+
+    Empty where they are ours, and for other environments than robosuite's.
+
+    Raises:
+        S2RobotEnvError: unknown task, or a recorded controller is not one of robosuite 1.5.
+    """
+    from s2robot_envs.recorded import ROBOSUITE, recorded_settings
+    from s2robot_envs.tasks import get_task
+
+    if ":" in task or env_args.get("type", ROBOSUITE) != ROBOSUITE:
+        return {}
+    return recorded_settings(env_args, get_task(task))
+
+
 def require_recorded_environment(
     dataset: DemonstrationDataset, recorded: Mapping[str, Any], ours: Mapping[str, Any], action_width: int
 ) -> None:
