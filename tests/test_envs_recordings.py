@@ -2,19 +2,22 @@
 
 import copy
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from helpers import ENVIRONMENT, make_episode
 from scipy.spatial.transform import Rotation
 
 from s2robot.cli import main
-from s2robot.data import open_dataset
+from s2robot.data import RobomimicWriter, open_dataset
 from s2robot_envs import make_env
 from s2robot_envs.replay import load_model
 
 pytestmark = pytest.mark.sim
 
+OLD = Path(__file__).parent / "data" / "robosuite_1_4_lift.hdf5"
 STEPS = 16
 
 
@@ -142,3 +145,15 @@ def test_a_controller_of_robosuite_1_4_is_rebuilt_in_the_words_of_1_5(tmp_path):
     env.close()
     assert moved > 0.02
     assert apart < 1e-3
+
+
+def test_training_refuses_a_dataset_that_would_be_evaluated_with_another_controller(tmp_path, capsys):
+    """As `render` wrote them once: our own settings over what was recorded."""
+    with h5py.File(OLD) as file:
+        recorded = json.loads(file["data"].attrs["env_args"])
+    recorded["env_kwargs"]["controller_configs"]["output_max"] = 0.02
+    with RobomimicWriter(tmp_path / "demos.hdf5", {**recorded, "s2robot": ENVIRONMENT}) as writer:
+        writer.add(make_episode(4, 0))
+    assert main(["train", f"dataset={tmp_path}/demos.hdf5", f"output={tmp_path}/run"]) == 2
+    assert "right output_max: recorded 0.02, here [0.05, 0.05, 0.05, 0.5, 0.5, 0.5]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
 
 
@@ -76,6 +78,35 @@ def require_recorded_environment(
         raise dataset.error(
             f"was recorded in another environment than this version of s2robot can make. {'; '.join(found)}"
         )
+
+
+def require_evaluable_as_recorded(path: str) -> None:
+    """Refuse a dataset whose `s2robot` settings, which evaluation uses, make another environment than it records.
+
+    Nothing is checked without robosuite, or if the task is not known here.
+
+    Raises:
+        DatasetError: names every difference, with the recorded value and ours.
+    """
+    if importlib.util.find_spec("robosuite") is None:
+        return
+    from s2robot_envs.recorded import ROBOSUITE, differences
+    from s2robot_envs.settings import ROBOT_SETTINGS
+    from s2robot_envs.simulator import RobotSettings, robosuite_kwargs
+    from s2robot_envs.tasks import TASKS, get_task
+
+    with open_dataset(path) as dataset:
+        recorded, own = dataset.env_args, dataset.env_args.get("s2robot", {})
+        if recorded.get("type") != ROBOSUITE or not recorded.get("env_kwargs") or own.get("task") not in TASKS:
+            return
+        settings = RobotSettings(**{name: own.get(name) for name in ROBOT_SETTINGS})
+        kwargs = robosuite_kwargs(get_task(own["task"]), own.get("horizon") or 1, settings)
+        found = differences(recorded, {**recorded, "env_version": None, "env_kwargs": kwargs})
+        if found:
+            raise dataset.error(
+                "records another environment than its settings for evaluation make; render it again. "
+                + "; ".join(found)
+            )
 
 
 def _say(dataset: DemonstrationDataset, text: str) -> None:

@@ -69,9 +69,11 @@ def inspect(words: list[str]) -> Output:
 def train(words: list[str]) -> Output:
     """Train a policy; `train_policy.py` does the same with all of Hydra's options (multirun, launchers)."""
     from s2robot.cli.closing import describe_checkpoint
+    from s2robot.cli.recorded import require_evaluable_as_recorded
     from s2robot.training import train as train_policy
 
     config: TrainConfig = compose("train_policy", words)
+    require_evaluable_as_recorded(config.dataset)
     checkpoint = train_policy(config)
     return Output(describe_checkpoint(checkpoint), {"checkpoint": str(checkpoint)})
 
