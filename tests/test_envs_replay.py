@@ -1,5 +1,6 @@
 """Replaying recorded states, also those of files that robosuite and robomimic wrote themselves (tests/data/make.py)."""
 
+import re
 from pathlib import Path
 
 import h5py
@@ -106,6 +107,22 @@ def test_recording_of_robosuite_1_4_is_replayed():
         np.testing.assert_allclose(replayed["proprioception"][key][0], values[0], atol=1e-6)
         np.testing.assert_allclose(replayed["proprioception"][key], values, atol=5e-3)
     assert replayed["images"]["agentview"].std() > 10
+
+
+def test_the_panda_of_robosuite_1_4_0_is_replayed():
+    """It lacks a geom of the last link."""
+    with h5py.File(OLD) as file:
+        demo = file["data/demo_0"]
+        states, model = demo["states"][:3], demo.attrs["model_file"]
+    lacking = re.sub(r'<geom name="robot0_link7_collision"[^>]*/>', "", model)
+    assert lacking != model
+    whole, mended = replay(
+        {"task": "Lift", **CAMERAS},
+        [RecordedEpisode("demo_0", states, model_file=scene) for scene in (model, lacking)],
+        workers=1,
+    )
+    np.testing.assert_array_equal(whole["proprioception"]["robot0_eef_pos"], mended["proprioception"]["robot0_eef_pos"])
+    assert_same_picture(whole["images"]["agentview"], mended["images"]["agentview"])
 
 
 def test_scene_of_robosuite_1_5_keeps_its_names(door):

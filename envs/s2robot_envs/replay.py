@@ -102,6 +102,12 @@ def as_robosuite_1_5(model_file: str) -> str:
         # and never commands the arm.
         if re.fullmatch(r"robot\d_base", body.get("name", "")):
             ElementTree.SubElement(body, "site", name=body.get("name", "").replace("base", "right_center"))
+    for body in root.iter("body"):
+        # The Panda of 1.4.0 has no such geom, and 1.5 asks for it by name. This one touches and weighs nothing.
+        missing = f"{body.get('name')}_collision"
+        if re.fullmatch(r"robot\d_link7", body.get("name", "")) and body.find(f"geom[@name='{missing}']") is None:
+            nothing = {"type": "sphere", "size": "0.001", "contype": "0", "conaffinity": "0", "group": "0", "mass": "0"}
+            ElementTree.SubElement(body, "geom", {"name": missing, **nothing})
     return ElementTree.tostring(root, encoding="unicode")
 
 
