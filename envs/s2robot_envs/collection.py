@@ -88,8 +88,9 @@ def collect_episode(env: ImageEnv, expert: Expert, seed: int, noise: float) -> d
         - `rewards`: the reward after each action, float32 [T].
         - `images`: camera -> uint8 [T, H, W, 3].
         - `proprioception`: key -> float32 [T, d].
-        - `states`: float64 [T, S]; `model_file`: MJCF; `renderer`: OpenGL's renderer and version. Each is None if the
-          simulator does not give it.
+        - `states`: float64 [T, S], or None if the simulator gives none.
+        - `model_file`: MJCF, or None.
+        - `renderer`: OpenGL's renderer and version, or None.
         - `success`: whether the task is solved at the end.
         - `seed`: the seed.
     """

@@ -26,7 +26,9 @@ class Actor:
     """Acts for all running episodes at once (see `Inference`); every frame is encoded only once, when it is new.
 
     Args:
-        policy, encoder, checkpoint: as returned by `load_policy`.
+        policy: the policy, as returned by `load_policy`.
+        encoder: the policy's encoder, from there too.
+        checkpoint: the policy's checkpoint, from there too.
         device: device that both run on.
         execute_steps: number of actions executed of each predicted chunk; None = as in training.
         temporal_ensemble: m of `ChunkEnsemble`; None = execute each chunk as predicted.
