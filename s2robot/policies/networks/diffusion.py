@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,7 +70,7 @@ class Diffusion:
             # Sampling in few steps must start at pure noise, the last training step (arXiv 2305.08891, §3.3).
             "timestep_spacing": "trailing",
         }
-        self._noiser: Any = DDPMScheduler(**schedule)  # diffusers builds its members dynamically
+        self._noiser: Any = _make_sampler("ddpm", schedule)
         self._sampler: Any = _make_sampler(settings.sampler, schedule)
 
     def loss(self, network: nn.Module, actions: Tensor, condition: Tensor) -> Tensor:
@@ -92,6 +91,9 @@ class Diffusion:
 
 
 def _make_sampler(name: str, schedule: dict[str, Any]) -> Any:
+    # Imported here: diffusers takes a second to import, and listing the policies and their settings does not need it.
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
     match name:
         case "ddpm":
             return DDPMScheduler(**schedule, clip_sample=True)
