@@ -186,7 +186,7 @@ TWO_WAYS = {  # training steps
     "flow_matching": 200,
     "flow_matching-transformer": 400,
 }
-WAYS = {"near": (0.9, 2), "keep": (0.9, 2), "upper": (0.1, 0.9)}
+WAYS = {"near": (0.8, 2), "keep": (0.9, 2), "upper": (0.1, 0.9)}
 RUN_FALLS = {"train loss": at_most(0.5), "validation loss": at_most(0.5), "action error": at_most(0.4)}
 TOYS: dict[str, Toy] = {
     **{
