@@ -64,6 +64,8 @@ def _library_loads(backend: str) -> bool:
     names = _BACKEND_LIBRARIES[backend]
     if names is None:
         return True
+    if backend == "osmesa":  # it brings its LLVM as soon as it is loaded, not at the first frame
+        load_triton_first()
     for name in names:
         try:
             ctypes.CDLL(name)
