@@ -26,7 +26,7 @@ def weights(tmp_path, monkeypatch):
     for name, size, width, side in (("mvp_base", "base", 768, 14), ("mvp_large", "large", 1024, 16)):
         spec = BACKBONES[name]
         shallow = {**spec.model_kwargs, "depth": 1}
-        monkeypatch.setitem(BACKBONES, name, dataclasses.replace(spec, model_kwargs=shallow))
+        monkeypatch.setitem(BACKBONES._own, name, dataclasses.replace(spec, model_kwargs=shallow))
         torch.manual_seed(3)
         model = timm.create_model(f"vit_{size}_patch16_224", num_classes=0, **shallow)
         model.pos_embed.data = sine_cosine_positions(width, side)
