@@ -18,12 +18,11 @@ from omegaconf import DictConfig
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from s2robot.cli.choices import register_choices
-from s2robot.cli.closing import describe_checkpoint
+from s2robot.cli.closing import describe_checkpoint, train_checked
 from s2robot.cli.faults import explain
 from s2robot.cli.words import prepare_arguments
 from s2robot.config import CONFIG_DIR, resolve
 from s2robot.interfaces import S2RobotError
-from s2robot.training import train
 
 register_choices()
 
@@ -33,7 +32,7 @@ def main(settings: DictConfig) -> None:
     """Hydra application: demonstrations → frozen S² features → policy → checkpoint."""
     rank = int(os.environ.get("RANK", "0"))  # set by `accelerate launch`, which starts several processes
     try:
-        checkpoint = train(resolve(settings))
+        checkpoint = train_checked(resolve(settings))
     except Exception as error:
         told = str(error) if isinstance(error, S2RobotError) else explain(error)
         if told is None:

@@ -11,21 +11,24 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TrainConfig, TrainingConfig, build
-from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, ConfigError, FeatureShape, PolicySpec
-from s2robot.policies import POLICIES, Policy, make_policy, policy_from_dict
+from s2robot.policies import POLICIES, make_policy, policy_from_dict
 from s2robot.policies.readouts import READOUTS, readout_from_dict
 from s2robot.system.files import write_durably
 from s2robot.system.machine import Machine
 from s2robot.system.registry import Registry, providers
+
+if TYPE_CHECKING:  # reading the record must not import torch
+    import torch
+    from torch import Tensor
+
+    from s2robot.encoder import S2Encoder
+    from s2robot.policies import Policy
 
 _LAYOUT = 2
 _UNSEALED = 1  # the layout in which `config.json` had no hash of itself
@@ -103,6 +106,8 @@ class Checkpoint:
 
 def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder; an existing one is replaced only once the new one is complete."""
+    import safetensors.torch
+
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -140,7 +145,33 @@ def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     Raises:
         CheckpointError: a file is missing, truncated or altered, or was written by another layout version.
     """
+    import safetensors.torch
+
     folder = Path(folder)
+    document = _read(folder)
+    weights = (folder / _WEIGHTS).read_bytes()
+    if hashlib.sha256(weights).hexdigest() != document.get("sha256"):
+        raise CheckpointError(f"checkpoint {str(folder / _WEIGHTS)!r} does not match its sha256: truncated or altered")
+    try:
+        return _checkpoint_from_dict(document), safetensors.torch.load(weights)
+    except (KeyError, TypeError, ConfigError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {str(folder)!r} is damaged: {error!r}") from error
+
+
+def load_record(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint's record; its weights are not read, and torch is not imported.
+
+    Raises:
+        CheckpointError: as for `load_checkpoint`.
+    """
+    try:
+        return _checkpoint_from_dict(_read(Path(folder)))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"checkpoint {str(folder)!r} is damaged: {error!r}") from error
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Read and check `config.json`."""
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             inside = folder / "checkpoint"  # the given folder may be the output of a training run
@@ -162,13 +193,7 @@ def load_checkpoint(folder: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
         )
     if layout == _LAYOUT and document.get("document_sha256") != _seal(document):
         raise CheckpointError(f"checkpoint {str(folder / _CONFIG)!r} does not match its own sha256: it was altered")
-    weights = (folder / _WEIGHTS).read_bytes()
-    if hashlib.sha256(weights).hexdigest() != document.get("sha256"):
-        raise CheckpointError(f"checkpoint {str(folder / _WEIGHTS)!r} does not match its sha256: truncated or altered")
-    try:
-        return _checkpoint_from_dict(document), safetensors.torch.load(weights)
-    except (KeyError, TypeError, ConfigError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {str(folder)!r} is damaged: {error!r}") from error
+    return document
 
 
 def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
@@ -226,6 +251,8 @@ def load_policy(
     Raises:
         CheckpointError: the checkpoint is damaged, or the encoder built here is not the one it was trained with.
     """
+    from s2robot.encoder import S2Encoder
+
     checkpoint, state = load_checkpoint(folder)
     _require_cameras(checkpoint)
     settings = asdict(checkpoint.config.encoder)

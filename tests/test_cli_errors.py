@@ -1,8 +1,11 @@
 """What the machine refuses (paths, disk, memory) is said in one line with exit status 2; it is no bug."""
 
 import errno
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from helpers import write_dataset
 
 from s2robot.cli import main
+from s2robot.config import CONFIG_DIR
 
 
 def fails(capsys, *words):
@@ -89,3 +93,54 @@ def test_demonstrations_are_not_recorded_into_a_file_that_nothing_opens(capsys, 
     words = ["dataset=nowhere.hdf5"] if verb == "render" else ["task=nowhere"]
     told = fails(capsys, verb, *words, f"out={tmp_path}/{name}")
     assert told == f"error: out='{tmp_path}/{name}' is not possible; valid: a file name that ends in .hdf5 or .h5"
+
+
+COMMANDS = {  # each with a part of its answer
+    "train dataset=missing.hdf5": "dataset 'missing.hdf5' does not exist",
+    "train dataset=missing.hdf5 policy=knn readout=attention": "dataset 'missing.hdf5' does not exist",
+    "train dataset=missing.hdf5 policy=nope": "unknown policy 'nope'",
+    "train dataset=missing.hdf5 readout=nope": "unknown readout 'nope'",
+    "train dataset=missing.hdf5 encoder=nope": "unknown encoder 'nope'",
+    "train dataset=missing.hdf5 policy.hiden=[3]": "did you mean 'policy.hidden'",
+    "train dataset=broken.hdf5": "broken.hdf5': cannot be read",
+    "train -h": None,
+    "encode dataset=missing.hdf5": "dataset 'missing.hdf5' does not exist",
+    "evaluate checkpoint=missing": "checkpoint 'missing' has no config.json",
+    "evaluate checkpoint=missing episodes=0": "episodes=0 is not possible",
+    "export checkpoint=missing out=policy.onnx": "checkpoint 'missing' has no config.json",
+    "serve checkpoint=missing": "checkpoint 'missing' has no config.json",
+    "benchmark output=o dry_run=true policy=nope": "unknown policy 'nope'",
+    "benchmark output=o dry_run=true controls=[nope]": "unknown control 'nope'",
+    "inspect missing.hdf5": "dataset 'missing.hdf5' does not exist",
+    "train_policy.py dataset=missing.hdf5": "dataset 'missing.hdf5' does not exist",
+}
+LOOK = """
+import contextlib, io, json, runpy, sys
+from s2robot.cli import main
+for command in json.loads(sys.argv[1]):
+    words, told = command.split(), io.StringIO()
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        if words[0] == "train_policy.py":
+            sys.argv = words
+            try:
+                runpy.run_path(SCRIPT, run_name="__main__")
+            except SystemExit as error:
+                print(error.code, file=told)
+        else:
+            main(words)
+    loaded = [name for name in ("torch", "timm", "diffusers", "scipy") if name in sys.modules]
+    print(json.dumps([told.getvalue(), loaded]))
+"""
+
+
+def test_mistakes_are_answered_before_torch_is_imported(tmp_path):
+    """Its import takes seconds. Whoever adds a policy here puts its settings into s2robot/config/policies.py."""
+    (tmp_path / "broken.hdf5").write_bytes(b"no HDF5")
+    code = LOOK.replace("SCRIPT", repr(str(CONFIG_DIR.parent / "train_policy.py")))
+    command = [sys.executable, "-c", code, json.dumps(list(COMMANDS))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for (command, part), (told, loaded) in zip(COMMANDS.items(), answers, strict=True):
+        assert (part in told) if part else not told, (command, told)
+        assert loaded == [], command

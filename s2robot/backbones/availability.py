@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import huggingface_hub
-import timm
 import torch
 
 from s2robot.backbones.cache import fetched_file
@@ -23,6 +22,8 @@ def is_available(spec: BackboneSpec) -> bool:
         return fetched_file(spec.name).is_file()
     if spec.network:
         return False
+    import timm  # see `find_spec`
+
     config = timm.get_pretrained_cfg(spec.timm_name)
     if config is None:
         return False

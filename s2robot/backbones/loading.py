@@ -11,9 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
 import torch
-from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from s2robot.backbones.cache import fetched_file
@@ -82,6 +80,8 @@ def load_backbone(name: str, weights: str | Sequence[str] = "default", size: int
 
 
 def _warn_of_another_activation(spec: BackboneSpec) -> None:
+    import timm  # takes seconds, which a run on an encoder that is already there must not
+
     # timm has such weights under two names; the model with the plain name computes GELU instead.
     config = timm.get_pretrained_cfg(spec.timm_name)
     notes = " ".join(config.notes or ()) if config else ""
@@ -124,6 +124,8 @@ def freeze(model: TimmModel, spec: BackboneSpec, size: int | None = None) -> Fro
 
 def create_timm(spec: BackboneSpec, pretrained: bool = False) -> TimmModel:
     """Build the row's complete timm model with its head, with random weights or with timm's download."""
+    import timm
+
     try:
         # With this option, models with position embeddings also run at tile sizes other than their native one.
         model = timm.create_model(spec.timm_name, pretrained, dynamic_img_size=True, **spec.model_kwargs)
@@ -142,6 +144,8 @@ def create_timm(spec: BackboneSpec, pretrained: bool = False) -> TimmModel:
 
 def freeze_timm(model: TimmModel, spec: BackboneSpec, size: int | None = None) -> FrozenBackbone:
     """Wrap a complete timm model: drop everything after the last feature map, and freeze the rest."""
+    from timm.data import resolve_model_data_config
+
     _drop_head(model)
     config = resolve_model_data_config(model)
     native = spec.size or config["input_size"][-1]
@@ -288,6 +292,8 @@ def local_file(spec: BackboneSpec, source: str) -> Path:
 
 
 def _from_hub(spec: BackboneSpec) -> TimmModel:
+    import timm
+
     config = timm.get_pretrained_cfg(spec.timm_name)
     if config is None or not (config.hf_hub_id or config.url):
         raise NotHereError(f"timm has no weights for {spec.timm_name!r}")

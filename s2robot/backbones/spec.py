@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from s2robot.backbones.network import Network
 from s2robot.interfaces import EncoderError
+
+if TYPE_CHECKING:
+    from s2robot.backbones.network import Network  # imports torch
 
 Triple = tuple[float, float, float]
 

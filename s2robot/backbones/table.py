@@ -6,8 +6,6 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-import timm
-
 from s2robot.backbones.spec import HALF, IMAGENET_MEAN, IMAGENET_STD, Archive, BackboneSpec
 from s2robot.interfaces import ConfigError, EncoderError, unknown_name
 from s2robot.system.registry import Registry
@@ -275,6 +273,8 @@ def find_spec(name: str) -> BackboneSpec:
                 "the group s2robot.backbones must name a BackboneSpec"
             )
         return spec if spec.name == name else replace(spec, name=name)
+    import timm  # takes seconds, which naming a backbone of the table must not
+
     timm_name = name.removeprefix("timm/")
     if timm.is_model(timm_name):
         config = timm.get_pretrained_cfg(timm_name)

@@ -1,11 +1,25 @@
-"""The closing message of a training run."""
+"""A training run as commands start it, and its closing message."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
-from s2robot.checkpoint import load_checkpoint
+from s2robot.checkpoint import load_record
+from s2robot.cli.recorded import require_evaluable_as_recorded
+from s2robot.config import TrainConfig
+
+
+def train_checked(config: TrainConfig) -> Path:
+    """Train a policy, but open its dataset before torch is imported; return the folder of the checkpoint.
+
+    Raises:
+        S2RobotError: as for `s2robot.training.train`, or evaluation would not make the recorded environment.
+    """
+    require_evaluable_as_recorded(config.dataset)
+    from s2robot.training import train
+
+    return train(config)
 
 
 def describe_checkpoint(folder: Path) -> str:
@@ -14,7 +28,7 @@ def describe_checkpoint(folder: Path) -> str:
     Rollouts need a simulated task. Without one, as with data from a real robot, the policy is served or exported.
     """
     checkpoint = f"checkpoint={shlex.quote(str(folder))}"
-    if "task" in load_checkpoint(folder)[0].environment:
+    if "task" in load_record(folder).environment:
         command = f"s2robot evaluate {checkpoint}"
     else:
         command = f"s2robot serve {checkpoint}, or s2robot export {checkpoint} out=policy.onnx"

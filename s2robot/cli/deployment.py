@@ -18,9 +18,12 @@ TOKEN_VARIABLE = "S2ROBOT_TOKEN"
 
 def export(words: list[str]) -> Output:
     """Write encoder and policy as one graph."""
-    from s2robot.deployment.export import export_checkpoint
+    from s2robot.checkpoint import load_record
 
     config: ExportConfig = parse(ExportConfig, words)
+    load_record(config.checkpoint)  # an error here is told before torch is imported, which takes seconds
+    from s2robot.deployment.export import export_checkpoint
+
     document = export_checkpoint(config)
     ports = [
         f"  {kind:6} {port['name']:20} {port['dtype']:8} {list(port['shape'])}"
@@ -41,7 +44,9 @@ def serve(words: list[str]) -> Output:
     """Serve a checkpoint until interrupted."""
     config: ServeConfig = parse(ServeConfig, words)
     token = read_token(config)
-    from s2robot.checkpoint import load_policy
+    from s2robot.checkpoint import load_policy, load_record
+
+    load_record(config.checkpoint)
     from s2robot.deployment.episode_runner import EpisodeRunner
     from s2robot.deployment.server import PolicyServer
     from s2robot.interfaces import resolve_device

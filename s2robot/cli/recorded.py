@@ -86,16 +86,16 @@ def require_evaluable_as_recorded(path: str) -> None:
     Nothing is checked without robosuite, or if the task is not known here.
 
     Raises:
-        DatasetError: names every difference, with the recorded value and ours.
+        DatasetError: names every difference, with the recorded value and ours; or the dataset cannot be opened.
     """
-    if importlib.util.find_spec("robosuite") is None:
-        return
-    from s2robot_envs.recorded import ROBOSUITE, differences
-    from s2robot_envs.settings import ROBOT_SETTINGS
-    from s2robot_envs.simulator import RobotSettings, robosuite_kwargs
-    from s2robot_envs.tasks import TASKS, get_task
-
     with open_dataset(path) as dataset:
+        if importlib.util.find_spec("robosuite") is None:
+            return
+        from s2robot_envs.recorded import ROBOSUITE, differences
+        from s2robot_envs.settings import ROBOT_SETTINGS
+        from s2robot_envs.simulator import RobotSettings, robosuite_kwargs
+        from s2robot_envs.tasks import TASKS, get_task
+
         recorded, own = dataset.env_args, dataset.env_args.get("s2robot", {})
         if recorded.get("type") != ROBOSUITE or not recorded.get("env_kwargs") or own.get("task") not in TASKS:
             return

@@ -68,23 +68,22 @@ def inspect(words: list[str]) -> Output:
 
 def train(words: list[str]) -> Output:
     """Train a policy; `train_policy.py` does the same with all of Hydra's options (multirun, launchers)."""
-    from s2robot.cli.closing import describe_checkpoint
-    from s2robot.cli.recorded import require_evaluable_as_recorded
-    from s2robot.training import train as train_policy
+    from s2robot.cli.closing import describe_checkpoint, train_checked
 
-    config: TrainConfig = compose("train_policy", words)
-    require_evaluable_as_recorded(config.dataset)
-    checkpoint = train_policy(config)
+    checkpoint = train_checked(compose("train_policy", words))
     return Output(describe_checkpoint(checkpoint), {"checkpoint": str(checkpoint)})
 
 
 def encode(words: list[str]) -> Output:
     """Fill the feature cache with the features that a training run with the same words needs."""
-    from s2robot.encoder import S2Encoder
+    from s2robot.data import open_dataset
     from s2robot.interfaces import resolve_device
-    from s2robot.training import prepare
 
     config: TrainConfig = compose("train_policy", words)
+    open_dataset(config.dataset).close()  # an error here is told before torch is imported, which takes seconds
+    from s2robot.encoder import S2Encoder
+    from s2robot.training import prepare
+
     encoder = S2Encoder(**dataclasses.asdict(config.encoder), device=resolve_device(config.device))
     data = prepare(config, encoder)
     frames = sum(len(actions) for actions in data.demonstrations.actions)
@@ -101,11 +100,14 @@ def evaluate(words: list[str]) -> Output:
     Raises:
         S2RobotError: for example, the simulator failed in some episodes; the results of the others are printed first.
     """
+    from s2robot.checkpoint import load_record
+
+    config: EvaluateConfig = parse(EvaluateConfig, words)
+    load_record(config.checkpoint)  # an error here is told before torch is imported, which takes seconds
     from s2robot.evaluation import evaluate as evaluate_checkpoint
     from s2robot.report import plot_run
     from s2robot_envs import default_num_envs, make_vector_env
 
-    config: EvaluateConfig = parse(EvaluateConfig, words)
     results = evaluate_checkpoint(config, make_vector_env, config.num_envs or default_num_envs())
     output = Path(config.output or Path(config.checkpoint).parent)
     plot_run(results, output / "results.png")
@@ -134,9 +136,10 @@ def evaluate(words: list[str]) -> Output:
 
 def benchmark(words: list[str]) -> Output:
     """Run a grid of cells and report it; `dry_run=true` only prints the plan, `calibrate=true` measures difficulty."""
+    config = compose("benchmark", words)  # first: what follows imports torch, which takes seconds
     from s2robot.cli.cells import run_cells
 
-    return run_cells(compose("benchmark", words))
+    return run_cells(config)
 
 
 def report(words: list[str]) -> Output:

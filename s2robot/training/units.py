@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,8 @@ class ActionPart:
         """Return the mean distance between actions [..., A]: positions in m, rotations (angle) in rad, or commands."""
         mine, theirs = (values[..., self.columns].reshape(-1, len(self.scale)) for values in (predicted, demonstrated))
         if self.name.endswith("rad"):  # robosuite's controllers take rotations as axis-angle vectors
+            from scipy.spatial.transform import Rotation  # takes most of a second, which few runs need
+
             first, second = (Rotation.from_rotvec(values * self.scale) for values in (mine, theirs))
             return float((first.inv() * second).magnitude().mean())
         return float(np.linalg.norm((mine - theirs) * self.scale, axis=-1).mean())
