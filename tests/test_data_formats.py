@@ -228,7 +228,10 @@ def test_minari_damage_names_episode_and_field(change, message, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: root["data"].create_array("extra", data=np.zeros((5, 2))), r"data/extra has shape \(5, 2\)"),
+        (
+            lambda root: root["data"].create_array("action", data=np.zeros((5, 2)), overwrite=True),
+            r"data/action: it has shape \[5, 2\], but meta/episode_ends ends at 19",
+        ),
         (
             lambda root: root["data/img"].__setitem__((0, 0, 0, 0), 0.5),
             "img are float32 with values other than whole numbers",

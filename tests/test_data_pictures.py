@@ -120,16 +120,57 @@ def test_pictures_that_libero_stored_upside_down_are_upright_however_they_are_re
         np.testing.assert_array_equal(copy.episode(1).images["agentview"], expected)
 
 
-def test_groups_of_observations_are_named(tmp_path):
+NESTED = {"images/front": "images.front", "sensor_data/base/rgb": "sensor_data.base.rgb", "x.y/z": "x.y.z"}
+
+
+@pytest.mark.parametrize("kind", ["robomimic", "replay_buffer", "minari"])
+def test_pictures_and_vectors_in_groups_are_read_and_named_by_their_path(kind, tmp_path):
+    fields = {path: lambda count: pictures(count) for path in NESTED}
+    fields |= {"agent/qpos": lambda count: np.arange(count * 2.0).reshape(count, 2)}
+    path = with_pictures(tmp_path, kind, fields)
+    with open_dataset(path) as dataset:
+        assert set(NESTED.values()) <= set(dataset.cameras)
+        episode = dataset.episode(1, cameras=["images.front", "x.y.z"], proprioception=["agent.qpos"])
+        expected = pictures(dataset.lengths[1] + (kind == "minari"))[: dataset.lengths[1]]
+        np.testing.assert_array_equal(episode.images["x.y.z"], expected)
+        assert episode.proprioception["agent.qpos"][:, 1].tolist() == list(range(1, 2 * len(expected), 2))
+        some = np.empty((2, HEIGHT, WIDTH, 3), np.uint8)
+        dataset.read_images(1, "sensor_data.base.rgb", 3, some)
+        np.testing.assert_array_equal(some, expected[3:5])
+    convert_dataset(path, tmp_path / "copy.hdf5")
+    with open_dataset(tmp_path / "copy.hdf5") as copy:
+        assert set(NESTED.values()) <= set(copy.cameras)
+
+
+@pytest.mark.parametrize("kind", ["robomimic", "replay_buffer"])
+def test_of_two_paths_with_one_name_the_nested_one_is_named_as_not_read(kind, tmp_path):
+    fields = {"a.b": lambda count: pictures(count, seed=1), "a/b": lambda count: pictures(count, seed=2)}
+    path = with_pictures(tmp_path, kind, fields)
+    with open_dataset(path) as dataset:
+        np.testing.assert_array_equal(dataset.episode(0).images["a.b"], pictures(LENGTH, seed=1))
+        assert dataset.skipped["a/b"] == "'a.b' has the same name"
+    assert "left out        a/b: 'a.b' has the same name" in str(inspect_dataset(path))
+
+
+def test_an_array_of_another_length_does_not_refuse_the_cameras_of_a_replay_buffer(tmp_path):
+    path = replay_buffer(tmp_path, front=pictures(2 * LENGTH), extra=np.zeros((2 * LENGTH + 1, 3)))
+    with open_dataset(path) as dataset:
+        np.testing.assert_array_equal(dataset.episode(0).images["front"], pictures(2 * LENGTH)[:LENGTH])
+        with pytest.raises(DatasetError, match="'extra' cannot be a proprioception key: it has shape .13, 3., but"):
+            dataset.select_proprioception(["extra"])
+
+
+def test_a_link_to_another_file_is_refused_in_a_group_too(tmp_path):
+    outside = tmp_path / "outside.hdf5"
+    with h5py.File(outside, "w") as file:
+        file["images/front"] = pictures(LENGTH)
+
     def change(file):
         for demo in file["data"].values():
-            demo["obs/images/front"] = pictures(LENGTH)
+            demo["obs/groups"] = h5py.ExternalLink(outside, "/images")
 
-    with open_dataset(robomimic(tmp_path, change)) as dataset:
-        assert dataset.skipped == {"images": "it is a group; only arrays are read"}
-    pytest.importorskip("zarr")
-    with open_dataset(replay_buffer(tmp_path, **{"images/front": pictures(2 * LENGTH)})) as dataset:
-        assert dataset.skipped == {"images": "it is a group; only arrays are read"}
+    with pytest.raises(DatasetError, match="'groups' links to another file"):
+        open_dataset(robomimic(tmp_path, change))
 
 
 def test_pictures_of_lerobot_that_are_not_read_are_named(tmp_path):

@@ -58,7 +58,7 @@ def accept(command: str) -> None:
     elif name in cli.GROUPED:
         words_of.compose(cli.GROUPED[name], arguments)
     elif config := cli.VERBS[name].config:
-        words_of.parse(config, arguments)
+        words_of.parse(config, arguments[name == "inspect" :])  # its first word is the dataset
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

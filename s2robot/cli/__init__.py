@@ -55,9 +55,10 @@ VERBS = {
         "ConvertConfig",
     ),
     "inspect": Verb(
-        "inspect DATASET [sheet=FILE.png]",
+        "inspect DATASET [sheet=FILE.png] ['cameras={front: agentview_rgb}'] ['flip=[front]']",
         "Describe a dataset: counts, sizes, ranges, what is missing or looks wrong; sheet= draws it.",
         "verbs:inspect",
+        "InspectConfig",
     ),
     "encode": Verb(
         "encode dataset=demos/lift.hdf5 'encoder.scales=[224,448]'",

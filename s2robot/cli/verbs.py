@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from s2robot.cli import VERBS
 from s2robot.cli.outcome import NotReadyError, Output
+from s2robot.cli.overrides import expand
 from s2robot.cli.words import compose, parse, split
 from s2robot.config import (
     EVALUATION_SEED,
     CollectConfig,
     ConvertConfig,
     EvaluateConfig,
+    InspectConfig,
     RenderConfig,
     TrainConfig,
 )
@@ -46,7 +49,13 @@ def convert(words: list[str]) -> Output:
 
     config: ConvertConfig = parse(ConvertConfig, words)
     count = convert_dataset(
-        config.dataset, config.out, fps=config.fps, video=config.video, proprioception=config.proprioception
+        config.dataset,
+        config.out,
+        fps=config.fps,
+        video=config.video,
+        proprioception=config.proprioception,
+        cameras=config.cameras,
+        flip=config.flip,
     )
     return Output(f"{count} demonstrations: {config.out}", {"dataset": config.out, "demonstrations": count})
 
@@ -55,13 +64,15 @@ def inspect(words: list[str]) -> Output:
     """Describe a dataset."""
     from s2robot.data.inspection import contact_sheet, inspect_dataset
 
-    datasets, options = split(words, ["sheet"])
+    datasets = [word for word in words if "=" not in word]
     if len(datasets) != 1:
-        raise ConfigError("inspect needs one dataset: s2robot inspect DATASET [sheet=FILE.png]")
-    found = inspect_dataset(datasets[0])
+        raise ConfigError(f"inspect needs one dataset: s2robot {VERBS['inspect'].usage}")
+    config: InspectConfig = parse(InspectConfig, [word for word in words if "=" in word])
+    dataset = expand(datasets[0])
+    found = inspect_dataset(dataset, cameras=config.cameras, flip=config.flip)
     text, data = str(found), plain(dataclasses.asdict(found))
-    if "sheet" in options:
-        sheet = str(contact_sheet(datasets[0], options["sheet"]))
+    if config.sheet is not None:
+        sheet = str(contact_sheet(dataset, config.sheet, cameras=config.cameras, flip=config.flip))
         text, data = f"{text}\ncontact sheet   {sheet}", {**data, "sheet": sheet}
     return Output(text, data)
 

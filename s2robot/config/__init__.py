@@ -17,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from s2robot.config.benchmark import CALIBRATION_SEED, BenchmarkConfig, SequentialConfig, TaskConfig
 from s2robot.config.checks import build, require
-from s2robot.config.demonstrations import CollectConfig, ConvertConfig, RenderConfig
+from s2robot.config.demonstrations import CollectConfig, ConvertConfig, InspectConfig, RenderConfig
 from s2robot.config.deployment import ExportConfig, ServeConfig
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
 from s2robot.config.evaluation import EVALUATION_SEED, EvaluateConfig
@@ -35,6 +35,7 @@ __all__ = [
     "EncoderConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "InspectConfig",
     "PolicyConfig",
     "ReadoutConfig",
     "RenderConfig",

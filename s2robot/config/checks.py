@@ -27,6 +27,22 @@ def require(condition: bool, field_name: str, value: object, valid: str) -> None
         raise ConfigError(f"{field_name}={value!r} is not possible; valid: {valid}")
 
 
+def require_cameras(cameras: Any) -> None:
+    """Check that `cameras` is null, a list of names, or a mapping of new names to recorded ones.
+
+    Raises:
+        ConfigError: it is anything else, such as one name.
+    """
+    listed = isinstance(cameras, list | tuple) and all(isinstance(name, str) for name in cameras)
+    renamed = isinstance(cameras, dict) and all(isinstance(name, str) for name in (*cameras, *cameras.values()))
+    require(
+        cameras is None or (bool(cameras) and (listed or renamed)),
+        "cameras",
+        cameras,
+        "null, a list such as '[front]', or a mapping such as '{front: agentview_rgb}' (new name: recorded name)",
+    )
+
+
 def require_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
     """Check that values have their annotated types; keys without an annotation pass. Nothing is converted.
 

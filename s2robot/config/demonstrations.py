@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from s2robot.config.checks import require
+from s2robot.config.checks import require, require_cameras
 
 
 @dataclass
@@ -62,13 +62,29 @@ class ConvertConfig:
     dataset: str = MISSING
     out: str = MISSING
     fps: int | None = None  # steps per second; null = as recorded, or 20 for LeRobot if nothing is recorded
+    # Names, or a mapping such as {front: agentview_rgb} (new name: recorded name); null = every camera.
+    cameras: Any = None
+    flip: list[str] = field(default_factory=list)  # cameras whose pictures were stored upside down
     video: bool = True  # LeRobot only: true = images as videos (lossy), false = as PNG files
     # null = every key, except that LeRobot folders leave out `object` (the true object poses): LeRobot's policies see
     # every key that is written.
     proprioception: list[str] | None = None
 
     def __post_init__(self) -> None:
+        require_cameras(self.cameras)
         require(self.fps is None or self.fps >= 1, "fps", self.fps, "1 or more")
+
+
+@dataclass
+class InspectConfig:
+    """`s2robot inspect`: describe a dataset, whose path is the verb's one word without `=`."""
+
+    sheet: str | None = None  # PNG file to draw
+    cameras: Any = None  # as in `ConvertConfig`
+    flip: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require_cameras(self.cameras)
 
 
 def _require_hdf5(out: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from s2robot.config.checks import require
+from s2robot.config.checks import require, require_cameras
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
 from s2robot.config.policy import PolicyConfig
 from s2robot.system.precision import PRECISIONS
@@ -92,12 +93,17 @@ class TrainingConfig:
 class TrainConfig:
     """One training run: `python train_policy.py`."""
 
+    # Settings that were added later, with the value that means what the code did before; see `without_former`.
+    former: ClassVar[dict[str, Any]] = {"flip": []}
+
     dataset: str = MISSING
     output: str = MISSING
     seed: int = 0
     device: str = "auto"
     num_demonstrations: int | None = None  # the first n of the file; null = all
-    cameras: list[str] | None = None  # null = every camera of the dataset
+    # Names, or a mapping such as {front: agentview_rgb} (new name: recorded name); null = every camera of the dataset.
+    cameras: Any = None
+    flip: list[str] = field(default_factory=list)  # cameras whose pictures were stored upside down
     proprioception: list[str] | None = None  # null = every key except `object`, the true object poses
     render_profile: str | None = None  # an error unless the dataset was rendered in this profile; null = accept any
     cache_dir: str = "outputs/feature_cache"
@@ -109,6 +115,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require_cameras(self.cameras)
         if self.num_demonstrations is not None:
             require(self.num_demonstrations >= 2, "num_demonstrations", self.num_demonstrations, "2 or more")
         # `pixels` passes images through untouched, and only resnet18 can learn from them; resnet18 takes nothing else.

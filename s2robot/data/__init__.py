@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from s2robot.data.base import DemonstrationDataset
+from s2robot.data.cameras import Cameras, CameraView
 from s2robot.data.lerobot import LeRobotDataset
 from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.minari import MinariDataset
@@ -15,6 +17,7 @@ from s2robot.system.registry import Registry
 
 __all__ = [
     "FORMATS",
+    "CameraView",
     "DemonstrationDataset",
     "LeRobotDataset",
     "LeRobotWriter",
@@ -40,18 +43,29 @@ FORMATS = Registry(
 )
 
 
-def open_dataset(path: str | Path) -> DemonstrationDataset:
+def open_dataset(path: str | Path, *, cameras: Cameras = None, flip: Sequence[str] = ()) -> DemonstrationDataset:
     """Open recorded demonstrations for reading; the format follows from the name and kind of the path.
 
+    Args:
+        path: the file or folder.
+        cameras: cameras to offer, a list of names or a mapping of new names to recorded ones; None for all.
+        flip: cameras, by the names they have here, whose pictures are turned upside down.
+
     Raises:
-        DatasetError: the path does not exist, is of an unknown format, or damaged.
+        DatasetError: the path does not exist, is of an unknown format, or damaged, or a camera is unknown.
     """
     path = Path(path)
     name = format_of(path)
     reader: type[DemonstrationDataset] = FORMATS[name]
     dataset = reader(path)
     dataset.package = FORMATS.provider(name)
-    return dataset
+    if cameras is None and not flip:
+        return dataset
+    try:
+        return CameraView(dataset, cameras, flip)
+    except BaseException:
+        dataset.close()
+        raise
 
 
 def format_of(path: str | Path) -> str:

@@ -200,6 +200,10 @@ class DemonstrationDataset(ABC):
         self.select_cameras([camera])
         return self._image_sizes[camera]
 
+    def identity_of(self, camera: str) -> dict[str, Any]:
+        """Return what tells a camera's frames from others of the same files; part of the feature cache's key."""
+        return {"camera": camera}
+
     def episode(self, index: int, cameras: list[str] | None = None, proprioception: list[str] | None = None) -> Episode:
         """Read one demonstration.
 

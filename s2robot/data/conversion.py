@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
+from s2robot.data.cameras import Cameras
 from s2robot.data.fields import refuse_discrete_actions
 from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.robomimic import RobomimicWriter
@@ -27,6 +29,8 @@ def convert_dataset(
     fps: int | None = None,
     video: bool = True,
     proprioception: list[str] | None = None,
+    cameras: Cameras = None,
+    flip: Sequence[str] = (),
 ) -> int:
     """Copy every demonstration into another format, one at a time.
 
@@ -42,6 +46,8 @@ def convert_dataset(
         video: whether images become videos (LeRobot only).
         proprioception: keys to copy; None for all. For LeRobot, None leaves out `object`, the true poses of the
             objects, because LeRobot's policies see everything that is in the folder.
+        cameras: cameras to copy, as in `open_dataset`; the copy has the new names.
+        flip: cameras whose pictures are turned, as in `open_dataset`.
 
     Returns:
         The number of demonstrations.
@@ -59,7 +65,7 @@ def convert_dataset(
             f"out={str(out)!r} has the ending of an unknown format; valid: *.hdf5 or *.h5 for robomimic, a name "
             "without an ending for a LeRobot folder"
         )
-    with open_dataset(path) as source:
+    with open_dataset(path, cameras=cameras, flip=flip) as source:
         # The copy would hold choices as floating-point numbers, which nothing could tell from quantities.
         refuse_discrete_actions(source)
         keys = source.select_proprioception(proprioception)
@@ -67,6 +73,8 @@ def convert_dataset(
         writer: RobomimicWriter | LeRobotWriter
         if to_robomimic:
             origin = source.fingerprint() + ("" if proprioception is None else json.dumps(keys))
+            if cameras is not None or flip:
+                origin += json.dumps({camera: source.identity_of(camera) for camera in source.cameras})
             writer = RobomimicWriter(out, source.env_args, origin, fps=fps or source.fps)
         else:
             if proprioception is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import h5py
@@ -38,6 +38,30 @@ def child(dataset: DemonstrationDataset, group: h5py.Group, name: str, demo: str
 def names(group: h5py.Group) -> list[str]:
     """Return the sorted names of a group's members; names that are not text (a damaged file) are left out."""
     return sorted(name for name in group if isinstance(name, str))
+
+
+def leaves(dataset: DemonstrationDataset, group: h5py.Group, demo: str) -> Iterator[tuple[str, Any]]:
+    """Yield the path below a group, such as `images/front`, and the member of everything in it that is no group."""
+    for name in names(group):
+        member = child(dataset, group, name, demo)
+        if isinstance(member, h5py.Group):
+            yield from ((f"{name}/{path}", leaf) for path, leaf in leaves(dataset, member, demo))
+        else:
+            yield name, member
+
+
+def leaf(dataset: DemonstrationDataset, group: h5py.Group, path: str, demo: str) -> h5py.Dataset:
+    """Return the array at a path that `leaves` yields; each step is checked as in `child`.
+
+    Raises:
+        DatasetError: it is missing, no array, or in another file.
+    """
+    member: Any = group
+    for name in path.split("/"):
+        if not isinstance(member, h5py.Group):
+            raise dataset.error(f"{path!r} is missing: {member.name!r} is an array", demo)
+        member = child(dataset, member, name, demo)
+    return require_array(dataset, member, path, demo)
 
 
 def numbered(group: h5py.Group, prefix: str) -> list[str]:
@@ -76,7 +100,7 @@ def image_size(key: str, member: Any) -> tuple[int, int] | None:
 def why_not_read(member: Any) -> str | None:
     """Return why a member of a group of observations is not proprioception; None if it is."""
     if not isinstance(member, h5py.Dataset):
-        return "it is a group; only arrays are read"
+        return "it is not an array"
     return why_not_vector(member.dtype, member.shape or ())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,27 @@ class Index:
     skipped: dict[str, str] = field(default_factory=dict)
     integer_actions: bool = False
     action_space: str = ""
+
+
+def dotted(paths: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Name what is stored in groups: `images/front` is named `images.front`.
+
+    Returns:
+        Name -> path, sorted by name, and path -> why it is not read, if another path has the same name. The path with
+        fewer slashes has it.
+
+    >>> dotted(["a/b", "c", "a.b"])
+    ({'a.b': 'a.b', 'c': 'c'}, {'a/b': "'a.b' has the same name"})
+    """
+    found: dict[str, str] = {}
+    hidden = {}
+    for path in sorted(paths, key=lambda path: (path.count("/"), path)):
+        name = path.replace("/", ".")
+        if name in found:
+            hidden[path] = f"{found[name]!r} has the same name"
+        else:
+            found[name] = path
+    return dict(sorted(found.items())), hidden
 
 
 def steps_per_second(env_args: Mapping[str, Any], recorded: Any = None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
+from s2robot.data.cameras import Cameras
 from s2robot.data.fields import why_discrete
 from s2robot.interfaces import DatasetError, Episode
 
@@ -98,15 +100,15 @@ class _Ranges:
         return found
 
 
-def inspect_dataset(path: str | Path) -> Inspection:
-    """Read every demonstration once, one at a time, and describe the dataset.
+def inspect_dataset(path: str | Path, *, cameras: Cameras = None, flip: Sequence[str] = ()) -> Inspection:
+    """Read every demonstration once, one at a time, and describe the dataset; `cameras`, `flip`: as in `open_dataset`.
 
     A demonstration that cannot be read, is not finite or has fields of unequal length becomes a problem in the result.
 
     Raises:
         DatasetError: the dataset as a whole cannot be opened.
     """
-    with open_dataset(path) as dataset:
+    with open_dataset(path, cameras=cameras, flip=flip) as dataset:
         sizes = {camera: dataset.image_size(camera) for camera in dataset.cameras}
         environment = str(dataset.env_args.get("env_name", ""))
         result = Inspection(dataset.path, dataset.layout, environment, dataset.lengths, sizes)
@@ -183,10 +185,13 @@ def _still_cameras(demo: str, episode: Episode) -> list[str]:
     return [f"{demo}: camera {camera} shows the same image at all {len(episode)} steps" for camera in still]
 
 
-def contact_sheet(path: str | Path, out: str | Path, num: int = 8) -> Path:
+def contact_sheet(
+    path: str | Path, out: str | Path, num: int = 8, *, cameras: Cameras = None, flip: Sequence[str] = ()
+) -> Path:
     """Draw one image that shows up to `num` demonstrations, spread over the dataset.
 
-    Each row is one demonstration; it shows four moments per camera, from the first to the last step.
+    Each row is one demonstration; it shows four moments per camera, from the first to the last step. `cameras` and
+    `flip` are as in `open_dataset`.
 
     Returns:
         `out`, a PNG file.
@@ -194,10 +199,10 @@ def contact_sheet(path: str | Path, out: str | Path, num: int = 8) -> Path:
     Raises:
         DatasetError: the dataset has no images or cannot be read.
     """
-    with open_dataset(path) as dataset:
-        cameras = dataset.select_cameras(None)
+    with open_dataset(path, cameras=cameras, flip=flip) as dataset:
+        shown = dataset.select_cameras(None)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int))
-        rows = [_row(dataset, int(index), cameras) for index in chosen]
+        rows = [_row(dataset, int(index), shown) for index in chosen]
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")

@@ -26,7 +26,7 @@ import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
 from s2robot.data.fields import recorded_success
-from s2robot.data.hdf5 import DAMAGE, child, image_size, names, numbered, plain_attributes, require_array, why_not_read
+from s2robot.data.hdf5 import DAMAGE, child, image_size, leaves, numbered, plain_attributes, require_array, why_not_read
 from s2robot.data.kinds import as_rgb
 from s2robot.interfaces import Episode
 
@@ -105,21 +105,12 @@ class MinariDataset(DemonstrationDataset):
 
     def _leaves(self, demo: str) -> Iterator[tuple[str, h5py.Dataset]]:
         """Yield name and array of each observation; names of nested spaces are joined by dots."""
-
-        def walk(group: h5py.Group, prefix: str) -> Iterator[tuple[str, h5py.Dataset]]:
-            for name in names(group):
-                member = child(self, group, name, demo)
-                path = prefix + name.removeprefix("_index_")
-                if isinstance(member, h5py.Group):
-                    yield from walk(member, f"{path}.")
-                else:
-                    yield path, member
-
         observations = child(self, child(self, self._file, demo), "observations", demo)
         if isinstance(observations, h5py.Dataset):
             yield "observation", observations
         else:
-            yield from walk(observations, "")
+            for path, member in leaves(self, observations, demo):
+                yield ".".join(name.removeprefix("_index_") for name in path.split("/")), member
 
     def _picture_size(self, name: str, leaf: h5py.Dataset) -> tuple[int, int] | None:
         if size := image_size(name, leaf):

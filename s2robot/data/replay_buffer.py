@@ -5,6 +5,7 @@ data/action         [N, A]
 data/<camera>       uint8 [N, H, W, C] or [N, C, H, W], C 1, 3 or 4; or float32 [N, H, W, 3] holding whole numbers from
                     0 to 255 (PushT)
 data/<key>          [N] or [N, d] numbers; arrays with more axes are skipped
+data/<group>/<key>  the same, in groups at any depth, named `<group>.<key>`
 meta/episode_ends   int [episodes], index after the last step of each episode
 ```
 
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset, Index
+from s2robot.data.index import dotted
 from s2robot.data.kinds import as_rgb, picture_size, why_not_vector
 from s2robot.interfaces import Episode
 from s2robot.system.extras import import_extra
@@ -115,38 +117,46 @@ class ReplayBufferDataset(DemonstrationDataset):
         self._starts = (ends - lengths).tolist()
         if not len(ends):
             raise self.error("holds no demonstrations (meta/episode_ends is empty)")
-        arrays = {name: self._array(f"data/{name}") for name in self._array_names()}
-        for name, array in arrays.items():
-            if array.shape[:1] != (ends[-1],):
-                raise self.error(f"data/{name} has shape {array.shape}, but meta/episode_ends ends at {ends[-1]}")
+        arrays = self._arrays()
         if _ACTION not in arrays or arrays[_ACTION].ndim != 2:
             raise self.error(f"has no array data/action [N, A]; it has {sorted(arrays)}")
+        odd = {
+            name: f"it has shape {list(array.shape)}, but meta/episode_ends ends at {ends[-1]}"
+            for name, array in arrays.items()
+            if array.shape[:1] != (ends[-1],)
+        }
+        if _ACTION in odd:
+            raise self.error(f"data/{_ACTION}: {odd[_ACTION]}")
+        arrays = {name: array for name, array in arrays.items() if name not in odd}
         images = {name: size for name, array in arrays.items() if (size := _picture_size(name, array))}
         others = {name: array for name, array in arrays.items() if name not in images and name != _ACTION}
         skipped = {name: why for name, array in others.items() if (why := why_not_vector(array.dtype, array.shape))}
-        groups = dict.fromkeys(self._root["data"].group_keys(), "it is a group; only arrays are read")
         return Index(
             demos=[f"episode_{index}" for index in range(len(ends))],
             lengths=lengths.tolist(),
             action_width=arrays[_ACTION].shape[1],
             image_sizes=images,
             proprioception=sorted(name for name in others if name not in skipped),
-            skipped=skipped | groups,
+            skipped=skipped | odd | self._hidden,
             integer_actions=arrays[_ACTION].dtype.kind in "iub",
         )
 
-    def _array_names(self) -> list[str]:
+    def _arrays(self) -> dict[str, Any]:
+        """Return name -> array of all that is in `data`; an array in a group is named by its path, joined by dots."""
         if "data" not in self._root:
             raise self.error("has no group 'data'; it is not a replay buffer of Diffusion Policy")
-        return sorted(self._root["data"].array_keys())
+        members = dict(self._root["data"].members(max_depth=None))
+        self._paths, self._hidden = dotted(path for path, member in members.items() if hasattr(member, "shape"))
+        return {name: members[path] for name, path in self._paths.items()}
 
     def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
         demo = self.demos[index]
         steps = slice(self._starts[index], self._starts[index] + self.lengths[index])
 
         def values(name: str) -> np.ndarray:
-            with self.reading(self.path / "data" / name, demo):
-                return np.asarray(self._array(f"data/{name}")[steps])
+            path = f"data/{self._paths[name]}"
+            with self.reading(self.path / path, demo):
+                return np.asarray(self._array(path)[steps])
 
         return Episode(
             actions=self.numbers(demo, _ACTION, values(_ACTION)),

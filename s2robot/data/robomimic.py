@@ -13,6 +13,7 @@ The reader also accepts
 - files without `obs` (states and actions only, as robomimic hosts them),
 - robosuite's own recordings, whose attributes `env`, `env_info` and `repository_version` describe the environment in
   place of `env_args`,
+- groups of observations at any depth: `obs/images/front` is the observation `images.front`,
 - pictures under any key and in the layouts of `kinds.picture_size`; those that the attribute `macros_image_convention`
   of LIBERO calls `opengl` (stored from the bottom row up) are turned upright.
 
@@ -34,6 +35,8 @@ from s2robot.data.hdf5 import (
     DAMAGE,
     child,
     image_size,
+    leaf,
+    leaves,
     names,
     numbered,
     plain_attributes,
@@ -42,6 +45,7 @@ from s2robot.data.hdf5 import (
     require_array,
     why_not_read,
 )
+from s2robot.data.index import dotted
 from s2robot.data.kinds import LIKE_PICTURES, PICTURES, as_rgb
 from s2robot.data.robomimic_writer import IMAGE_ENDING
 from s2robot.data.robomimic_writer import RobomimicWriter as RobomimicWriter
@@ -78,16 +82,16 @@ class RobomimicDataset(DemonstrationDataset):
             raise self.error("holds no demonstrations (no group data/demo_<i>)")
         actions = [self._actions(demo) for demo in demos]
         self._has_observations = "obs" in self._demo(demos[0])
-        observations = self._item(demos[0], "obs") if self._has_observations else {}
-        keys = names(observations)
-        members = {key: child(self, observations, key, demos[0]) for key in keys}
+        stored = dict(leaves(self, self._item(demos[0], "obs"), demos[0])) if self._has_observations else {}
+        self._paths, skipped = dotted(stored)
+        members = {name: stored[path] for name, path in self._paths.items()}
         images = {key: size for key, member in members.items() if (size := image_size(key, member))}
         # A key with the ending gives the camera its name, even if a key without it is the same name.
         ordered = sorted(images, key=lambda key: key.endswith(IMAGE_ENDING))
         self._image_keys = {key.removesuffix(IMAGE_ENDING): key for key in ordered}
         self._upside_down = plain_value(data.attrs.get("macros_image_convention")) == "opengl"
         others = {key: member for key, member in members.items() if key not in images}
-        skipped = {key: why for key, member in others.items() if (why := why_not_read(member))}
+        skipped |= {key: why for key, member in others.items() if (why := why_not_read(member))}
         hidden = set(images) - set(self._image_keys.values())
         skipped |= {key: f"{key + IMAGE_ENDING!r} {LIKE_PICTURES} of the same camera" for key in hidden}
         return Index(
@@ -133,12 +137,12 @@ class RobomimicDataset(DemonstrationDataset):
 
     def _images(self, demo: str, camera: str) -> h5py.Dataset:
         key, observations = self._image_keys[camera], self._item(demo, "obs")
-        if key not in observations:
-            present = [camera for camera, key in self._image_keys.items() if key in observations]
+        if self._paths[key] not in observations:
+            present = [camera for camera, key in self._image_keys.items() if self._paths[key] in observations]
             raise self.error(unknown_name("camera", camera, present), demo)
-        images = require_array(self, child(self, observations, key, demo), f"obs/{key}", demo)
+        images = leaf(self, observations, self._paths[key], demo)
         if image_size(key, images) is None:
-            raise self.error(f"obs/{key} is {images.dtype} {images.shape}; valid: {PICTURES}", demo)
+            raise self.error(f"obs/{self._paths[key]} is {images.dtype} {images.shape}; valid: {PICTURES}", demo)
         return images
 
     def _upright(self, images: h5py.Dataset) -> np.ndarray:
@@ -151,9 +155,9 @@ class RobomimicDataset(DemonstrationDataset):
         observations = self._item(demo, "obs") if self._has_observations else {}
         pictures = {camera: self._images(demo, camera) for camera in cameras}
         for key in proprioception:
-            if key not in observations:
+            if self._paths[key] not in observations:
                 raise self.error(f"observation {key!r} is missing", demo)
-        low_dim = {key: require_array(self, child(self, observations, key, demo), key, demo) for key in proprioception}
+        low_dim = {key: leaf(self, observations, self._paths[key], demo) for key in proprioception}
         attributes = plain_attributes(group)
         if "tasks" in attributes:
             attributes["tasks"] = task_texts(attributes["tasks"])

@@ -113,7 +113,7 @@ def _open_entry(
         "layout": LAYOUT,
         "encoder": encoder.fingerprint(),
         "data": dataset.fingerprint(),
-        "camera": camera,
+        **dataset.identity_of(camera),
         "augmentation": None if shift is None else asdict(shift),
         "frames": sum(dataset.lengths),
         "block_frames": BLOCK_FRAMES,
@@ -239,4 +239,5 @@ def read_blocks(
         for index in range(int(np.searchsorted(starts, start, "right")) - 1, int(np.searchsorted(starts, stop))):
             first, last = max(start, int(starts[index])), min(stop, int(starts[index + 1]))
             dataset.read_images(index, camera, first - int(starts[index]), images[first - start : last - start])
-        yield block, images if shift is None else shift(images, start, camera)
+        # By its recorded name, so that a new name changes no shift.
+        yield block, images if shift is None else shift(images, start, dataset.identity_of(camera)["camera"])

@@ -180,7 +180,7 @@ def _describe(folder: Path) -> EntryInfo | None:
         return replace(
             info,
             encoder=manifest["encoder"],
-            camera=str(manifest["camera"]),
+            camera=str(manifest["camera"]) + (", upside down" if manifest.get("flipped") else ""),
             dataset=manifest["dataset"],
             augmentation=f"shifted by up to {shift['pixels']} pixels, copy {shift['copy']}" if shift else "",
             done=entry.frames_of(entry.recorded()),

@@ -80,7 +80,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes)
         encoder = S2Encoder(**asdict(config.encoder), device=processes.device)
     tensors_before = encoder.tensors_hash()
 
-    with open_dataset(config.dataset) as dataset:
+    with open_dataset(config.dataset, cameras=config.cameras, flip=config.flip) as dataset:
         plan = plan_training(dataset, config, encoder)
         for camera in plan.spec.features:
             size = dataset.image_size(camera)

@@ -82,7 +82,7 @@ class TrainingData:
 
 def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
     """Plan a run, and encode the frames that are not cached yet."""
-    with open_dataset(config.dataset) as dataset:
+    with open_dataset(config.dataset, cameras=config.cameras, flip=config.flip) as dataset:
         plan = plan_training(dataset, config, encoder)
         return TrainingData(plan, cache_all(dataset, plan, config, encoder))
 
@@ -94,7 +94,7 @@ def plan_training(dataset: DemonstrationDataset, config: TrainConfig, encoder: E
         DatasetError: the dataset lacks something that the settings ask for.
     """
     renderers = check_look(dataset, config.render_profile)
-    cameras = dataset.select_cameras(config.cameras)
+    cameras = dataset.select_cameras(None if config.cameras is None else list(config.cameras))
     refuse_discrete_actions(dataset)
     # True object poses are used only on request: by default the policy must find the objects through the camera.
     if config.proprioception is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from s2robot.checkpoint import packages_of, set_checkpoint_aside
 from s2robot.config import TrainConfig
+from s2robot.config.checks import without_former
 from s2robot.interfaces import TrainingError, differences
 from s2robot.system.files import durable_file
 
@@ -23,7 +23,7 @@ FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "lo
 
 def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: str) -> dict[str, Any]:
     """Return everything that determines a run's result up to rounding; the machine is therefore not part of it."""
-    settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
+    settings = {key: value for key, value in without_former(config).items() if key not in _FREE}
     settings["policy"] = config.policy.identity()
     settings["readout"] = config.readout.identity()
     if packages := packages_of(config.policy, config.readout):
