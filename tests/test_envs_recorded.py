@@ -200,7 +200,7 @@ def test_plain_environments_are_described_as_before():
     [
         ("Lift", {"controller": "OSC_POES"}, "controller 'OSC_POES' is not a controller of robosuite"),
         ("Lift", {"controller": ["OSC_POSE"] * 2}, "controller has 2 entries for 1 robots"),
-        ("Lift", {"robots": "Pnada"}, "robosuite cannot make Lift with {'robots': 'Pnada'}"),
+        ("Lift", {"robots": "Pnada"}, "unknown robot 'Pnada'; did you mean 'Panda'"),
         ("gym:CartPole-v1", {"control_freq": 10}, "control_freq does not apply to gym:CartPole-v1"),
     ],
 )

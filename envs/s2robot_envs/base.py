@@ -35,7 +35,7 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
     - **Observations** are a flat dictionary: `<camera>_image`, uint8 [H, W, 3], upright, and proprioception, float32
       [d].
-    - **Actions** are float32 [A] in [-1, 1]; larger values are clipped.
+    - **Actions** are float32 [A] in [-1, 1], if the simulator does not state other bounds; larger values are clipped.
     - **Episodes** end by truncation. `terminated` is always False, so a success never cuts an episode short.
     - **Info** holds `is_success` (now), `success_so_far` (at any step of this episode) and `seed`, an integer that
       resets to this episode again, even if `reset` was called without a seed.
@@ -97,7 +97,7 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
     @abc.abstractmethod
     def _advance(self, action: np.ndarray) -> Outcome:
-        """Simulate one step; the action is float64 [A], finite and in [-1, 1]."""
+        """Simulate one step; the action is float64 [A], finite and within the bounds."""
 
     @abc.abstractmethod
     def _proprioception(self) -> ObservationDict:
@@ -110,6 +110,14 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
     @abc.abstractmethod
     def env_args(self) -> dict[str, Any]:
         """Describe how to recreate this environment, JSON-able, in robomimic's form; `make_env(**s2robot)` does it."""
+
+    def offered(self) -> dict[str, int]:
+        """Return key -> width of everything that could be observed besides cameras; here what is observed."""
+        return {key: int(value.size) for key, value in self._proprioception().items()}
+
+    def unclear_actions(self) -> str:
+        """Return why actions that others recorded may mean something else here; empty if they cannot."""
+        return ""
 
     def state(self) -> np.ndarray | None:
         """Return the simulator state, float64 [S], from which `s2robot render` can render this step again.
@@ -129,12 +137,12 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
 
     # -----------------------------------------------------------------------------------------------------------
 
-    def _declare_spaces(self, action_width: int) -> None:
-        """Set the spaces; constructors call it last, when the simulator can be read."""
+    def _declare_spaces(self, low: np.ndarray, high: np.ndarray) -> None:
+        """Set the spaces, with the bounds of actions [A]; constructors call it last, when the simulator can be read."""
         for camera in self.image_sizes:
             if camera not in self.available_cameras:
                 raise EnvConfigError(unknown_name(f"camera of {self.name}", camera, self.available_cameras))
-        self.action_space = spaces.Box(-1.0, 1.0, (action_width,), np.float32)
+        self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
         images = {}
         for camera, (largest, *smaller) in self._sizes.items():
             for key, size in {f"{camera}_image": largest, **{f"{camera}_image_{s}": s for s in smaller}}.items():
@@ -248,7 +256,7 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
             raise ActionError(f"{self.name} action has shape {array.shape}; expected {self.action_space.shape}")
         if not np.isfinite(array).all():
             raise ActionError(f"{self.name} action holds NaN or infinity: {array.tolist()}")
-        return np.clip(array, -1.0, 1.0)
+        return np.clip(array, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
 
 
 def _image_sizes(cameras: Sequence[str], image_size: ImageSize) -> dict[str, list[int]]:

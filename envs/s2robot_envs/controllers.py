@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from s2robot_envs.errors import EnvConfigError
@@ -35,18 +37,41 @@ def composite_controller(config: Any, robot: str, version: str | None = None) ->
             return load_composite_controller_config(controller=config, robot=robot)
         except (AssertionError, FileNotFoundError) as error:
             raise EnvConfigError(
-                f"controller {config!r} is not a controller of robosuite {version_here()}: {error}"
+                f"controller {config!r} is not a controller of robosuite {version_here()}; choices: "
+                f"{', '.join(controller_names())}, or a file *.json"
             ) from error
     if isinstance(config, Mapping) and is_part_controller_config(dict(config)):
         part = _of_robosuite_1_4(config) if _is_1_4(config, version) else dict(config)
-        return refactor_composite_controller_config(part, robot, ["right"])
+        part.setdefault("interpolation", None)  # robosuite has no default for it
+        return refactor_composite_controller_config(part, robot, ["right", "left"] if is_bimanual(robot) else ["right"])
     if not isinstance(config, Mapping) or not isinstance(config.get("body_parts"), Mapping):
         said = config.get("type") if isinstance(config, Mapping) else config
-        raise EnvConfigError(f"controller {said!r} is not a controller of robosuite {version_here()}")
+        raise EnvConfigError(
+            f"controller {said!r} is not a controller of robosuite {version_here()}; "
+            f"choices: {', '.join(controller_names())}"
+        )
     found = copy.deepcopy(dict(config))
     parts = dict(found["body_parts"])
     found["body_parts"] = {**parts.pop("arms", {}), **parts}
     return found
+
+
+@cache
+def is_bimanual(robot: str) -> bool:
+    """Return whether one robot of this name, which robosuite must have, has two arms."""
+    from robosuite.utils.robot_utils import check_bimanual
+
+    return bool(check_bimanual(robot))
+
+
+def controller_names() -> list[str]:
+    """Return robosuite's names of controllers: those of one arm, and those of a whole robot."""
+    import robosuite
+    from robosuite.controllers import ALL_COMPOSITE_CONTROLLERS, ALL_PART_CONTROLLERS
+
+    settings = Path(robosuite.__file__).parent / "controllers" / "config" / "default" / "composite"
+    whole = [name for name in ALL_COMPOSITE_CONTROLLERS if (settings / f"{name.lower()}.json").is_file()]
+    return [*ALL_PART_CONTROLLERS, *whole]
 
 
 def _is_1_4(part: Mapping[str, Any], version: str | None) -> bool:

@@ -18,8 +18,9 @@ def make_env(task: str, **settings: Unpack[EnvSettings]) -> gymnasium.Env:
     """Make one environment.
 
     Args:
-        task: a key of `s2robot_envs.TASKS`, for example `Lift`; or `gym:<id>`, any environment that `gymnasium.make`
-            makes (`gym:module:Name-v0` imports the module first); or `metaworld:<task>`.
+        task: a key of `s2robot_envs.TASKS`, for example `Lift`; or `robosuite:<name>`, any environment that robosuite
+            registers; or `gym:<id>`, any environment that `gymnasium.make` makes (`robosuite:module:Name` and
+            `gym:module:Name-v0` import the module first); or `metaworld:<task>`.
         settings: cameras, sizes, variant and so on, all optional; see `EnvSettings`.
 
     Returns:

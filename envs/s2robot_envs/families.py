@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from s2robot_envs.errors import EnvConfigError, unknown_name
 from s2robot_envs.registry import import_from
-from s2robot_envs.settings import ROBOT_SETTINGS, EnvSettings
+from s2robot_envs.settings import ROBOSUITE_SETTINGS, EnvSettings
 from s2robot_envs.variants import Variant
 
 if TYPE_CHECKING:
     from s2robot_envs.base import ImageEnv
 
-DEFAULT = "robosuite"  # its tasks are named by <name> alone, those of other families by <family>:<name>
+DEFAULT = "robosuite"  # the tasks of our table are named by <name> alone, all others by <family>:<name>
 
 # Family -> "module:function" of its function (task, settings) -> ImageEnv. Imported when a task of the family is made,
 # because simulators load slowly and the OpenGL backend must be chosen before one loads.
@@ -33,7 +33,7 @@ def family_of(task: str) -> str:
     if not colon:
         return DEFAULT
     if family not in FAMILIES:
-        raise EnvConfigError(unknown_name("family of tasks", family, set(FAMILIES) - {DEFAULT}))
+        raise EnvConfigError(unknown_name("family of tasks", family, FAMILIES))
     return family
 
 
@@ -51,9 +51,10 @@ def make_plain(task: str, settings: EnvSettings) -> ImageEnv:
 
 def _without_robots(task: str, settings: EnvSettings) -> EnvSettings:
     others: dict[str, Any] = dict(settings)
-    for name in ROBOT_SETTINGS:
+    for name in ROBOSUITE_SETTINGS:
         if others.pop(name, None) is not None:
-            raise EnvConfigError(f"{name} does not apply to {task}: it is a setting of robosuite's tasks")
+            instead = "; gym.proprioception selects parts of the observation" if name == "proprioception" else ""
+            raise EnvConfigError(f"{name} does not apply to {task}: it is a setting of robosuite's tasks{instead}")
     return cast(EnvSettings, others)
 
 

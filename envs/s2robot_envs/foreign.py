@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import gymnasium
@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 
 from s2robot_envs.errors import EnvConfigError, RenderingError, unknown_name
-from s2robot_envs.rendering import ensure_gl_backend
+from s2robot_envs.rendering import ensure_gl_backend, load_triton_first
 
 PREFIX = "gym:"
 RENDER = "render"  # the camera behind the environment's own `render()`
@@ -32,11 +32,15 @@ class GymOptions:
         proprioception: keys observed in addition to the cameras; None for every vector of the observation, without
             matrices of 8 x 8 numbers and more. A mapping gives new names to vectors or to parts of them:
             `{"hand": ["observation", 0, 3]}`.
+        actions: `unit` if actions are in [-1, 1], mapped to the environment's bounds; `own` if they are in the
+            environment's own units; or the bounds of the actions, `{"low": 0, "high": 512}` (numbers, or one per
+            dimension), mapped to the environment's bounds; None means `unit`.
     """
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     success: str | None = None
     proprioception: Sequence[str] | Mapping[str, Sequence[Any]] | None = None
+    actions: str | Mapping[str, Any] | None = None
 
     @classmethod
     def parse(cls, value: GymOptions | Mapping[str, Any] | None) -> GymOptions:
@@ -53,6 +57,13 @@ class GymOptions:
                 raise EnvConfigError(unknown_name("gym option", name, names))
         return cls(**(value or {}))
 
+    def plain(self) -> dict[str, Any]:
+        """Return the options as a mapping, JSON-able; `parse` reads them back."""
+        options = asdict(self)
+        if self.actions is None:  # as before there was a choice
+            del options["actions"]
+        return options
+
 
 def make_registered(task: str, options: GymOptions) -> gymnasium.Env:
     """Call `gymnasium.make` for the name after `gym:`, with `rgb_array` rendering if the environment has it.
@@ -63,6 +74,7 @@ def make_registered(task: str, options: GymOptions) -> gymnasium.Env:
     module, _, env_id = task.removeprefix(PREFIX).rpartition(":")
     with contextlib.suppress(RenderingError):  # without OpenGL the rest still runs; rendering raises later
         ensure_gl_backend()
+    load_triton_first()  # some environments, dm_control's for one, make an OpenGL context when they are made or reset
     try:
         if module:  # registers the environment
             importlib.import_module(module)
@@ -94,6 +106,34 @@ def action_scale(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray
     if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
         raise EnvConfigError(f"{name} has actions {space}; valid: a Box with finite bounds")
     return space.low.astype(float).ravel(), space.high.astype(float).ravel()
+
+
+def action_bounds(
+    asked: str | Mapping[str, Any] | None, own: tuple[np.ndarray, np.ndarray], name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of the actions that are given to an environment, float64 [A] each; see `GymOptions.actions`.
+
+    Args:
+        asked: the option.
+        own: the bounds of the environment itself.
+        name: name of the environment in messages.
+    """
+    ones = np.ones_like(own[0])
+    if asked is None or asked == "unit":
+        return -ones, ones
+    if asked == "own":
+        return own
+    bounds = asked if isinstance(asked, Mapping) else {}
+    try:
+        low, high = (np.broadcast_to(np.asarray(bounds[end], dtype=float), ones.shape) for end in ("low", "high"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise EnvConfigError(
+            f"gym.actions={asked!r} of {name} is not possible; valid: unit, own, or low and high, one number each or "
+            f"{len(ones)}"
+        ) from error
+    if not (np.isfinite([low, high]).all() and (low < high).all()):
+        raise EnvConfigError(f"gym.actions={asked!r} of {name} is not possible; valid: low below high, both finite")
+    return low, high
 
 
 def is_verdict(value: Any) -> bool:

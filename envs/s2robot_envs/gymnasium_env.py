@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -16,6 +15,7 @@ from s2robot_envs.foreign import (
     PREFIX,
     RENDER,
     GymOptions,
+    action_bounds,
     action_scale,
     horizon_of,
     make_registered,
@@ -52,8 +52,9 @@ class GymnasiumEnv(ImageEnv):
     detail), to the requested size, with black bars if they are not square.
 
     Vectors of the observation are proprioception, float32; an observation that is one vector is the key `observation`.
-    Bounded actions are mapped from [-1, 1] to the environment's bounds. If the environment ends an episode itself, the
-    episode is truncated, and `info["terminated"]` says whether it reached a final state.
+    Bounded actions are mapped from [-1, 1] to the environment's bounds, unless `GymOptions.actions` says otherwise. If
+    the environment ends an episode itself, the episode is truncated, and `info["terminated"]` says whether it reached a
+    final state.
 
     Args:
         env: the environment to wrap.
@@ -102,7 +103,8 @@ class GymnasiumEnv(ImageEnv):
             if not cameras:
                 raise EnvConfigError(
                     f"{name} has no default camera: its observation has no images and render_mode is "
-                    f"{env.render_mode!r}; give cameras; choices: {', '.join(self.available_cameras) or 'none'}"
+                    f"{env.render_mode!r}; give cameras; choices: {', '.join(self.available_cameras) or 'none'}. An "
+                    "environment that can draw itself and does not say so needs gym.kwargs.render_mode=rgb_array"
                 )
         super().__init__(
             name,
@@ -118,7 +120,8 @@ class GymnasiumEnv(ImageEnv):
         self._drawn: Any = None  # the model for which the renderer was made
         self.raw_observation: Any = None
         self._own_end = False
-        self._declare_spaces(len(self._scale[0]))
+        self._given = action_bounds(self.options.actions, self._scale, name)
+        self._declare_spaces(*self._given)
 
     def _vector_parts(self) -> dict[str, tuple[str, slice]]:
         """Return name -> (entry of the observation, part of that entry)."""
@@ -128,7 +131,8 @@ class GymnasiumEnv(ImageEnv):
             return {key: (key, slice(None)) for key in vectors if not is_map(self._leaves[key][0])}
         parts = {}
         for name in asked:
-            key, *bounds = asked[name] if isinstance(asked, Mapping) else [name]
+            where: Any = asked[name] if isinstance(asked, Mapping) else name
+            key, *bounds = [where] if isinstance(where, str) else list(where)
             if key not in vectors:
                 raise EnvConfigError(unknown_name(f"vector in the observation of {self.name}", key, vectors))
             if len(bounds) > 3 or not all(bound is None or isinstance(bound, int) for bound in bounds):
@@ -144,9 +148,12 @@ class GymnasiumEnv(ImageEnv):
         return any(verdict(self.name, key, info[key]) for key in self._success_keys() if key in info)
 
     def _advance(self, action: np.ndarray) -> Outcome:
-        low, high = self._scale
-        space = self.env.action_space
-        scaled = np.clip(low + (action + 1) / 2 * (high - low), low, high)
+        (low, high), (first, last) = self._scale, self._given
+        space: Any = self.env.action_space
+        if self.options.actions == "own":
+            scaled = np.clip(action, low, high)
+        else:
+            scaled = np.clip(low + (action - first) / (last - first) * (high - low), low, high)
         self.raw_observation, reward, terminated, truncated, info = self.env.step(
             scaled.astype(space.dtype).reshape(space.shape)
         )
@@ -163,6 +170,17 @@ class GymnasiumEnv(ImageEnv):
             if key in info:
                 return verdict(self.name, key, info[key])
         raise EnvConfigError(undecided(self.name, info, TERMINATED))
+
+    def unclear_actions(self) -> str:
+        """See `ImageEnv.unclear_actions`: own bounds other than [-1, 1] need `GymOptions.actions`."""
+        low, high = self._scale
+        if self.options.actions is not None or ((low == -1).all() and (high == 1).all()):
+            return ""
+        return (
+            f"the environment's own actions go from {low.tolist()} to {high.tolist()}; give gym.actions=own if these "
+            "are the recorded units, gym.actions=unit if -1 and 1 are recorded for them, or "
+            "gym.actions={low: …, high: …}"
+        )
 
     def info(self) -> dict[str, Any]:
         """Return `ImageEnv.info` and `terminated`: whether the wrapped environment reported a final state."""
@@ -242,7 +260,7 @@ class GymnasiumEnv(ImageEnv):
                 "render_profile": self.render_profile,
                 "horizon": self.horizon,
                 "variant": {},
-                "gym": asdict(self.options),
+                "gym": self.options.plain(),
             },
         }
 

@@ -136,6 +136,8 @@ def _controller(config: Mapping[str, Any], num_robots: int) -> dict[str, Any]:
     for name, part in config["body_parts"].items():
         if name in ("right", "left") and isinstance(part, Mapping):
             flat |= {f"{name} {key}": value for key, value in _part(part, num_robots).items()}
+        elif part is not None:  # torso, head, base, legs: compared as they are written
+            flat[name] = part
     return flat
 
 

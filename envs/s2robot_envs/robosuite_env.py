@@ -10,9 +10,11 @@ import numpy as np
 from s2robot_envs import simulator
 from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, ObservationDict, Outcome
 from s2robot_envs.errors import EnvConfigError
+from s2robot_envs.observables import action_bounds, cameras_of, observable_names, observables_of, read_observables
+from s2robot_envs.registered import task_spec
 from s2robot_envs.rendering import OffscreenRenderer
 from s2robot_envs.settings import EnvSettings
-from s2robot_envs.tasks import CONTROL_FREQUENCY, get_task
+from s2robot_envs.tasks import CONTROL_FREQUENCY
 from s2robot_envs.variants import Scene, Variant
 
 
@@ -25,21 +27,30 @@ class RobosuiteEnv(ImageEnv):
     - **The quaternion's sign** is MuJoCo's, which follows the joints without jumps. It is not canonicalised: the usual
       rule (w >= 0) flips the sign where w is 0, which is exactly where the gripper points down.
     - **Actions** are float32 [7] per arm in [-1, 1]: end-effector translation (1 is 0.05 m) and rotation (axis-angle, 1
-      is 0.5 rad) relative to the current pose in the robot's base frame, and the gripper (-1 opens, 1 closes).
+      is 0.5 rad) relative to the current pose in the robot's base frame, and the gripper (-1 opens, 1 closes). Other
+      robots and controllers have actions of other widths. Absolute positions and angles have no bounds.
     - **Time**: a step is 1/20 s.
     - **Reward**: 1 on success, else 0.
 
     Args:
-        task: a key of `s2robot_envs.TASKS`.
+        task: a key of `s2robot_envs.TASKS`, or `robosuite:<name>` with a name that robosuite registers.
         cameras: names of the cameras to observe; None for the task's own, empty for none (then no OpenGL is needed).
         image_size: the same as for `ImageEnv`.
         render_profile: `fast` (no shadows, reflections or antialiasing) or `full` (robosuite's look).
         horizon: steps until truncation; None for the task's own.
         variant: changes to the task's scene: a `Variant`, or its options as a mapping.
+        robots: robosuite's names of the robots, one or a list; None for a Panda, or two.
+        controller: robosuite's name of a controller, or its settings in the form of robosuite 1.4 or 1.5; one, or one
+            per robot; None for the robot's own.
+        control_freq: actions per second; None for 20.
+        robosuite: further arguments of `robosuite.make`.
+        proprioception: names of robosuite's observables, or `object` for all true object poses together; None for the
+            task's own, or the pose of every hand if its robots have others.
         render_mode: `rgb_array` or None.
 
     Raises:
-        EnvConfigError: a task, camera or profile is unknown, or a size, horizon or variant is not valid.
+        EnvConfigError: a task, robot, controller, camera, observable or profile is unknown, or a size, horizon or
+            variant is not valid.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}  # noqa: RUF012 (gymnasium's attribute)
@@ -57,27 +68,35 @@ class RobosuiteEnv(ImageEnv):
         controller: str | Mapping[str, Any] | Sequence[Any] | None = None,
         control_freq: float | None = None,
         robosuite: Mapping[str, Any] | None = None,
+        proprioception: Sequence[str] | None = None,
         render_mode: str | None = "rgb_array",
     ) -> None:
-        self.task = get_task(task)
-        super().__init__(
-            task,
-            cameras=self.task.cameras if cameras is None else cameras,
-            image_size=image_size,
-            render_profile=render_profile,
-            horizon=self.task.horizon if horizon is None else horizon,
-            render_mode=render_mode,
-        )
+        self.task = task_spec(task)
         self.variant = Variant.parse(variant)
         self.variant.check(self.task)
         self.robot_settings = simulator.RobotSettings(robots, controller, control_freq, robosuite)
-        self.metadata = {**self.metadata, "render_fps": self.robot_settings.frequency()}
-        self.simulator = simulator.build_robosuite(self.task, self.horizon, self.variant, self.robot_settings)
-        self._scene = Scene(self.simulator, self.task, self.variant)
-        self._renderer: OffscreenRenderer | None = None
-        self.available_cameras = tuple(self.simulator.sim.model.camera_names)
-        self.default_camera = self.task.cameras[0]
-        self._declare_spaces(self.simulator.action_dim)
+        horizon = self.task.horizon if horizon is None else horizon
+        self.simulator = simulator.build_robosuite(self.task, horizon, self.variant, self.robot_settings)
+        try:
+            super().__init__(
+                task,
+                cameras=cameras_of(self.simulator, self.task) if cameras is None else cameras,
+                image_size=image_size,
+                render_profile=render_profile,
+                horizon=horizon,
+                render_mode=render_mode,
+            )
+            self.metadata = {**self.metadata, "render_fps": self.robot_settings.frequency()}
+            self._scene = Scene(self.simulator, self.task, self.variant)
+            self._renderer: OffscreenRenderer | None = None
+            self.available_cameras = tuple(self.simulator.sim.model.camera_names)
+            self.default_camera = cameras_of(self.simulator, self.task)[0]
+            self._asked_observables = None if proprioception is None else list(proprioception)
+            self._observables = observables_of(self.simulator, self.task, proprioception)
+            self._declare_spaces(*action_bounds(self.simulator))
+        except BaseException:
+            self.simulator.close()
+            raise
 
     def _restart(self, seed: int) -> bool:
         simulator.seed_generators(self.simulator, seed)
@@ -119,6 +138,11 @@ class RobosuiteEnv(ImageEnv):
         if self.simulator is not None:
             self.simulator.close()
             self.simulator = None
+
+    def offered(self) -> dict[str, int]:
+        """Return key -> width of every observable of robosuite, which `proprioception` can name."""
+        names = observable_names(self.simulator)
+        return {key: int(value.size) for key, value in read_observables(self.simulator, names).items()}
 
     # Recording and replay -------------------------------------------------------------------------------------
 
@@ -170,13 +194,14 @@ class RobosuiteEnv(ImageEnv):
                 "horizon": self.horizon,
                 "variant": self.variant.options(),
                 **self.robot_settings.chosen(),
+                **({} if self._asked_observables is None else {"proprioception": self._asked_observables}),
             },
         }
 
     # ----------------------------------------------------------------------------------------------------------
 
     def _proprioception(self) -> ObservationDict:
-        return {key: simulator.read_observable(self.simulator, key) for key in self.task.proprioception}
+        return read_observables(self.simulator, self._observables)
 
     def _is_success(self) -> bool:
         return bool(self.simulator._check_success())

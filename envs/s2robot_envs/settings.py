@@ -8,7 +8,8 @@ from typing import Any, TypedDict
 from s2robot_envs.errors import EnvConfigError, unknown_name
 from s2robot_envs.variants import Variant
 
-ROBOT_SETTINGS = ("robots", "controller", "control_freq", "robosuite")  # of robosuite's tasks only
+ROBOT_SETTINGS = ("robots", "controller", "control_freq", "robosuite")  # what moves, and how
+ROBOSUITE_SETTINGS = (*ROBOT_SETTINGS, "proprioception")  # of robosuite's tasks only
 
 
 class EnvSettings(TypedDict, total=False):
@@ -20,6 +21,11 @@ class EnvSettings(TypedDict, total=False):
         render_profile: `fast` or `full`; see `s2robot_envs.rendering.RENDER_PROFILES`.
         horizon: steps until truncation; None for the task's own.
         variant: smaller objects, farther cameras, distractors or randomised looks: a `Variant` or its options.
+        robots: robosuite's names of the robots, one or a list; None for a Panda, or two.
+        controller: robosuite's name of a controller, or its settings; one, or one per robot; None for the robot's own.
+        control_freq: actions per second of a robosuite task; None for 20.
+        robosuite: further arguments of `robosuite.make`.
+        proprioception: robosuite's observables to observe; None for the task's own.
         gym: options of a gymnasium environment that is not from this package, see `foreign.GymOptions`.
         observation_steps: number of observations To of the `ActionChunk` around the environment. `make_env` adds an
             `ActionChunk` if To or Ta is given (the other is then 1), else it returns the plain one-action environment.
@@ -36,6 +42,7 @@ class EnvSettings(TypedDict, total=False):
     controller: str | Mapping[str, Any] | Sequence[Any] | None
     control_freq: float | None
     robosuite: Mapping[str, Any] | None
+    proprioception: Sequence[str] | None
     gym: Mapping[str, Any] | None
     observation_steps: int | None
     action_steps: int | None

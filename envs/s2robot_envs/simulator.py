@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from s2robot_envs.errors import EnvConfigError, RenderingError
+from s2robot_envs.controllers import composite_controller, is_bimanual
+from s2robot_envs.errors import EnvConfigError, RenderingError, unknown_name
 from s2robot_envs.rendering import ensure_gl_backend
 from s2robot_envs.settings import ROBOT_SETTINGS
 from s2robot_envs.tasks import CONTROL_FREQUENCY, ROBOT, TaskSpec
@@ -69,18 +70,33 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
+def robot_names(spec: TaskSpec, asked: str | Sequence[str] | None) -> list[str]:
+    """Return the robots of an environment: one name stands for as many of that robot as the task needs.
+
+    Raises:
+        EnvConfigError: robosuite has no such robot; the message names the choices.
+    """
+    import_robosuite()
+    from robosuite.robots import ROBOT_CLASS_MAPPING
+
+    asked = ROBOT if asked is None else asked
+    for name in [asked] if isinstance(asked, str) else asked:
+        if name not in ROBOT_CLASS_MAPPING:
+            raise EnvConfigError(unknown_name("robot", name, ROBOT_CLASS_MAPPING))
+    if not isinstance(asked, str):
+        return list(asked)
+    return [asked] * (1 if is_bimanual(asked) else spec.num_robots)
+
+
 def robosuite_kwargs(spec: TaskSpec, horizon: int, settings: RobotSettings | None = None) -> dict[str, Any]:
     """Arguments of `robosuite.make` for a task, without its cameras; plain JSON values.
 
     Raises:
-        EnvConfigError: robosuite has no such controller, or there are not as many controllers as robots.
+        EnvConfigError: robosuite has no such robot or controller, or there are not as many controllers as robots.
     """
     import_robosuite()
-    from s2robot_envs.controllers import composite_controller
-
     settings = settings or RobotSettings()
-    robots = ROBOT if settings.robots is None else settings.robots
-    robots = [robots] * spec.num_robots if isinstance(robots, str) else list(robots)
+    robots = robot_names(spec, settings.robots)
     given = settings.controller
     controllers = list(given) if isinstance(given, list | tuple) else [given] * len(robots)
     if len(controllers) != len(robots):
@@ -120,10 +136,12 @@ def build_robosuite(spec: TaskSpec, horizon: int, variant: Variant, settings: Ro
             **kwargs,
         )
     except Exception as error:  # robosuite asserts, or looks names up in dictionaries
-        if settings is None or not settings.chosen():
+        chosen = settings.chosen() if settings else {}
+        if not chosen and ":" not in spec.name:
             raise
+        with_these = f" with {chosen}" if chosen else ""
         raise EnvConfigError(
-            f"robosuite cannot make {spec.name} with {settings.chosen()} ({type(error).__name__}: {error})"
+            f"robosuite cannot make {spec.name}{with_these} ({type(error).__name__}: {error})"
         ) from error
     if variant.edits_model():
         env.set_xml_processor(lambda xml: variant.edit_model(xml, spec))
@@ -131,11 +149,10 @@ def build_robosuite(spec: TaskSpec, horizon: int, variant: Variant, settings: Ro
         env.hard_reset = True
         env.reset()
         env.hard_reset = False
-    # robosuite would sample every observable in each of the 25 physics steps of an action. `read_observable` reads the
-    # needed ones once per observation.
+    # robosuite would sample every observable in each of the 25 physics steps of an action. `read_observables` reads the
+    # needed ones once per observation. `active` tells which ones robosuite would show.
     for name in env.observation_names:
         env.modify_observable(name, "enabled", False)
-        env.modify_observable(name, "active", False)
     return env
 
 
@@ -143,13 +160,20 @@ def _import_environment(spec: TaskSpec) -> str:
     """Import the task's own module, if it names one, and return robosuite's name of its environment."""
     module = (spec.environment or "").rpartition(":")[0]
     if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise EnvConfigError(
-                f"task {spec.name}: the module of environment={spec.environment!r} cannot be imported: {error}"
-            ) from error
+        import_module(f"task {spec.name}: the module of environment={spec.environment!r}", module)
     return spec.robosuite_name
+
+
+def import_module(what: str, module: str) -> None:
+    """Import a module that registers an environment with robosuite.
+
+    Raises:
+        EnvConfigError: it cannot be imported; the message begins with `what`.
+    """
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise EnvConfigError(f"{what} cannot be imported: {error}") from error
 
 
 def seed_generators(env: Any, seed: int) -> None:
@@ -160,7 +184,8 @@ def seed_generators(env: Any, seed: int) -> None:
     """
     rng = np.random.default_rng(seed)
     env.rng = rng
-    pending = [env.placement_initializer] if env.placement_initializer is not None else []
+    placement = getattr(env, "placement_initializer", None)  # Wipe has none
+    pending = [placement] if placement is not None else []
     while pending:
         sampler = pending.pop()
         sampler.rng = rng
@@ -168,6 +193,9 @@ def seed_generators(env: Any, seed: int) -> None:
             if hasattr(placed, "rng"):  # objects can be random too: TwoArmTransport's hammer draws its orientation
                 placed.rng = rng
         pending += getattr(sampler, "samplers", {}).values()
+    arena: Any = getattr(env.model, "mujoco_arena", None)
+    if hasattr(arena, "rng"):  # Wipe's arena draws the path of the dirt
+        arena.rng = rng
 
 
 def refresh_positions(env: Any) -> None:
@@ -183,11 +211,6 @@ def refresh_positions(env: Any) -> None:
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)
-
-
-def read_observable(env: Any, key: str) -> np.ndarray:
-    """Return the current value of one of robosuite's observables, float32 [d]."""
-    return np.asarray(env._observables[key]._sensor({}), dtype=np.float32)
 
 
 def model_xml(env: Any) -> str:
@@ -206,6 +229,10 @@ def model_xml(env: Any) -> str:
         index = model.body_name2id(body.get("name"))
         if model.body_jntnum[index] == 0:
             _write_pose(body, model.body_pos[index], model.body_quat[index])
+    for body in world.findall("body/body//body[@name]") + world.findall("body/body[@name]"):
+        position = model.body_pos[model.body_name2id(body.get("name"))]
+        if not np.allclose(np.array(body.get("pos", "0 0 0").split(), float), position):  # Wipe's dirt, on its table
+            body.set("pos", _numbers(position))
     for camera in world.findall("camera"):
         index = model.camera_name2id(camera.get("name"))
         _write_pose(camera, model.cam_pos[index], model.cam_quat[index])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from s2robot_envs.errors import EnvConfigError
+from s2robot_envs.errors import EnvConfigError, unknown_name
 from s2robot_envs.registry import Registry
 
 CONTROL_FREQUENCY = 20  # actions per second, robosuite's and robomimic's convention
@@ -95,6 +95,11 @@ def get_task(name: str) -> TaskSpec:
         EnvConfigError: the task is unknown, and the message lists the choices; or the entry of an installed package is
             not a `TaskSpec` of this name.
     """
+    if name not in TASKS:
+        raise EnvConfigError(
+            f"{unknown_name('task', name, TASKS)}. Further tasks: robosuite:<name> for all that robosuite registers, "
+            "gym:<id>, metaworld:<name>"
+        )
     spec = TASKS.find(name)
     if not isinstance(spec, TaskSpec) or spec.name != name:
         raise EnvConfigError(f"task {name!r} of {TASKS.provider(name)} is {spec!r}; valid: a TaskSpec of this name")

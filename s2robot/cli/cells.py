@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,12 +30,14 @@ from s2robot.benchmark.calibration import blocks_text
 from s2robot.cli.choices import register_choices
 from s2robot.cli.demonstrations import collect_demonstrations
 from s2robot.cli.outcome import Output
+from s2robot.cli.recorded import require_evaluable_as_recorded
 from s2robot.cli.words import prepare_arguments
 from s2robot.config import CONFIG_DIR, BenchmarkConfig, CollectConfig, resolve
 from s2robot.interfaces import S2RobotError, WeightsError
 from s2robot_envs import S2RobotEnvError, Variant, default_num_envs, make_env, make_vector_env
 from s2robot_envs.collection import collection_seed
 from s2robot_envs.experts import make_expert
+from s2robot_envs.registered import task_spec
 from s2robot_envs.rendering import get_render_profile
 from s2robot_envs.tasks import get_task
 
@@ -76,7 +79,7 @@ def task_facts(task: str) -> TaskFacts:
     Raises:
         S2RobotEnvError: the task is unknown.
     """
-    spec = get_task(task)
+    spec = task_spec(task)
     return TaskFacts(spec.horizon, tuple(spec.cameras))
 
 
@@ -85,8 +88,11 @@ def check_collection(config: CollectConfig) -> None:
 
     Raises:
         S2RobotEnvError: the task, camera, profile or variant is unknown, or the task has no expert.
+        DatasetError: demonstrations that are there already would be evaluated in another environment than their own.
     """
-    foreign = ":" in config.task  # a task of a family other than robosuite's, see `make_env`
+    if Path(config.out).exists():
+        require_evaluable_as_recorded(config.out)
+    foreign = ":" in config.task  # a task that is not of our table, see `make_env`
     if not foreign:
         Variant.parse(config.variant).check(get_task(config.task))
     make_expert(config.task, config.expert)

@@ -6,20 +6,20 @@ import shlex
 from pathlib import Path
 
 from s2robot.checkpoint import load_record
-from s2robot.cli.recorded import require_evaluable_as_recorded
+from s2robot.cli.environment import environment_of
 from s2robot.config import TrainConfig
 
 
 def train_checked(config: TrainConfig) -> Path:
-    """Train a policy, but open its dataset before torch is imported; return the folder of the checkpoint.
+    """Train a policy, but check data and environment before torch is imported; return the folder of the checkpoint.
 
     Raises:
-        S2RobotError: as for `s2robot.training.train`, or evaluation would not make the recorded environment.
+        S2RobotError: as for `s2robot.training.train`, or the environment of the policy does not fit the data.
     """
-    require_evaluable_as_recorded(config.dataset)
+    environment = environment_of(config)
     from s2robot.training import train
 
-    return train(config)
+    return train(config, environment=environment)
 
 
 def describe_checkpoint(folder: Path) -> str:

@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from s2robot.cli.recorded import rebuilding_settings, require_recorded_environment, with_control_frequency
+from s2robot.cli.recorded import (
+    rebuilding_settings,
+    recorded_task,
+    require_recorded_environment,
+    with_control_frequency,
+)
 from s2robot.config import CollectConfig, RenderConfig
 from s2robot.data.appearance import ATTRIBUTE as LOOK
 from s2robot.data.appearance import look_of
 from s2robot.data.base import RENDERER
+from s2robot.data.horizon import horizon_of
 from s2robot.interfaces import DatasetError, Episode
 from s2robot_envs import collect as collect_episodes
 
@@ -29,6 +35,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
     from s2robot_envs import make_env
     from s2robot_envs.collection import packages
     from s2robot_envs.recorded import ROBOSUITE, differences
+    from s2robot_envs.settings import ROBOSUITE_SETTINGS
 
     path = Path(config.out)
     kwargs: dict[str, Any] = {
@@ -38,6 +45,7 @@ def collect_demonstrations(config: CollectConfig) -> None:
         "horizon": config.horizon,
         "variant": config.variant,
         "gym": config.gym,
+        **{name: value for name in ROBOSUITE_SETTINGS if (value := getattr(config, name)) is not None},
     }
     # Made once here for its description, so that impossible settings are an error before the file is opened.
     env: Any = make_env(config.task, **kwargs)
@@ -99,10 +107,11 @@ def render_demonstrations(config: RenderConfig) -> None:
     with open_dataset(config.dataset) as dataset:
         env_args = with_control_frequency(dataset)
         recorded = env_args.get("s2robot", {})
-        task = recorded.get("task") or env_args.get("env_name")
+        task = recorded.get("task") or recorded_task(env_args)
         if not task:
             raise dataset.error("records no environment (env_args), so no simulator can replay it")
         kwargs = {
+            "horizon": horizon_of(dataset.lengths),
             **rebuilding_settings(env_args, task),
             **recorded,
             "task": task,
@@ -128,7 +137,13 @@ def render_demonstrations(config: RenderConfig) -> None:
 
         look = {LOOK: look_of(env_args["s2robot"])}
         drifts = render_dataset(dataset, config.out, env_args, replay_all, attributes=look)
-        print("\n".join([*map(str, drifts), f"{len(dataset)} demonstrations at {config.size} pixels: {config.out}"]))
+        lines = [*map(str, drifts), f"{len(dataset)} demonstrations at {config.size} pixels: {config.out}"]
+        if not recorded:
+            lines.append(
+                f"an episode of evaluation ends after {kwargs['horizon']} steps at the latest, because the longest "
+                f"demonstration takes {max(dataset.lengths)}; evaluate with horizon=… to change it"
+            )
+        print("\n".join(lines))
 
 
 def _episode(recorded: dict[str, Any], look: dict[str, Any]) -> Episode:

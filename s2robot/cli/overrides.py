@@ -19,6 +19,8 @@ SCRIPTS = {"train_policy": "python train_policy.py", "benchmark": "python -m s2r
 
 _PATH = re.compile(r"(\+{0,2}(?:dataset|output|cache_dir|store|encoder\.weights)=)(.+)", re.DOTALL)
 
+_OPEN = re.compile(r"(gym|robosuite|controller)\.[\w.]+=")
+
 
 def check_words(config_name: str, words: list[str]) -> None:
     """Check that all words are overrides.
@@ -53,8 +55,11 @@ def expand(path: str) -> str:
 
 
 def quote_paths(words: list[str]) -> list[str]:
-    """Expand `~` and put quotes around paths, because Hydra's grammar reads unquoted paths only if they are plain."""
-    return [_quote_path(word) for word in words]
+    """Expand `~` and put quotes around paths, because Hydra's grammar reads unquoted paths only if they are plain.
+
+    An entry of an open mapping, such as `gym.success=…`, gets the plus signs that Hydra wants for a new key.
+    """
+    return [f"++{word}" if _OPEN.match(word) else _quote_path(word) for word in words]
 
 
 def _quote_path(word: str) -> str:

@@ -32,6 +32,20 @@ def with_control_frequency(dataset: DemonstrationDataset) -> dict[str, Any]:
     return {**env_args, "env_kwargs": {**kwargs, "control_freq": frequency}}
 
 
+def recorded_task(env_args: Mapping[str, Any]) -> str | None:
+    """Name here of the task that others recorded; None if the description names none.
+
+    An environment of robosuite is a task of our table, or `robosuite:<name>`.
+    """
+    from s2robot_envs.recorded import ROBOSUITE
+    from s2robot_envs.registered import task_of
+
+    name = env_args.get("env_name")
+    if not isinstance(name, str) or not name:
+        return None
+    return task_of(name) if env_args.get("type", ROBOSUITE) == ROBOSUITE else name
+
+
 def rebuilding_settings(env_args: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Settings of `make_env` for the recorded robots, controllers and control frequency.
 
@@ -40,12 +54,13 @@ def rebuilding_settings(env_args: Mapping[str, Any], task: str) -> dict[str, Any
     Raises:
         S2RobotEnvError: unknown task, or a recorded controller is not one of robosuite 1.5.
     """
+    from s2robot_envs.families import DEFAULT, family_of
     from s2robot_envs.recorded import ROBOSUITE, recorded_settings
-    from s2robot_envs.tasks import get_task
+    from s2robot_envs.registered import task_spec
 
-    if ":" in task or env_args.get("type", ROBOSUITE) != ROBOSUITE:
+    if family_of(task) != DEFAULT or env_args.get("type", ROBOSUITE) != ROBOSUITE:
         return {}
-    return recorded_settings(env_args, get_task(task))
+    return recorded_settings(env_args, task_spec(task))
 
 
 def require_recorded_environment(
@@ -92,15 +107,19 @@ def require_evaluable_as_recorded(path: str) -> None:
         if importlib.util.find_spec("robosuite") is None:
             return
         from s2robot_envs.recorded import ROBOSUITE, differences
+        from s2robot_envs.registered import PREFIX, task_spec
         from s2robot_envs.settings import ROBOT_SETTINGS
         from s2robot_envs.simulator import RobotSettings, robosuite_kwargs
-        from s2robot_envs.tasks import TASKS, get_task
+        from s2robot_envs.tasks import TASKS
 
         recorded, own = dataset.env_args, dataset.env_args.get("s2robot", {})
-        if recorded.get("type") != ROBOSUITE or not recorded.get("env_kwargs") or own.get("task") not in TASKS:
+        task = own.get("task", "")
+        if recorded.get("type") != ROBOSUITE or not recorded.get("env_kwargs"):
+            return
+        if task not in TASKS and not task.startswith(PREFIX):
             return
         settings = RobotSettings(**{name: own.get(name) for name in ROBOT_SETTINGS})
-        kwargs = robosuite_kwargs(get_task(own["task"]), own.get("horizon") or 1, settings)
+        kwargs = robosuite_kwargs(task_spec(task), own.get("horizon") or 1, settings)
         found = differences(recorded, {**recorded, "env_version": None, "env_kwargs": kwargs})
         if found:
             raise dataset.error(

@@ -28,6 +28,13 @@ class CollectConfig:
     variant: dict[str, Any] = field(default_factory=dict)  # such as {object_scale: 0.6}; see `s2robot_envs.Variant`
     # Options of tasks gym:… and metaworld:…, such as {success: terminated}
     gym: dict[str, Any] = field(default_factory=dict)
+    # Of robosuite's tasks: null = the task's own. robots=IIWA, controller=OSC_POSITION, control_freq=10,
+    # robosuite={gripper_types: WipingGripper}, proprioception=[robot0_joint_pos]; see `s2robot_envs.EnvSettings`
+    robots: Any = None
+    controller: Any = None
+    control_freq: float | None = None
+    robosuite: dict[str, Any] | None = None
+    proprioception: list[str] | None = None
     expert: str | None = None  # null = the task's own, else module:Name
     overwrite: bool = False
 

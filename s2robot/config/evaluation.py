@@ -9,21 +9,25 @@ from typing import Any
 from omegaconf import MISSING
 
 from s2robot.config.checks import require
+from s2robot.config.environment import EnvironmentSettings
 
 EVALUATION_SEED = 100_000
 """Evaluation seeds start here; collection seeds stay below, so rollouts never start where a demonstration started."""
 
 
 @dataclass
-class EvaluateConfig:
-    """`s2robot evaluate`: roll out a checkpoint over held-out seeds."""
+class EvaluateConfig(EnvironmentSettings):
+    """`s2robot evaluate`: roll out a checkpoint over held-out seeds.
+
+    `task` and the other `EnvironmentSettings` name the environment of a checkpoint that records none. For others,
+    `task` is an error if the checkpoint was trained on another task.
+    """
 
     checkpoint: str = MISSING
-    task: str | None = None  # an error if the checkpoint was trained on another task; null = accept any
     episodes: int = 100
     first_seed: int = EVALUATION_SEED  # lower seeds give a warning: demonstrations may have used them
     num_envs: int | None = None  # null = one per core, fewer if memory is short
-    horizon: int | None = None  # null = the task's own
+    horizon: int | None = None  # null = as recorded with the demonstrations, else the task's own
     render_profile: str | None = None  # null = as in training; another needs allow_mismatch
     variant: dict[str, Any] | None = None  # null = as in training, {} = the task itself; another needs allow_mismatch
     allow_mismatch: bool = False  # allow images that look different from those the policy was trained on

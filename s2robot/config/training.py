@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from s2robot.config.checks import require, require_cameras
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
+from s2robot.config.environment import EnvironmentSettings
 from s2robot.config.policy import PolicyConfig
 from s2robot.system.precision import PRECISIONS
 
@@ -90,8 +91,8 @@ class TrainingConfig:
 
 
 @dataclass
-class TrainConfig:
-    """One training run: `python train_policy.py`."""
+class TrainConfig(EnvironmentSettings):
+    """One training run: `python train_policy.py`. Beside the settings below, it has those of `EnvironmentSettings`."""
 
     # Settings that were added later, with the value that means what the code did before; see `without_former`.
     former: ClassVar[dict[str, Any]] = {"flip": []}

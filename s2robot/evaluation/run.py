@@ -13,7 +13,8 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from s2robot.checkpoint import Checkpoint, load_policy, package_versions, packages_of, require_task
-from s2robot.config import EVALUATION_SEED, EvaluateConfig
+from s2robot.config import EVALUATION_SEED, EvaluateConfig, require
+from s2robot.config.environment import NO_TASK
 from s2robot.data.appearance import evaluation_environment
 from s2robot.evaluation.log import EpisodeLog
 from s2robot.evaluation.results import RESULTS_SCHEMA, hash_json, make_results
@@ -58,14 +59,8 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     policy, encoder, checkpoint = load_policy(config.checkpoint, device, config.engine)
     recorded = (Path(config.checkpoint) / "config.json").read_text()  # with the hash of the weights
     weights = json.loads(recorded)["sha256"]
-    require_task(checkpoint, config.task)
-    if "task" not in checkpoint.environment:
-        raise CheckpointError(
-            f"checkpoint {config.checkpoint!r} records no environment, because its dataset had no task; "
-            "to run it on a robot, use `s2robot serve` or `s2robot export`"
-        )
     environment, mismatch = evaluation_environment(
-        checkpoint.environment,
+        _environment(config, checkpoint),
         render_profile=config.render_profile,
         variant=config.variant,
         allow_mismatch=config.allow_mismatch,
@@ -107,6 +102,29 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
         }
         write_durably(output / "results.json", json.dumps(results, indent=1).encode())
     return results
+
+
+def _environment(config: EvaluateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the environment that the checkpoint records, or that the settings name if it records none."""
+    recorded = checkpoint.environment
+    config.require_task()
+    if "task" in recorded:
+        require_task(checkpoint, config.task)
+        for name, value in config.environment([]).items():
+            require(
+                name in ("task", "render_profile", "variant", "proprioception"),
+                name,
+                value,
+                f"nothing, because the checkpoint records its environment, {recorded['task']}",
+            )
+        return recorded
+    if config.task in (None, NO_TASK):
+        raise CheckpointError(
+            f"checkpoint {config.checkpoint!r} records no environment, because its dataset had no task; "
+            "to run it on a robot, use `s2robot serve` or `s2robot export`; to evaluate it in simulation, name an "
+            "environment, such as task=Lift or task=gym:<id>"
+        )
+    return {**config.environment(checkpoint.proprioception), **recorded}
 
 
 def _seed_warnings(first_seed: int) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +44,7 @@ __all__ = [
 _LOGGER = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
+def train(config: TrainConfig, encoder: S2Encoder | None = None, environment: Mapping[str, Any] | None = None) -> Path:
     """Train a policy: demonstrations → features → policy → checkpoint.
 
     All checks of settings, dataset and saved state run before the first frame is encoded, which can take hours.
@@ -50,6 +52,8 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
     Args:
         config: settings of the run.
         encoder: an encoder that was built from `config.encoder`, to share it between runs; None = build it here.
+        environment: the environment that the checkpoint records for evaluation, as arguments of `make_env` without
+            cameras; None = the one that the dataset records in the words of this package, if any.
 
     Returns:
         The checkpoint folder, `<output>/checkpoint`.
@@ -70,18 +74,20 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None) -> Path:
         if processes.main:
             refusal = TrainingError(f"output {config.output!r} is in use by another run; choose another output")
             stack.enter_context(claimed(Path(config.output) / ".training", refusal))
-        folder = _train(config, encoder, processes)
+        folder = _train(config, encoder, processes, environment)
     _finish(processes)
     return folder
 
 
-def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes) -> Path:
+def _train(
+    config: TrainConfig, encoder: S2Encoder | None, processes: Processes, environment: Mapping[str, Any] | None
+) -> Path:
     if encoder is None:
         encoder = S2Encoder(**asdict(config.encoder), device=processes.device)
     tensors_before = encoder.tensors_hash()
 
     with open_dataset(config.dataset, cameras=config.cameras, flip=config.flip) as dataset:
-        plan = plan_training(dataset, config, encoder)
+        plan = plan_training(dataset, config, encoder, environment)
         for camera in plan.spec.features:
             size = dataset.image_size(camera)
             if config.encoder.needed_side > max(size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from s2robot.config import PolicyConfig, TrainConfig, TrainingConfig
 from s2robot.data import DemonstrationDataset, open_dataset
 from s2robot.data.appearance import check_look, size_entry
 from s2robot.data.fields import refuse_discrete_actions
+from s2robot.data.horizon import with_horizon
 from s2robot.feature_cache import CachedFeatures, cache_features
 from s2robot.interfaces import Batch, Encoder, PolicySpec
 from s2robot.training.processes import Processes
@@ -87,8 +88,16 @@ def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
         return TrainingData(plan, cache_all(dataset, plan, config, encoder))
 
 
-def plan_training(dataset: DemonstrationDataset, config: TrainConfig, encoder: Encoder) -> TrainingPlan:
+def plan_training(
+    dataset: DemonstrationDataset, config: TrainConfig, encoder: Encoder, environment: Mapping[str, Any] | None = None
+) -> TrainingPlan:
     """Choose cameras, keys and episodes, and split the episodes; reads no images.
+
+    Args:
+        dataset: the demonstrations.
+        config: settings of the run.
+        encoder: the encoder whose features the policy sees.
+        environment: the environment that the policy is made for, as arguments of `make_env`; None = as recorded.
 
     Raises:
         DatasetError: the dataset lacks something that the settings ask for.
@@ -113,8 +122,11 @@ def plan_training(dataset: DemonstrationDataset, config: TrainConfig, encoder: E
         action_width=dataset.action_width,
     )
     sizes = {camera: size_entry(*dataset.image_size(camera)) for camera in cameras}
-    environment = {**dataset.env_args.get("s2robot", {}), "cameras": cameras, "image_size": sizes}
-    described = environment, dataset.env_args, dataset.fingerprint()
+    named = dataset.env_args.get("s2robot", {}) if environment is None else environment
+    named, told = with_horizon(named, dataset.env_args, [len(actions) for actions in demonstrations.actions])
+    if told:
+        _LOGGER.warning("dataset %r: %s", str(dataset.path), told)
+    described = {**named, "cameras": cameras, "image_size": sizes}, dataset.env_args, dataset.fingerprint()
     return TrainingPlan(demonstrations, training, validation, spec, keys, *described, renderers)
 
 

@@ -11,13 +11,15 @@ import torch
 from s2robot.checkpoint import packages_of, set_checkpoint_aside
 from s2robot.config import TrainConfig
 from s2robot.config.checks import without_former
+from s2robot.config.environment import EnvironmentSettings
 from s2robot.interfaces import TrainingError, differences
 from s2robot.system.files import durable_file
 
 STATE_FILE = "training_state.pt"
 # Settings that may change when a run is resumed. They change results by rounding at most (`device`). `dataset` is a
 # path: the content of the file is compared by its fingerprint.
-_FREE = {"dataset", "output", "device", "cache_dir", "resume"}
+# The environment is where the policy is evaluated later; training does not know it.
+_FREE = {"dataset", "output", "device", "cache_dir", "resume", *EnvironmentSettings.__dataclass_fields__}
 FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "loggers", "wandb_project"}
 
 

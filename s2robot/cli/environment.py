@@ -1,0 +1,189 @@
+"""The environment in which a policy will be evaluated, and whether it fits the data: asked before training."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2robot.cli.recorded import (
+    rebuilding_settings,
+    recorded_task,
+    require_evaluable_as_recorded,
+    with_control_frequency,
+)
+from s2robot.config import TrainConfig
+from s2robot.config.environment import NO_TASK
+from s2robot.data import open_dataset
+from s2robot.data.base import DemonstrationDataset
+from s2robot.interfaces import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from s2robot_envs.base import ImageEnv
+
+_ROBOSUITE = 1  # robomimic's EnvType.ROBOSUITE_TYPE
+
+
+def environment_of(config: TrainConfig) -> dict[str, Any] | None:
+    """Return the environment that a checkpoint records, as arguments of `make_env` without cameras and horizon.
+
+    - `task=` names it, or the dataset does: as `s2robot` does, or as robosuite and robomimic do (`env_args`).
+    - It is made once, and its cameras, observations and actions are compared with the data.
+
+    Returns:
+        None for what the dataset itself records, also if that is nothing.
+
+    Raises:
+        ConfigError: options of an environment are given without a task, or the environment that `task=` names cannot
+            be made.
+        DatasetError: the environment does not fit the data; the message names all that differs.
+    """
+    config.require_task()
+    if config.task == NO_TASK:
+        return {}
+    if config.task is None:
+        require_evaluable_as_recorded(config.dataset)
+    with open_dataset(config.dataset, cameras=config.cameras, flip=config.flip) as dataset:
+        keys = config.proprioception
+        keys = dataset.select_proprioception(dataset.seen_by_default() if keys is None else keys)
+        if config.task is not None:
+            environment: dict[str, Any] | None = config.environment(keys)
+        else:
+            environment = _recorded_environment(dataset, keys)
+        if environment is None:
+            return None
+        env = _made(dataset, environment, needed=config.task is not None)
+        if env is None:
+            return None
+        try:
+            cameras = None if config.cameras is None else list(config.cameras)
+            _require_fit(dataset, env, dataset.select_cameras(cameras), keys)
+        finally:
+            env.close()
+    return environment
+
+
+def _recorded_environment(dataset: DemonstrationDataset, keys: Sequence[str]) -> dict[str, Any] | None:
+    """Return the environment of robosuite that a dataset describes; None if it describes none, or needs no change."""
+    env_args = dataset.env_args
+    if env_args.get("type") != _ROBOSUITE or not env_args.get("env_kwargs"):
+        return None
+    if importlib.util.find_spec("robosuite") is None:
+        print(
+            f"{dataset.path}: robosuite is not installed, so that the recorded environment is neither checked nor "
+            "recorded; to evaluate the policy, name it there: task=…",
+            file=sys.stderr,
+        )
+        return None
+    if own := env_args.get("s2robot"):
+        return _with_observables(own, keys)
+    env_args = with_control_frequency(dataset)
+    task = recorded_task(env_args)
+    if task is None:
+        return None
+    settings = _settings_of(dataset, env_args, task)
+    if settings is None:
+        return None
+    look = {"render_profile": "full", "variant": {}}  # robosuite's own
+    return {"task": task, **look, **settings, "proprioception": list(keys)}
+
+
+def _with_observables(own: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any] | None:
+    """Return an environment of ours that observes all of `keys`; None if it does so already."""
+    from s2robot_envs.registered import PREFIX, task_spec
+    from s2robot_envs.tasks import TASKS
+
+    task = own.get("task", "")
+    if "proprioception" in own or not (task in TASKS or task.startswith(PREFIX)):
+        return None
+    if set(keys) <= set(task_spec(task).proprioception) or own.get("robots") is not None:
+        return None
+    return {**own, "proprioception": list(keys)}
+
+
+def _settings_of(dataset: DemonstrationDataset, env_args: Mapping[str, Any], task: str) -> dict[str, Any] | None:
+    from s2robot_envs import S2RobotEnvError
+
+    try:
+        return rebuilding_settings(env_args, task)
+    except S2RobotEnvError as error:
+        _say_not_evaluated(dataset, error)
+        return None
+
+
+def _made(dataset: DemonstrationDataset, environment: Mapping[str, Any], needed: bool) -> ImageEnv | None:
+    """Make the environment without cameras; None, with a line on stderr, if it cannot be made and is not `needed`."""
+    from s2robot_envs import S2RobotEnvError, make_env
+
+    longest = max(dataset.lengths)
+    others = {name: value for name, value in environment.items() if name not in ("proprioception", "image_size")}
+    try:
+        return make_env(**{"horizon": longest, **others, "cameras": ()})  # type: ignore[return-value]  # no ActionChunk
+    except S2RobotEnvError as error:
+        if needed:
+            raise ConfigError(str(error)) from error
+        _say_not_evaluated(dataset, error)
+        return None
+
+
+def _say_not_evaluated(dataset: DemonstrationDataset, error: Exception) -> None:
+    print(
+        f"{dataset.path}: the recorded environment cannot be made here, so that the policy is not evaluated in it "
+        f"({error}); task=… names another one",
+        file=sys.stderr,
+    )
+
+
+def _require_fit(dataset: DemonstrationDataset, env: ImageEnv, cameras: Sequence[str], keys: Sequence[str]) -> None:
+    found = [*_cameras_apart(dataset, env, cameras), *_keys_apart(dataset, env, keys), *_actions_apart(dataset, env)]
+    if found:
+        raise dataset.error(
+            f"does not fit the environment {env.name}: {'; '.join(found)}. Choose others (cameras=, proprioception=), "
+            f"name another environment (task=), or train without one (task={NO_TASK})"
+        )
+
+
+def _cameras_apart(dataset: DemonstrationDataset, env: ImageEnv, cameras: Sequence[str]) -> list[str]:
+    found = [
+        unknown_name("camera", name, env.available_cameras) for name in cameras if name not in env.available_cameras
+    ]
+    for name in cameras:
+        height, width = dataset.image_size(name)
+        if height != width:
+            found.append(f"images of {name} are {height} x {width} pixels, and the environment makes square ones")
+    return found
+
+
+def _keys_apart(dataset: DemonstrationDataset, env: ImageEnv, keys: Sequence[str]) -> list[str]:
+    offered = env.offered()
+    recorded = dataset.episode(0, cameras=[], proprioception=list(keys)).proprioception
+    found = [unknown_name("observation", key, offered) for key in keys if key not in offered]
+    return found + [
+        f"{key} has {recorded[key].shape[1]} numbers, and {offered[key]} in the environment"
+        for key in keys
+        if key in offered and offered[key] != recorded[key].shape[1]
+    ]
+
+
+def _actions_apart(dataset: DemonstrationDataset, env: ImageEnv) -> list[str]:
+    space: Any = env.action_space
+    if space.shape != (dataset.action_width,):
+        return [f"actions have {dataset.action_width} numbers, and {space.shape[0]} in the environment"]
+    if problem := env.unclear_actions():
+        return [problem]
+    episodes = (dataset.episode(index, cameras=[], proprioception=[]).actions for index in range(len(dataset)))
+    ranges = [(actions.min(0), actions.max(0)) for actions in episodes if len(actions)]
+    low, high = np.min([low for low, _ in ranges], 0), np.max([high for _, high in ranges], 0)
+    tolerance = 1e-3
+    outside = np.flatnonzero((low < space.low - tolerance) | (high > space.high + tolerance))
+    if len(outside):
+        columns = "; ".join(
+            f"actions[{i}] from {low[i]:.4g} to {high[i]:.4g}, and the environment takes {space.low[i]:.4g} to "
+            f"{space.high[i]:.4g}"
+            for i in outside
+        )
+        print(f"{dataset.path}: actions out of range, which the environment cuts off: {columns}", file=sys.stderr)
+    return []
