@@ -47,7 +47,11 @@ class Example:
     def copy(self, folder: Path) -> Path:
         """Copy the dataset, so that a test can change it."""
         target = folder / self.file
-        shutil.copytree(self.path, target) if self.path.is_dir() else shutil.copy(self.path, target)
+        if self.path.is_dir():
+            shutil.copytree(self.path, target)
+            return target
+        for file in self.path.parent.glob(f"{self.path.stem}.*"):  # ManiSkill's has another file beside it
+            shutil.copy(file, folder / file.name)
         return target
 
 
@@ -78,6 +82,12 @@ EXAMPLES = {
         needs=("pyarrow", "av"),
         optional=("meta/stats.json", "meta/tasks.parquet"),
         headers=("data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"),
+    ),
+    "maniskill": Example(
+        "maniskill.h5",
+        _square_actions,
+        ("agent.qpos", lambda: [numbers(length + 1, 9, seed)[:length] for seed, length in enumerate(LENGTHS)]),
+        "sensor_data.base_camera.rgb",
     ),
     "minari": Example(
         "minari",

@@ -264,7 +264,7 @@ print(format_of({str(tmp_path / "demos.hdf5")!r}), *FORMATS)
     done = run_with(site, "-c", program)
     assert done.stdout.splitlines() == [
         "[97.0, 98.0, 99.0] plain_format 1.2",
-        "robomimic lerobot minari replay_buffer robomimic broken plain words",
+        "robomimic lerobot maniskill minari replay_buffer robomimic broken plain words",
     ], done.stderr
 
 

@@ -233,7 +233,7 @@ def test_minari_damage_names_episode_and_field(change, message, tmp_path):
             r"data/action: it has shape \[5, 2\], but meta/episode_ends ends at 19",
         ),
         (
-            lambda root: root["data/img"].__setitem__((0, 0, 0, 0), 0.5),
+            lambda root: root["data/img"].__setitem__((7, 0, 0, 0), 0.5),
             "img are float32 with values other than whole numbers",
         ),
         (lambda root: root["data/action"].__setitem__((7, 1), np.nan), "episode_1: 'actions' is not finite at step 1"),

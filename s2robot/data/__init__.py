@@ -9,6 +9,7 @@ from s2robot.data.base import DemonstrationDataset
 from s2robot.data.cameras import Cameras, CameraView
 from s2robot.data.lerobot import LeRobotDataset
 from s2robot.data.lerobot_writer import LeRobotWriter
+from s2robot.data.maniskill import ManiSkillDataset
 from s2robot.data.minari import MinariDataset
 from s2robot.data.replay_buffer import ReplayBufferDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
@@ -21,6 +22,7 @@ __all__ = [
     "DemonstrationDataset",
     "LeRobotDataset",
     "LeRobotWriter",
+    "ManiSkillDataset",
     "MinariDataset",
     "ReplayBufferDataset",
     "RobomimicDataset",
@@ -36,6 +38,7 @@ FORMATS = Registry(
     "s2robot.formats",
     {
         "lerobot": "s2robot.data.lerobot:LeRobotDataset",
+        "maniskill": "s2robot.data.maniskill:ManiSkillDataset",
         "minari": "s2robot.data.minari:MinariDataset",
         "replay_buffer": "s2robot.data.replay_buffer:ReplayBufferDataset",
         "robomimic": "s2robot.data.robomimic:RobomimicDataset",
@@ -69,7 +72,7 @@ def open_dataset(path: str | Path, *, cameras: Cameras = None, flip: Sequence[st
 
 
 def format_of(path: str | Path) -> str:
-    """Return the key of `FORMATS` whose reader recognises a file or folder by its name; no file is read.
+    """Return the key of `FORMATS` whose reader recognises a file or folder by its name or the names inside it.
 
     Raises:
         DatasetError: the path does not exist, or no reader recognises it; the message lists the known formats and the

@@ -49,6 +49,7 @@ class DemonstrationDataset(ABC):
         cameras: names of the cameras with recorded images.
         proprioception: the other observation keys, [T] or [T, d].
         skipped: observation -> why it is not read.
+        conversions: camera -> what is done to its stored numbers, in words; cameras with RGB bytes are not in it.
         unread: (demonstration, `states` or `rewards`) -> why it is not read; grows as episodes are read.
         integer_actions, action_space: see `Index`.
         env_args: the recorded environment description; empty if the format has none.
@@ -87,6 +88,7 @@ class DemonstrationDataset(ABC):
         self.demos, self.lengths, self.action_width = index.demos, index.lengths, index.action_width
         self.cameras, self.proprioception = sorted(index.image_sizes), index.proprioception
         self.skipped = index.skipped
+        self.conversions = {camera: words for camera, words in index.conversions.items() if words}
         self.integer_actions, self.action_space = index.integer_actions, index.action_space
         self.unread: dict[tuple[str, str], str] = {}
         self.env_args, self.fps = index.env_args, steps_per_second(index.env_args, index.fps)
@@ -97,7 +99,7 @@ class DemonstrationDataset(ABC):
     @staticmethod
     @abstractmethod
     def recognises(path: Path) -> bool:
-        """Return whether an existing file or folder looks like this format, by its name; no file is read."""
+        """Return whether an existing file or folder looks like this format, by its name or the names inside it."""
 
     @abstractmethod
     def _files(self) -> list[Path]:

@@ -43,6 +43,7 @@ class CameraView(DemonstrationDataset):
         self.path, self.package = source.path, source.package
         self.demos, self.lengths, self.action_width = source.demos, source.lengths, source.action_width
         self.cameras, self.proprioception = list(cameras), source.proprioception
+        self.conversions = {new: source.conversions[old] for new, old in cameras.items() if old in source.conversions}
         self.skipped, self.unread = source.skipped, source.unread
         self.integer_actions, self.action_space = source.integer_actions, source.action_space
         self.env_args, self.fps = source.env_args, source.fps

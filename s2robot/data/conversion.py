@@ -103,7 +103,9 @@ def _unsound(source: DemonstrationDataset) -> dict[str, Any]:
 
 
 def _tell(source: DemonstrationDataset, keys: list[str], dropped: dict[str, Any]) -> None:
-    """Name what was not copied, and why, on stderr."""
+    """Name what was not copied or was converted, and why, on stderr."""
+    for camera, words in source.conversions.items():
+        print(f"{str(source.path)!r}: converted: {camera} ({words})", file=sys.stderr)
     told = {name: why for name, why in source.left_out().items() if name not in keys}
     told |= {f"{field} of {demo}": why for (demo, field), why in source.unread.items()}
     told |= {f"{field} of the others": "a LeRobot folder has the same fields in all episodes" for field in dropped}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -11,11 +11,15 @@ import numpy as np
 from isal import isal_zlib
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset
-from s2robot.data.kinds import picture_size, why_not_vector
+from s2robot.data.kinds import why_not_vector
+from s2robot.data.pictures import Pictures, find_pictures
 from s2robot.interfaces import DatasetError
 
 _BAD_CHUNK: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says an instance
 DAMAGE = (*READ_ERRORS, _BAD_CHUNK)
+
+LAST = {"the last observation of each demonstration": "no action follows it"}
+"""What formats with T+1 observations of T actions skip."""
 
 
 def child(dataset: DemonstrationDataset, group: h5py.Group, name: str, demo: str | None = None) -> Any:
@@ -50,13 +54,15 @@ def leaves(dataset: DemonstrationDataset, group: h5py.Group, demo: str) -> Itera
             yield name, member
 
 
-def leaf(dataset: DemonstrationDataset, group: h5py.Group, path: str, demo: str) -> h5py.Dataset:
-    """Return the array at a path that `leaves` yields; each step is checked as in `child`.
+def leaf(dataset: DemonstrationDataset, group: h5py.Group | Mapping[str, Any], path: str, demo: str) -> h5py.Dataset:
+    """Return the array at a path that `leaves` yields, or in a mapping; each step is checked as in `child`.
 
     Raises:
         DatasetError: it is missing, no array, or in another file.
     """
     member: Any = group
+    if isinstance(group, Mapping) and not isinstance(group, h5py.Group):
+        return require_array(dataset, group[path], path, demo)
     for name in path.split("/"):
         if not isinstance(member, h5py.Group):
             raise dataset.error(f"{path!r} is missing: {member.name!r} is an array", demo)
@@ -92,9 +98,11 @@ def require_array(dataset: DemonstrationDataset, member: Any, name: str, demo: s
     return member
 
 
-def image_size(key: str, member: Any) -> tuple[int, int] | None:
-    """Return height and width of the pictures that a member of a group holds; None if it holds none."""
-    return picture_size(key, member.dtype, member.shape or ()) if isinstance(member, h5py.Dataset) else None
+def pictures_of(key: str, member: Any) -> Pictures | str | None:
+    """Return how a member of a group of observations holds pictures, as `find_pictures` does."""
+    if not isinstance(member, h5py.Dataset):
+        return None
+    return find_pictures(key, member.dtype, member.shape or (), lambda: member[:])
 
 
 def why_not_read(member: Any) -> str | None:

@@ -20,6 +20,7 @@ class Index:
         env_args: the recorded environment description in robomimic's form; empty if the format has none.
         fps: steps per second, if the format itself records them, else None.
         skipped: observations that are neither images nor [T] or [T, d] -> why they are not read.
+        conversions: camera -> what is done to its stored numbers, in words; empty or missing for RGB bytes.
         integer_actions: whether actions are stored as integers or booleans.
         action_space: gymnasium's type of the recorded action space, such as `Discrete`; empty if none is recorded.
     """
@@ -32,6 +33,7 @@ class Index:
     env_args: dict[str, Any] = field(default_factory=dict)
     fps: Any = None
     skipped: dict[str, str] = field(default_factory=dict)
+    conversions: dict[str, str] = field(default_factory=dict)
     integer_actions: bool = False
     action_space: str = ""
 

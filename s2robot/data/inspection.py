@@ -38,6 +38,7 @@ class Inspection:
         action_range: smallest and largest value of every action dimension, [2, A].
         solved: number of demonstrations recorded as successful.
         judged: number of demonstrations that record whether they were successful.
+        conversions: camera -> what is done to its stored numbers; cameras with RGB bytes are not in it.
         left_out: observation that a policy does not see unless it is asked for, or that cannot be read -> why.
         missing: fields that the format can hold but this dataset lacks.
         problems: likely faults, one sentence each; empty for a sound dataset.
@@ -52,6 +53,7 @@ class Inspection:
     action_range: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
     solved: int = 0
     judged: int = 0
+    conversions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -64,7 +66,10 @@ class Inspection:
             f"demonstrations  {count}, {lengths.sum()} steps; length {lengths.min()} to {lengths.max()}, "
             f"median {np.median(lengths):g}",
             f"success         {self.solved} of {self.judged} judged" + ("" if self.judged else " (not recorded)"),
-            *(f"camera          {camera}: {h} x {w} pixels" for camera, (h, w) in self.image_sizes.items()),
+            *(
+                f"camera          {camera}: {h} x {w} pixels" + _in_brackets(self.conversions.get(camera))
+                for camera, (h, w) in self.image_sizes.items()
+            ),
             *(
                 f"proprioception  {key}: {width} wide, {low:.4g} to {high:.4g}"
                 for key, (width, low, high) in self.proprioception.items()
@@ -76,6 +81,10 @@ class Inspection:
             *(() if self.problems else ("no problems found",)),
         ]
         return "\n".join(lines)
+
+
+def _in_brackets(words: str | None) -> str:
+    return f" ({words})" if words else ""
 
 
 class _Ranges:
@@ -147,7 +156,7 @@ def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Range
         if name in ranges.low and ranges.low[name].size:
             low, high = ranges.low[name], ranges.high[name]
             result.proprioception[key] = (len(low), float(low.min()), float(high.max()))
-    result.left_out = dataset.left_out()
+    result.left_out, result.conversions = dataset.left_out(), dataset.conversions
     if not dataset.cameras:
         result.missing.append("images (`s2robot render` makes them from states)")
     # An episode that cannot be read is a problem already.

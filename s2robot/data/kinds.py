@@ -33,6 +33,11 @@ def _words(key: str) -> list[str]:
     return [word for word in re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower()) if word]
 
 
+def has_word(key: str, words: set[str]) -> bool:
+    """Return whether a key has one of the words, between digits, signs and capitals: `agentview_image` has `image`."""
+    return bool(words & set(_words(key)))
+
+
 def picture_size(key: str, dtype: Any, shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Return height and width of pictures, which are uint8 with 1, 3 or 4 channels, last or first; None for others.
 

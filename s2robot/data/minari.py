@@ -26,8 +26,18 @@ import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
 from s2robot.data.fields import recorded_success
-from s2robot.data.hdf5 import DAMAGE, child, image_size, leaves, numbered, plain_attributes, require_array, why_not_read
-from s2robot.data.kinds import as_rgb
+from s2robot.data.hdf5 import (
+    DAMAGE,
+    LAST,
+    child,
+    leaves,
+    numbered,
+    pictures_of,
+    plain_attributes,
+    require_array,
+    why_not_read,
+)
+from s2robot.data.pictures import Pictures
 from s2robot.interfaces import Episode
 
 _MAIN_FILE = "main_data.hdf5"
@@ -75,16 +85,18 @@ class MinariDataset(DemonstrationDataset):
             raise self.error("holds no demonstrations (no group episode_<i>)")
         actions = [self._field(demo, "actions") for demo in demos]
         leaves = dict(self._leaves(demos[0]))
-        images = {name: self._picture_size(name, leaf) for name, leaf in leaves.items()}
-        others = {name: leaf for name, leaf in leaves.items() if images[name] is None}
-        skipped = {name: why for name, leaf in others.items() if (why := why_not_read(leaf))}
+        found = {name: self._pictures_of(name, leaf) for name, leaf in leaves.items()}
+        self._pictures = {name: pictures for name, pictures in found.items() if isinstance(pictures, Pictures)}
+        others = {name: leaf for name, leaf in leaves.items() if name not in self._pictures}
+        skipped = {name: str(why) for name, leaf in others.items() if (why := found[name] or why_not_read(leaf))}
         return Index(
             demos=demos,
             lengths=[len(values) for values in actions],
             action_width=int(np.prod(actions[0].shape[1:])),
-            image_sizes={name: size for name, size in images.items() if size is not None},
+            image_sizes={name: pictures.size for name, pictures in self._pictures.items()},
+            conversions={name: pictures.conversion for name, pictures in self._pictures.items()},
             proprioception=[name for name in others if name not in skipped],
-            skipped=skipped,
+            skipped=skipped | LAST,
             integer_actions=any(values.dtype.kind in "iub" for values in actions),
             action_space=self._action_space(),
             env_args=self._env_args(),
@@ -112,13 +124,11 @@ class MinariDataset(DemonstrationDataset):
             for path, member in leaves(self, observations, demo):
                 yield ".".join(name.removeprefix("_index_") for name in path.split("/")), member
 
-    def _picture_size(self, name: str, leaf: h5py.Dataset) -> tuple[int, int] | None:
-        if size := image_size(name, leaf):
-            return size
-        if not len(leaf) or not self._holds_jpeg(leaf):
-            return None
+    def _pictures_of(self, name: str, leaf: h5py.Dataset) -> Pictures | str | None:
+        if (found := pictures_of(name, leaf)) or not len(leaf) or not self._holds_jpeg(leaf):
+            return found
         height, width, _ = decode_picture(leaf[0].tobytes()).shape
-        return height, width
+        return Pictures((height, width))
 
     def _holds_jpeg(self, leaf: h5py.Dataset) -> bool:
         variable = h5py.check_vlen_dtype(leaf.dtype) == np.uint8
@@ -143,16 +153,17 @@ class MinariDataset(DemonstrationDataset):
         rewards = self.optional(demo, "rewards", self._field(demo, "rewards")[()]) if "rewards" in group else None
         return Episode(
             actions=self.numbers(demo, "actions", self._field(demo, "actions")[:]),
-            images={camera: self._images(leaves[camera], length) for camera in cameras},
+            images={camera: self._images(demo, camera, leaves[camera], length) for camera in cameras},
             proprioception={key: self.numbers(demo, key, leaves[key][:length]) for key in proprioception},
             success=success is not False,
             rewards=None if rewards is None else rewards[:, 0],
             attributes=attributes if success is None else {**attributes, "success": success},
         )
 
-    def _images(self, leaf: h5py.Dataset, length: int) -> np.ndarray:
-        if leaf.ndim == 4:
-            return as_rgb(leaf[:length])
+    def _images(self, demo: str, camera: str, leaf: h5py.Dataset, length: int) -> np.ndarray:
+        if leaf.ndim >= 3:
+            self._pictures[camera].require_layout(self, demo, camera, leaf)
+            return self._pictures[camera].rgb(self, demo, camera, leaf[:length])
         return np.stack([decode_picture(stream.tobytes()) for stream in leaf[:length]])
 
     def _success(self, demo: str, group: h5py.Group) -> bool | None:

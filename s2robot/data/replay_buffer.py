@@ -27,7 +27,8 @@ import numpy as np
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset, Index
 from s2robot.data.index import dotted
-from s2robot.data.kinds import as_rgb, picture_size, why_not_vector
+from s2robot.data.kinds import why_not_vector
+from s2robot.data.pictures import Pictures, find_pictures
 from s2robot.interfaces import Episode
 from s2robot.system.extras import import_extra
 
@@ -128,14 +129,20 @@ class ReplayBufferDataset(DemonstrationDataset):
         if _ACTION in odd:
             raise self.error(f"data/{_ACTION}: {odd[_ACTION]}")
         arrays = {name: array for name, array in arrays.items() if name not in odd}
-        images = {name: size for name, array in arrays.items() if (size := _picture_size(name, array))}
-        others = {name: array for name, array in arrays.items() if name not in images and name != _ACTION}
-        skipped = {name: why for name, array in others.items() if (why := why_not_vector(array.dtype, array.shape))}
+        found = {name: self._pictures_of(name, array, lengths[0]) for name, array in arrays.items() if name != _ACTION}
+        self._pictures = {name: pictures for name, pictures in found.items() if isinstance(pictures, Pictures)}
+        others = {name: arrays[name] for name in found if name not in self._pictures}
+        skipped = {
+            name: str(why)
+            for name, array in others.items()
+            if (why := found[name] or why_not_vector(array.dtype, array.shape))
+        }
         return Index(
             demos=[f"episode_{index}" for index in range(len(ends))],
             lengths=lengths.tolist(),
             action_width=arrays[_ACTION].shape[1],
-            image_sizes=images,
+            image_sizes={name: pictures.size for name, pictures in self._pictures.items()},
+            conversions={name: pictures.conversion for name, pictures in self._pictures.items()},
             proprioception=sorted(name for name in others if name not in skipped),
             skipped=skipped | odd | self._hidden,
             integer_actions=arrays[_ACTION].dtype.kind in "iub",
@@ -149,6 +156,13 @@ class ReplayBufferDataset(DemonstrationDataset):
         self._paths, self._hidden = dotted(path for path, member in members.items() if hasattr(member, "shape"))
         return {name: members[path] for name, path in self._paths.items()}
 
+    def _pictures_of(self, name: str, array: Any, length: int) -> Pictures | str | None:
+        def read() -> np.ndarray:
+            with self.reading(self.path / "data" / self._paths[name]):
+                return np.asarray(array[:length])
+
+        return find_pictures(name, array.dtype, array.shape, read)
+
     def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
         demo = self.demos[index]
         steps = slice(self._starts[index], self._starts[index] + self.lengths[index])
@@ -160,26 +174,9 @@ class ReplayBufferDataset(DemonstrationDataset):
 
         return Episode(
             actions=self.numbers(demo, _ACTION, values(_ACTION)),
-            images={camera: self._pixels(demo, camera, values(camera)) for camera in cameras},
+            images={camera: self._pictures[camera].rgb(self, demo, camera, values(camera)) for camera in cameras},
             proprioception={key: self.numbers(demo, key, values(key)) for key in proprioception},
         )
-
-    def _pixels(self, demo: str, camera: str, images: np.ndarray) -> np.ndarray:
-        if images.dtype.kind != "f":
-            return as_rgb(images)
-        with np.errstate(invalid="ignore"):
-            pixels = images.astype(np.uint8)
-        if not np.array_equal(pixels, images):
-            raise self.error(
-                f"images of {camera} are {images.dtype} with values other than whole numbers from 0 to 255", demo
-            )
-        return pixels
-
-
-def _picture_size(name: str, array: Any) -> tuple[int, int] | None:
-    if array.dtype.kind == "f" and array.ndim == 4 and array.shape[3] == 3:  # PushT
-        return int(array.shape[1]), int(array.shape[2])
-    return picture_size(name, array.dtype, array.shape)
 
 
 def _names_pickle(description: Any) -> bool:

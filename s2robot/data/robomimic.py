@@ -34,11 +34,11 @@ from s2robot.data.fields import recorded_success, task_texts
 from s2robot.data.hdf5 import (
     DAMAGE,
     child,
-    image_size,
     leaf,
     leaves,
     names,
     numbered,
+    pictures_of,
     plain_attributes,
     plain_value,
     read_rows,
@@ -46,7 +46,8 @@ from s2robot.data.hdf5 import (
     why_not_read,
 )
 from s2robot.data.index import dotted
-from s2robot.data.kinds import LIKE_PICTURES, PICTURES, as_rgb
+from s2robot.data.kinds import LIKE_PICTURES
+from s2robot.data.pictures import Pictures
 from s2robot.data.robomimic_writer import IMAGE_ENDING
 from s2robot.data.robomimic_writer import RobomimicWriter as RobomimicWriter
 from s2robot.interfaces import Episode, unknown_name
@@ -82,23 +83,30 @@ class RobomimicDataset(DemonstrationDataset):
             raise self.error("holds no demonstrations (no group data/demo_<i>)")
         actions = [self._actions(demo) for demo in demos]
         self._has_observations = "obs" in self._demo(demos[0])
-        stored = dict(leaves(self, self._item(demos[0], "obs"), demos[0])) if self._has_observations else {}
+        observations = self._observations(demos[0]) if self._has_observations else {}
+        stored = dict(leaves(self, observations, demos[0])) if isinstance(observations, h5py.Group) else observations
         self._paths, skipped = dotted(stored)
         members = {name: stored[path] for name, path in self._paths.items()}
-        images = {key: size for key, member in members.items() if (size := image_size(key, member))}
+        found = {key: pictures_of(key, member) for key, member in members.items()}
+        images = {key: pictures for key, pictures in found.items() if isinstance(pictures, Pictures)}
+        skipped |= {key: why for key, why in found.items() if isinstance(why, str)}
         # A key with the ending gives the camera its name, even if a key without it is the same name.
         ordered = sorted(images, key=lambda key: key.endswith(IMAGE_ENDING))
         self._image_keys = {key.removesuffix(IMAGE_ENDING): key for key in ordered}
+        self._pictures = {camera: images[key] for camera, key in self._image_keys.items()}
         self._upside_down = plain_value(data.attrs.get("macros_image_convention")) == "opengl"
         others = {key: member for key, member in members.items() if key not in images}
-        skipped |= {key: why for key, member in others.items() if (why := why_not_read(member))}
+        skipped |= {key: why for key, member in others.items() if key not in skipped and (why := why_not_read(member))}
         hidden = set(images) - set(self._image_keys.values())
         skipped |= {key: f"{key + IMAGE_ENDING!r} {LIKE_PICTURES} of the same camera" for key in hidden}
+        groups = [key for key in ("rewards", "states") if isinstance(self._demo(demos[0]).get(key), h5py.Group)]
+        skipped |= dict.fromkeys(groups, "it is a group; only an array is read")
         return Index(
             demos=demos,
             lengths=[len(values) for values in actions],
             action_width=int(actions[0].shape[1]),
-            image_sizes={camera: images[key] for camera, key in self._image_keys.items()},
+            image_sizes={camera: pictures.size for camera, pictures in self._pictures.items()},
+            conversions={camera: pictures.conversion for camera, pictures in self._pictures.items()},
             proprioception=[key for key in others if key not in skipped],
             skipped=skipped,
             integer_actions=any(values.dtype.kind in "iub" for values in actions),
@@ -135,24 +143,28 @@ class RobomimicDataset(DemonstrationDataset):
             raise self.error(f"'actions' has shape {actions.shape}; valid: [T, A], not empty", demo)
         return actions
 
+    def _observations(self, demo: str) -> Any:
+        """Return the group of observations; Isaac Lab may record one array instead, which is then named `obs`."""
+        observations = self._item(demo, "obs")
+        return {"obs": observations} if isinstance(observations, h5py.Dataset) else observations
+
     def _images(self, demo: str, camera: str) -> h5py.Dataset:
-        key, observations = self._image_keys[camera], self._item(demo, "obs")
+        key, observations = self._image_keys[camera], self._observations(demo)
         if self._paths[key] not in observations:
             present = [camera for camera, key in self._image_keys.items() if self._paths[key] in observations]
             raise self.error(unknown_name("camera", camera, present), demo)
         images = leaf(self, observations, self._paths[key], demo)
-        if image_size(key, images) is None:
-            raise self.error(f"obs/{self._paths[key]} is {images.dtype} {images.shape}; valid: {PICTURES}", demo)
+        self._pictures[camera].require_layout(self, demo, f"obs/{self._paths[key]}", images)
         return images
 
-    def _upright(self, images: h5py.Dataset) -> np.ndarray:
-        pictures = as_rgb(_rows(images))
+    def _upright(self, demo: str, camera: str, images: h5py.Dataset) -> np.ndarray:
+        pictures = self._pictures[camera].rgb(self, demo, camera, _rows(images))
         return np.ascontiguousarray(pictures[:, ::-1]) if self._upside_down else pictures
 
     def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
         demo = self.demos[index]
         group = self._demo(demo)
-        observations = self._item(demo, "obs") if self._has_observations else {}
+        observations = self._observations(demo) if self._has_observations else {}
         pictures = {camera: self._images(demo, camera) for camera in cameras}
         for key in proprioception:
             if self._paths[key] not in observations:
@@ -165,7 +177,7 @@ class RobomimicDataset(DemonstrationDataset):
             attributes["success"] = recorded_success(self, demo, "success", attributes["success"])
         return Episode(
             actions=self.numbers(demo, "actions", self._actions(demo)[:]),
-            images={camera: self._upright(images) for camera, images in pictures.items()},
+            images={camera: self._upright(demo, camera, images) for camera, images in pictures.items()},
             proprioception={key: self.numbers(demo, f"obs/{key}", values[:]) for key, values in low_dim.items()},
             success=attributes.get("success", True),
             rewards=self._optional(demo, "rewards", np.float32, vector=True),
@@ -180,7 +192,8 @@ class RobomimicDataset(DemonstrationDataset):
         self.select_cameras([camera])
         try:
             images = self._images(demo, camera)
-            if self._upside_down or images.shape[-1] != 3:  # the whole episode is read and turned once
+            plain = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+            if self._upside_down or not plain:  # the whole episode is read and turned once
                 super().read_images(index, camera, first, out)
                 return
             self._check_images(demo, self.lengths[index], camera, images)
@@ -191,7 +204,12 @@ class RobomimicDataset(DemonstrationDataset):
     def _optional(self, demo: str, key: str, dtype: type, vector: bool = False) -> np.ndarray | None:
         if key not in self._demo(demo):
             return None
-        values = self.optional(demo, key, require_array(self, self._item(demo, key), key, demo)[()], dtype)
+        stored = self._item(demo, key)
+        if isinstance(stored, h5py.Group):
+            if key not in self.skipped:
+                self.unread[demo, key] = f"{key!r} is a group; only an array is read"
+            return None
+        values = self.optional(demo, key, require_array(self, stored, key, demo)[()], dtype)
         return values[:, 0] if values is not None and vector and values.shape[1] == 1 else values
 
 

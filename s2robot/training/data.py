@@ -104,6 +104,11 @@ def plan_training(
     """
     renderers = check_look(dataset, config.render_profile)
     cameras = dataset.select_cameras(None if config.cameras is None else list(config.cameras))
+    for camera in cameras:
+        if camera in dataset.conversions:
+            _LOGGER.warning(
+                "dataset %r: camera %s is converted: %s", str(dataset.path), camera, dataset.conversions[camera]
+            )
     refuse_discrete_actions(dataset)
     # True object poses are used only on request: by default the policy must find the objects through the camera.
     if config.proprioception is None:

@@ -7,6 +7,7 @@ The libraries pin versions that exclude each other, so each runs in an environme
     .venvs/diffusion_policy/bin/python make.py zarr        # diffusion_policy (commit 5ba07ac6), zarr 2.18.7
     pip install minari==0.5.4 h5py pillow && python make.py minari
     pip install lerobot==0.4.4 && python make.py lerobot
+    pip install h5py && python make.py maniskill           # as its recorder stores them (ManiSkill, commit 089c82b8)
 
 `scripts/setup_integration.sh` makes the two environments in `.venvs`.
 """
@@ -178,6 +179,55 @@ def make_zarr():
         )
     with zarr.ZipStore(str(HERE / "replay.zarr.zip"), mode="w") as store:
         buffer.save_to_store(store)
+
+
+def make_maniskill():
+    """Trajectories laid out by hand as ManiSkill's `RecordEpisode` stores them; its simulator needs a GPU."""
+    import h5py
+
+    described = {
+        "env_info": {
+            "env_id": "PickCube-v1",
+            "env_kwargs": {"obs_mode": "rgb+depth", "control_mode": "pd_ee_delta_pose", "sim_backend": "physx_cpu"},
+            "max_episode_steps": 50,
+        },
+        "commit_info": None,
+        "episodes": [],
+    }
+    packed = {"compression": "gzip", "compression_opts": 5}
+    with h5py.File(HERE / "maniskill.h5", "w") as file:
+        for seed, length in enumerate(LENGTHS):
+            group = file.create_group(f"traj_{seed}", track_order=True)
+            agent = group.create_group("obs/agent", track_order=True)
+            agent["qpos"], agent["qvel"] = numbers(length + 1, 9, seed), numbers(length + 1, 9, 20 + seed)
+            extra = group.create_group("obs/extra", track_order=True)
+            extra["is_grasped"] = np.arange(length + 1) > 3
+            extra["tcp_pose"], extra["obj_pose"] = numbers(length + 1, 7, 30 + seed), numbers(length + 1, 7, 40 + seed)
+            camera = group.create_group("obs/sensor_param/base_camera", track_order=True)
+            camera["extrinsic_cv"] = numbers(length + 1, 12, 50).reshape(-1, 3, 4)
+            camera["intrinsic_cv"] = numbers(length + 1, 9, 51).reshape(-1, 3, 3)
+            seen = group.create_group("obs/sensor_data/base_camera", track_order=True)
+            images = frames(length + 1, seed)
+            seen.create_dataset("rgb", data=images, **packed)
+            seen.create_dataset("depth", data=images[..., :1].astype(np.int16) * 10, **packed)
+            group.create_dataset("actions", data=numbers(length, 2, 10 + seed), dtype=np.float32)
+            success = np.arange(1, length + 1) >= (length if seed != 1 else length + 1)
+            for name, values in {"terminated": success, "truncated": ~success & False, "success": success}.items():
+                group.create_dataset(name, data=values, dtype=bool)
+            group["env_states/actors/cube"] = numbers(length + 1, 13, 60 + seed)
+            group["env_states/articulations/panda"] = numbers(length + 1, 31, 70 + seed)
+            group.create_dataset("rewards", data=numbers(length, 1, 80 + seed)[:, 0], dtype=np.float32)
+            described["episodes"].append(
+                {
+                    "episode_id": seed,
+                    "episode_seed": seed,
+                    "control_mode": "pd_ee_delta_pose",
+                    "elapsed_steps": length,
+                    "reset_kwargs": {"options": {}, "seed": seed},
+                    "success": bool(success[-1]),
+                }
+            )
+    (HERE / "maniskill.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
 def make_lerobot():
