@@ -128,13 +128,13 @@ for command in json.loads(sys.argv[1]):
                 print(error.code, file=told)
         else:
             main(words)
-    loaded = [name for name in ("torch", "timm", "diffusers", "scipy") if name in sys.modules]
+    loaded = [name for name in ("timm", "diffusers", "scipy", "openvino") if name in sys.modules]
     print(json.dumps([told.getvalue(), loaded]))
 """
 
 
-def test_mistakes_are_answered_before_torch_is_imported(tmp_path):
-    """Its import takes seconds. Whoever adds a policy here puts its settings into s2robot/config/policies.py."""
+def test_mistakes_are_answered_before_the_slow_packages_are_imported(tmp_path):
+    """They take five seconds. torch takes two, which a policy's settings, beside their class, need anyway."""
     (tmp_path / "broken.hdf5").write_bytes(b"no HDF5")
     code = LOOK.replace("SCRIPT", repr(str(CONFIG_DIR.parent / "train_policy.py")))
     command = [sys.executable, "-c", code, json.dumps(list(COMMANDS))]

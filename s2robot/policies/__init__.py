@@ -1,4 +1,4 @@
-"""Policies over cached S² features; each file holds one policy: its networks, its loss and `act`."""
+"""Policies over cached S² features; each file holds one policy: its settings, its loss and `act`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from s2robot.config import PolicyConfig, ReadoutConfig, build
 from s2robot.config.checks import former_of
-from s2robot.config.policies import POLICY_SETTINGS
 from s2robot.interfaces import ConfigError, PolicySpec, unknown_name
 from s2robot.system.registry import Registry
 
@@ -27,7 +26,6 @@ POLICIES = Registry(
         "flow_matching": "s2robot.policies.flow_matching:FlowMatchingPolicy",
         "knn": "s2robot.policies.knn:KNNPolicy",
     },
-    POLICY_SETTINGS,
 )
 """Name -> the policy's class, which names its settings dataclass as `settings`; installed packages add theirs."""
 

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from s2robot.config import ReadoutConfig
-from s2robot.config.policies import BCConfig
+from s2robot.config import PolicyConfig, ReadoutConfig, require
+from s2robot.config.policy import require_dropout
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
-from s2robot.policies.networks import MLP, make_output
+from s2robot.policies.networks import MLP, HeadSettings, make_output
+
+
+@dataclass
+class BCConfig(HeadSettings, PolicyConfig):
+    """Chunked behaviour cloning: an MLP from the observation to Ta actions."""
+
+    name: str = "bc"
+    hidden: list[int] = field(default_factory=lambda: [512, 512])
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        HeadSettings.__post_init__(self)
+        PolicyConfig.__post_init__(self)
+        require_dropout(self, "dropout")
+        require(all(w >= 1 for w in self.hidden), "policy.hidden", self.hidden, "widths of 1 or more")
 
 
 class BCPolicy(Policy):

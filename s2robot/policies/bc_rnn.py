@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
-from s2robot.config import ReadoutConfig
-from s2robot.config.policies import BCRNNConfig
+from s2robot.config import PolicyConfig, ReadoutConfig
+from s2robot.config.policy import require_positive
 from s2robot.interfaces import Observation, PolicySpec
+from s2robot.policies.networks import HeadSettings
 from s2robot.policies.sequence import SequencePolicy
+
+
+@dataclass
+class BCRNNConfig(HeadSettings, PolicyConfig):
+    """An LSTM over the last To observations: robomimic's BC-RNN-GMM for images (arXiv 2108.03298, App. D).
+
+    The 2 layers of width 1000, the sequences of 10 steps and the mixture are published. The chunks are our addition,
+    with the length that `bc` has.
+    """
+
+    name: str = "bc_rnn"
+    head: str = "gmm"
+    observation_steps: int = 10
+    layers: int = 2
+    hidden: int = 1000
+
+    def __post_init__(self) -> None:
+        HeadSettings.__post_init__(self)
+        PolicyConfig.__post_init__(self)
+        require_positive(self, "layers", "hidden")
 
 
 class BCRNNPolicy(SequencePolicy):

@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from s2robot.config import ReadoutConfig
-from s2robot.config.policies import BCTransformerConfig
+from s2robot.config import PolicyConfig, ReadoutConfig
+from s2robot.config.policy import require_dropout, require_heads, require_positive
 from s2robot.interfaces import Observation, PolicySpec
-from s2robot.policies.networks import block_causal_mask
+from s2robot.policies.networks import HeadSettings, block_causal_mask
 from s2robot.policies.sequence import SequencePolicy
+
+
+@dataclass
+class BCTransformerConfig(HeadSettings, PolicyConfig):
+    """The S² paper's robot policy: a transformer over the last 16 steps that predicts the next 16 actions.
+
+    The horizons are the paper's (arXiv 2403.13043, §3.2). The paper states neither the network's sizes nor how many of
+    the 16 actions it executes. The sizes here are those of RPT, whose setting the paper follows (arXiv 2306.10007: 4
+    blocks, width 192, 4 heads, MLP ratio 2). Half of the actions are executed, as in Diffusion Policy. `dropout` is
+    that of robomimic's BC-Transformer.
+
+    `past_actions` shows the policy the actions executed before each step, as the paper does. Without them the policy
+    cannot learn to copy its last action instead of looking (arXiv 1905.11979).
+    """
+
+    name: str = "bc_transformer"
+    observation_steps: int = 16
+    action_steps: int = 16
+    execute_steps: int = 8
+    past_actions: bool = True
+    layers: int = 4
+    width: int = 192
+    heads: int = 4
+    mlp_ratio: int = 2
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        HeadSettings.__post_init__(self)
+        PolicyConfig.__post_init__(self)
+        require_positive(self, "layers", "width", "heads", "mlp_ratio")
+        require_heads(self.width, self.heads)
+        require_dropout(self, "dropout")
 
 
 class BCTransformerPolicy(SequencePolicy):

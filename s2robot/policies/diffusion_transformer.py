@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from s2robot.config import ReadoutConfig
-from s2robot.config.policies import DiffusionTransformerConfig
+from s2robot.config import PolicyConfig, ReadoutConfig, require
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
 from s2robot.policies.networks import (
+    DenoisingTransformerSettings,
     Diffusion,
+    DiffusionSettings,
     make_denoising_transformer,
 )
+
+
+@dataclass
+class DiffusionTransformerConfig(DenoisingTransformerSettings, DiffusionSettings, PolicyConfig):
+    """Diffusion Policy, transformer form (arXiv 2303.04137); the defaults are the published ones.
+
+    `transformer_weight_decay` replaces `training.weight_decay` for the transformer's matrices.
+    """
+
+    name: str = "diffusion_transformer"
+    observation_steps: int = 2
+    action_steps: int = 10
+    execute_steps: int = 8
+    transformer_weight_decay: float = 1e-3
+
+    def __post_init__(self) -> None:
+        PolicyConfig.__post_init__(self)
+        DiffusionSettings.__post_init__(self)
+        self.check_transformer()
+        require(
+            self.transformer_weight_decay >= 0,
+            "policy.transformer_weight_decay",
+            self.transformer_weight_decay,
+            "0 or more",
+        )
 
 
 class DiffusionTransformerPolicy(Policy):

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from s2robot.config import ReadoutConfig
-from s2robot.config.policies import DiffusionUNetConfig
+from s2robot.config import PolicyConfig, ReadoutConfig
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
-from s2robot.policies.networks import Diffusion, make_unet
+from s2robot.policies.networks import Diffusion, DiffusionSettings, UNetSettings, make_unet
+
+
+@dataclass
+class DiffusionUNetConfig(UNetSettings, DiffusionSettings, PolicyConfig):
+    """Diffusion Policy, CNN form (arXiv 2303.04137); the defaults are the published ones."""
+
+    name: str = "diffusion_unet"
+    observation_steps: int = 2
+    action_steps: int = 16
+    execute_steps: int = 8
+
+    def __post_init__(self) -> None:
+        PolicyConfig.__post_init__(self)
+        DiffusionSettings.__post_init__(self)
+        self.check_unet(self.action_steps)
 
 
 class DiffusionUNetPolicy(Policy):

@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s2robot.config import ReadoutConfig
-from s2robot.config.policies import FlowMatchingConfig
+from s2robot.config import PolicyConfig, ReadoutConfig, require
+from s2robot.config.policy import require_positive
 from s2robot.interfaces import Batch, Observation, PolicySpec
 from s2robot.policies.base import Policy
-from s2robot.policies.networks import make_denoising_transformer, make_unet
+from s2robot.policies.networks import DenoisingTransformerSettings, UNetSettings, make_denoising_transformer, make_unet
 
+NETWORKS = ("unet", "transformer")
+TIME_SAMPLINGS = ("beta", "uniform")
 _TIME_SCALE = 100  # the networks' time embedding is designed for the diffusion steps 0 … 99, not for times in [0, 1]
+
+
+@dataclass
+class FlowMatchingConfig(UNetSettings, DenoisingTransformerSettings, PolicyConfig):
+    """Flow matching with the networks of Diffusion Policy; the objective and sampling are π0's (arXiv 2410.24164).
+
+    Attributes:
+        network: `unet` or `transformer`; the settings of the other one are ignored.
+        causal: whether the transformer hides later actions of a chunk from earlier ones; off by default, as in π0.
+        time_sampling: distribution of the training times: `beta` (π0) or `uniform` (rectified flow, arXiv 2209.03003).
+        inference_steps: number of Euler steps from noise to actions.
+    """
+
+    name: str = "flow_matching"
+    observation_steps: int = 2
+    action_steps: int = 16
+    execute_steps: int = 8
+    causal: bool = False
+    network: str = "unet"
+    time_sampling: str = "beta"
+    inference_steps: int = 10
+
+    def __post_init__(self) -> None:
+        PolicyConfig.__post_init__(self)
+        require(self.network in NETWORKS, "policy.network", self.network, ", ".join(NETWORKS))
+        require(
+            self.time_sampling in TIME_SAMPLINGS, "policy.time_sampling", self.time_sampling, ", ".join(TIME_SAMPLINGS)
+        )
+        require_positive(self, "inference_steps")
+        if self.network == "unet":
+            self.check_unet(self.action_steps)
+        self.check_transformer()
+
+    def identity(self) -> dict[str, Any]:
+        """Leave out `causal` as well if the network is a U-Net, where it has no effect."""
+        return {key: value for key, value in super().identity().items() if key != "causal" or self.network != "unet"}
 
 
 class FlowMatchingPolicy(Policy):

@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from s2robot.config import ReadoutConfig, require
-from s2robot.config.policies import KNNConfig
+from s2robot.config import PolicyConfig, ReadoutConfig, require
+from s2robot.config.policy import require_positive
 from s2robot.interfaces import Batch, ConfigError, Observation, PolicySpec, TrainingError
 from s2robot.policies.base import Policy
 from s2robot.policies.readouts import is_pixels
 
 _STEADY = 1e-6  # a camera whose features spread less than this shows no change; scaling would only amplify noise
+
+
+@dataclass
+class KNNConfig(PolicyConfig):
+    """Locally weighted regression over the training windows, as in VINN (arXiv 2112.01511, §III).
+
+    The paper weights the k nearest windows by exp(-distance). Here distances are divided by the spread of the
+    demonstrations, so that they are comparable across encoders, and `temperature` sets how local the regression is. The
+    values of `temperature`, `k` and `proprioception_weight` are ours.
+
+    Attributes:
+        k: number of windows that are averaged to an action.
+        temperature: divisor of the distances: a window's weight is exp(-distance / temperature).
+        proprioception_weight: weight of the squared distance in proprioception, relative to the squared distance over
+            all cameras; 0 ignores proprioception.
+        grid: side of the grid that each feature map is averaged to; 1 = one mean of the whole map, as in the paper. A
+            larger grid keeps positions apart and takes `grid`² times the memory.
+    """
+
+    name: str = "knn"
+    k: int = 16
+    temperature: float = 0.1
+    proprioception_weight: float = 1.0
+    grid: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "k", "grid")
+        require(self.temperature > 0, "policy.temperature", self.temperature, "a positive number")
+        require(
+            self.proprioception_weight >= 0, "policy.proprioception_weight", self.proprioception_weight, "0 or more"
+        )
 
 
 class KNNPolicy(Policy):

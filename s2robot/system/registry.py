@@ -30,16 +30,12 @@ class Registry(Mapping[str, Any]):
         kind: word for one entry in messages, such as `policy`.
         group: entry-point group of other packages' entries, such as `s2robot.policies`.
         entries: the package's own entries: name -> the object itself, or its location as "module:attribute".
-        settings: name -> dataclass of the settings of some of these entries, which then need not be imported for it.
     """
 
-    def __init__(
-        self, kind: str, group: str, entries: Mapping[str, Any], settings: Mapping[str, type[Any]] | None = None
-    ) -> None:
+    def __init__(self, kind: str, group: str, entries: Mapping[str, Any]) -> None:
         self.kind = kind
         self.group = group
         self._own = entries
-        self._settings = settings or {}
 
     def __getitem__(self, name: str) -> Any:
         """Return the object called `name`, importing it if necessary.
@@ -73,13 +69,11 @@ class Registry(Mapping[str, Any]):
         return self[name]
 
     def settings(self, name: str) -> type[Any]:
-        """Return the dataclass of the settings of `name`: the one given here, else `settings` of its class.
+        """Return the attribute `settings` of the class called `name`: the dataclass of its settings.
 
         Raises:
             ConfigError: the class has no such attribute, or as for `find`.
         """
-        if name in self._settings:
-            return self._settings[name]
         found: Any = getattr(self.find(name), "settings", None)
         if not is_dataclass(found):
             brought = f" of {self.provider(name)}" if self.provider(name) else ""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ class TrainingLoop:
 
     def averaged_state(self) -> dict[str, Tensor]:
         """Return the policy's state with the moving average in place of the raw weights."""
-        with self.average.swapped_in(self.policy.parameters()):
+        with self._averaged():
             return {name: tensor.detach().clone() for name, tensor in self.policy.state_dict().items()}
 
     # One step -------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class TrainingLoop:
         if not self.processes.main:
             return
         if self._validation is not None and (last or epoch % self.settings.validate_every == 0):
-            with self.average.swapped_in(self.policy.parameters()):
+            with self._averaged():
                 row |= self._validation(self.policy, self.processes.device)
         self.rows.append(row)
         write_log_csv(self._output / "log.csv", self.rows)
@@ -209,6 +209,20 @@ class TrainingLoop:
     def _epoch_losses(self) -> Tensor:
         """Return the losses of this epoch's batches so far, summed over the processes."""
         return self.processes.sum(torch.stack(self._losses))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Swap the moving average into the policy's weights during the block."""
+        # With decay 0, diffusers computes average - (average - weights), which differs from the weights by rounding.
+        if not self.settings.ema_max_decay:
+            yield
+            return
+        self.average.store(self.policy.parameters())
+        self.average.copy_to(self.policy.parameters())
+        try:
+            yield
+        finally:
+            self.average.restore(self.policy.parameters())
 
     def _progress_bar(self) -> tqdm:
         return tqdm(
@@ -283,6 +297,7 @@ class TrainingLoop:
         self._losses = list(losses if self.processes.main else torch.zeros_like(losses))
         self.policy.load_state_dict(state["policy"])
         self.average.load_state_dict(state["average"])
+        self.average.to(device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +11,9 @@ from s2robot.config import TrainingConfig
 from s2robot.interfaces import ConfigError
 from s2robot.policies import Policy
 from s2robot.system.precision import dtype_of
-from s2robot.training.averaging import MovingAverage
+
+if TYPE_CHECKING:  # diffusers takes seconds to import; a run that is refused must not wait for it
+    from diffusers.training_utils import EMAModel
 
 
 def make_optimizer(policy: Policy, settings: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
@@ -29,22 +30,18 @@ def make_schedule(
     optimizer: torch.optim.Optimizer, settings: TrainingConfig, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Make the schedule: linear warm-up, then cosine decay to zero at `steps`, or a constant rate."""
-    warm = settings.warmup_steps
+    from diffusers.optimization import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 
-    def factor(step: int) -> float:
-        if step < warm:
-            return step / warm
-        if settings.schedule == "constant":
-            return 1.0
-        progress = (step - warm) / max(1, steps - warm)
-        return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    if settings.schedule == "constant":
+        return get_constant_schedule_with_warmup(optimizer, settings.warmup_steps)
+    return get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
 
 
-def make_average(policy: Policy, settings: TrainingConfig) -> MovingAverage:
+def make_average(policy: Policy, settings: TrainingConfig) -> EMAModel:
     """Make the moving average of the policy's parameters."""
-    return MovingAverage(policy.parameters(), settings.ema_power, settings.ema_max_decay)
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(policy.parameters(), decay=settings.ema_max_decay, use_ema_warmup=True, power=settings.ema_power)
 
 
 def require_precision(precision: str, policy: str, device: torch.device) -> None:

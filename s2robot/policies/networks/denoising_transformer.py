@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from s2robot.config.networks import DenoisingTransformerSettings
+from s2robot.config import require
+from s2robot.config.policy import require_dropout, require_heads, require_positive
 from s2robot.policies.networks.basic import SinusoidalEmbedding
+
+
+@dataclass
+class DenoisingTransformerSettings:
+    """Diffusion Policy's transformer for images (arXiv 2303.04137); its dropouts and weight decay are published too.
+
+    `causal` hides the later actions of a chunk from the earlier ones, as published. The earlier actions then cannot
+    agree with the later ones while all are denoised together: if demonstrations go two ways, one chunk in ten mixes
+    both ways (docs/policies.md).
+    """
+
+    former: ClassVar[dict[str, Any]] = {"causal": True}
+
+    layers: int = 8
+    heads: int = 4
+    width: int = 256
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.3
+    causal: bool = True
+
+    def check_transformer(self) -> None:
+        """Refuse impossible sizes."""
+        require_positive(self, "layers", "heads")
+        # The embedding of the step consists of sines and cosines, half of the width each.
+        require(self.width >= 4 and self.width % 2 == 0, "policy.width", self.width, "an even number of 4 or more")
+        require_heads(self.width, self.heads)
+        require_dropout(self, "embedding_dropout", "attention_dropout")
 
 
 class DenoisingTransformer(nn.Module):

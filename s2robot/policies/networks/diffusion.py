@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s2robot.config.networks import DiffusionSettings
+from s2robot.config import require
+
+SAMPLERS = ("ddpm", "ddim", "dpm_solver")
+
+
+@dataclass
+class DiffusionSettings:
+    """Diffusion over chunks as published (arXiv 2303.04137): 100 DDPM steps in training and in acting.
+
+    Attributes:
+        train_timesteps: number of diffusion steps in training.
+        sampler: `ddpm`, `ddim` or `dpm_solver` (DPM-Solver++, arXiv 2211.01095).
+        inference_steps: number of sampling steps; ddim and dpm_solver act well with about 10. With ddim it must divide
+            `train_timesteps`.
+    """
+
+    train_timesteps: int = 100
+    sampler: str = "ddpm"
+    inference_steps: int = 100
+
+    def __post_init__(self) -> None:
+        require(self.sampler in SAMPLERS, "policy.sampler", self.sampler, ", ".join(SAMPLERS))
+        require(
+            1 <= self.inference_steps <= self.train_timesteps,
+            "policy.inference_steps",
+            self.inference_steps,
+            f"1 … train_timesteps={self.train_timesteps}",
+        )
+        total, steps = self.train_timesteps, self.inference_steps
+        # diffusers' DDIM steps back by N // n between times that are N / n apart, so n must divide N. The other
+        # samplers' times are np.arange(N, 0, -N / n): for some n, rounding adds one more, which lies before time 0.
+        exact = total % steps == 0 if self.sampler == "ddim" else math.ceil(total / (total / steps)) == steps
+        divisors = [str(n) for n in range(1, total + 1) if total % n == 0]
+        require(
+            exact,
+            "policy.inference_steps",
+            steps,
+            f"a divisor of train_timesteps ({', '.join(divisors)}); ddpm and dpm_solver accept most other numbers too",
+        )
 
 
 class Diffusion:

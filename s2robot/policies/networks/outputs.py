@@ -6,12 +6,40 @@ These classes hold no parameters. A policy's network ends in `numbers` values, w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from s2robot.config.networks import HeadSettings
+from s2robot.config import require
+
+HEADS = ("deterministic", "gmm")
+
+
+@dataclass
+class HeadSettings:
+    """The output of a behaviour-cloning policy: `deterministic` (smooth-L1 loss) or `gmm` (a mixture of Gaussians).
+
+    The mixture's defaults are robomimic's (arXiv 2108.03298, `algo.gmm`).
+
+    Attributes:
+        head: `deterministic` or `gmm`.
+        modes: number of Gaussians.
+        min_std: smallest standard deviation, in units of half the range of the actions.
+        low_noise: whether acting draws a mode and executes its mean with noise of `min_std`, instead of the learned
+            standard deviation.
+    """
+
+    head: str = "deterministic"
+    modes: int = 5
+    min_std: float = 1e-4
+    low_noise: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.head in HEADS, "policy.head", self.head, ", ".join(HEADS))
+        require(self.modes >= 1, "policy.modes", self.modes, "1 or more")
+        require(self.min_std > 0, "policy.min_std", self.min_std, "a positive number")
 
 
 class DeterministicChunk:

@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from s2robot.config.networks import UNetSettings
+from s2robot.config import require
+from s2robot.config.policy import require_positive
 from s2robot.policies.networks.basic import SinusoidalEmbedding
+
+
+@dataclass
+class UNetSettings:
+    """Diffusion Policy's temporal U-Net (arXiv 2303.04137)."""
+
+    down_dims: list[int] = field(default_factory=lambda: [512, 1024, 2048])
+    kernel_size: int = 5
+    groups: int = 8
+    step_embedding: int = 128
+
+    def check_unet(self, action_steps: int) -> None:
+        """Refuse sizes that are impossible for chunks of `action_steps`."""
+        require(
+            self.kernel_size >= 1 and self.kernel_size % 2 == 1, "policy.kernel_size", self.kernel_size, "1, 3, 5, …"
+        )
+        require(
+            self.step_embedding >= 4 and self.step_embedding % 2 == 0,
+            "policy.step_embedding",
+            self.step_embedding,
+            "an even number of 4 or more",
+        )
+        require_positive(self, "groups")
+        require(
+            len(self.down_dims) >= 1 and min(self.down_dims) >= 1,
+            "policy.down_dims",
+            self.down_dims,
+            "at least one width, each 1 or more",
+        )
+        require(
+            all(d % self.groups == 0 for d in self.down_dims),
+            "policy.down_dims",
+            self.down_dims,
+            f"multiples of groups={self.groups}",
+        )
+        stride = 2 ** (len(self.down_dims) - 1)
+        require(
+            action_steps % stride == 0,
+            "policy.action_steps",
+            action_steps,
+            f"a multiple of {stride}, because the U-Net halves the sequence {len(self.down_dims) - 1} times",
+        )
 
 
 def _conv_block(channels_in: int, channels_out: int, kernel_size: int, groups: int) -> nn.Sequential:

@@ -30,7 +30,6 @@ READOUTS = Registry(
         "conv": "s2robot.policies.readouts.conv:ConvReadout",
         "resnet18": "s2robot.policies.readouts.resnet18:ResNet18Readout",
     },
-    dict.fromkeys(("cls", "mean", "spatial_softmax", "attention", "conv", "resnet18"), ReadoutConfig),
 )
 """Name -> the readout's class, which names its settings dataclass as `settings`; installed packages add theirs."""
 
