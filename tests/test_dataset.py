@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from helpers import PooledPixels, make_episode, write_dataset
 
+from s2robot.config import TrainConfig
 from s2robot.data import open_dataset
 from s2robot.feature_cache import cache_features
 from s2robot.interfaces import DatasetError
+from s2robot.policies.bc import BCConfig
+from s2robot.training.episodes import choose_episodes
 from s2robot.training.windows import WindowDataset, load_demonstrations, require_long_enough, split_episodes
 
 LENGTHS = (7, 40, 1, 30)
@@ -85,7 +88,7 @@ def test_proprioception_keys_are_concatenated_in_the_order_asked_for(loaded):
 
 def test_more_demonstrations_than_recorded_are_refused(loaded):
     with pytest.raises(DatasetError, match="has 4 demonstrations, but 5 were requested"):
-        load_demonstrations(loaded[0], [], 5)
+        choose_episodes(loaded[0], TrainConfig(num_demonstrations=5, policy=BCConfig()))
 
 
 def test_windows_are_named_by_demonstration_and_step(loaded):
@@ -107,9 +110,9 @@ def test_features_come_from_the_copy_of_the_frames_that_is_asked_for(tmp_path):
 
 @pytest.mark.parametrize(("count", "steps"), [(4, 40), (1, 7)])
 def test_a_chunk_may_be_as_long_as_the_longest_demonstration(loaded, count, steps):
-    require_long_enough(loaded[0], count, steps)
+    require_long_enough(loaded[0], range(count), steps)
     with pytest.raises(DatasetError, match=f"policy.action_steps={steps + 1} is longer than every demonstration"):
-        require_long_enough(loaded[0], count, steps + 1)
+        require_long_enough(loaded[0], range(count), steps + 1)
 
 
 def test_a_split_that_leaves_nothing_to_train_on_is_refused():

@@ -12,6 +12,7 @@ from typing import Any
 from s2robot.backbones.table import BACKBONES, find_spec
 from s2robot.checkpoint import packages_of
 from s2robot.config import EncoderConfig, PolicyConfig, ReadoutConfig, TaskConfig, TrainingConfig
+from s2robot.config.checks import without_former
 from s2robot.interfaces import EncoderError
 from s2robot.report.arm_results import Setting, scales_label
 from s2robot.report.plan_document import make_selector
@@ -112,7 +113,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Readable, and ending in a hash of every setting that can change an episode's outcome."""
-        task = {key: value for key, value in asdict(self.task).items() if key not in ("name", "calibration")}
+        settings = without_former(self.task).items()
+        task = {key: value for key, value in settings if key not in ("name", "calibration")}
         packages = providers([(OUTSIDE_TASKS, self.task.task), (OUTSIDE_EXPERTS, self.task.task)])
         digest = hash_json([task, self.arm.key, self.training_seed, *([packages] if packages else [])])[:8]
         scales = "_".join(str(scale).replace(" ", "") for scale in self.arm.encoder.scales)

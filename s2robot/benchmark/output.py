@@ -111,6 +111,7 @@ def _write_results(
         "readout": cell.arm.readout.label,
         "variant": cell.arm.variant,
         "settings": outcome_settings(cell),
+        **_selected(cell, documents[0]),
         "successes": successes,
         "episodes": ran,
         "errors": len(episodes) - ran,
@@ -140,6 +141,13 @@ def _write_results(
         "stage_seconds": {key: round(earlier.get(key, 0.0) + seconds.get(key, 0.0), 3) for key in _STAGES},
     }
     write_durably(folder / RESULTS_FILE, json.dumps(merged, indent=1).encode())
+
+
+def _selected(cell: Cell, document: dict[str, Any]) -> dict[str, int]:
+    """Name the number of demonstrations by the plan's, and beside it how many of them were chosen."""
+    if not cell.task.chooses:
+        return {}
+    return {"demonstrations": cell.setting.demonstrations, "chosen_demonstrations": document["demonstrations"]}
 
 
 def _joined(documents: list[dict[str, Any]], key: str) -> list[str]:

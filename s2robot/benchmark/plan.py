@@ -14,6 +14,7 @@ from s2robot.benchmark.cells import Cell, weights_digest
 from s2robot.benchmark.grid import Grid
 from s2robot.benchmark.stages import store_folder
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig
+from s2robot.config.checks import without_former
 from s2robot.interfaces import ConfigError, EncoderError, WeightsError
 from s2robot.report.plan_document import PLAN_FILE, Amendment, PlanDocument, Preregistration, read_plan
 from s2robot.system.files import locked, write_durably
@@ -21,7 +22,7 @@ from s2robot.system.files import locked, write_durably
 
 def make_plan(config: BenchmarkConfig, grid: Grid) -> Preregistration:
     """Everything that must be fixed before results are seen: contrasts, initial states, seeds, tasks, stopping."""
-    tasks = [{**asdict(task), "name": task.label} for task in config.task_list]
+    tasks = [{**without_former(task), "name": task.label} for task in config.task_list]
     return Preregistration(
         contrasts=grid.contrasts,
         tasks=tuple(json.loads(json.dumps(tasks))),

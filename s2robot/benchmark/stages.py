@@ -129,7 +129,8 @@ class Stages:
             output=str(folder),
             seed=cell.training_seed,
             device=self.config.device,
-            num_demonstrations=cell.task.demonstrations,
+            num_demonstrations=None if cell.task.chooses else cell.task.demonstrations,
+            **vars(cell.task.selection),
             cameras=cell.task.cameras,
             cache_dir=str(self.store / "feature_cache"),
             encoder=arm.encoder,
@@ -211,6 +212,7 @@ def training_settings(cell: Cell) -> dict[str, Any]:
     return {
         "version": _VERSION,
         **({"packages": arm.packages} if arm.packages else {}),
+        **({"selection": vars(cell.task.selection)} if cell.task.chooses else {}),
         "demonstrations": demonstrations_settings(cell.task),
         "encoder": encoder_settings(arm.encoder),
         "readout": arm.readout.config.identity(),

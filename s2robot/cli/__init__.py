@@ -55,7 +55,7 @@ VERBS = {
         "ConvertConfig",
     ),
     "inspect": Verb(
-        "inspect DATASET [sheet=FILE.png] ['cameras={front: agentview_rgb}'] ['flip=[front]']",
+        "inspect DATASET [sheet=FILE.png] [filter_key=NAME] ['cameras={front: agentview_rgb}'] ['flip=[front]']",
         "Describe a dataset: counts, sizes, ranges, what is missing or looks wrong; sheet= draws it.",
         "verbs:inspect",
         "InspectConfig",

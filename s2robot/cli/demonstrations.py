@@ -99,12 +99,14 @@ def render_demonstrations(config: RenderConfig) -> None:
     """
     from s2robot.data import open_dataset
     from s2robot.data.rerender import described, render_dataset
+    from s2robot.data.selection import select_episodes
     from s2robot_envs import make_env
     from s2robot_envs.replay import RecordedEpisode, replay
 
     if Path(config.out).exists() and not config.overwrite:
         raise DatasetError(f"{config.out!r} exists; give overwrite=true or another out")
     with open_dataset(config.dataset) as dataset:
+        chosen = select_episodes(dataset, config.selection)
         env_args = with_control_frequency(dataset)
         recorded = env_args.get("s2robot", {})
         task = recorded.get("task") or recorded_task(env_args)
@@ -136,8 +138,8 @@ def render_demonstrations(config: RenderConfig) -> None:
             return replay(kwargs, recordings, workers=config.workers)
 
         look = {LOOK: look_of(env_args["s2robot"])}
-        drifts = render_dataset(dataset, config.out, env_args, replay_all, attributes=look)
-        lines = [*map(str, drifts), f"{len(dataset)} demonstrations at {config.size} pixels: {config.out}"]
+        drifts = render_dataset(dataset, config.out, env_args, replay_all, attributes=look, episodes=chosen)
+        lines = [*map(str, drifts), f"{len(chosen)} demonstrations at {config.size} pixels: {config.out}"]
         if not recorded:
             lines.append(
                 f"an episode of evaluation ends after {kwargs['horizon']} steps at the latest, because the longest "

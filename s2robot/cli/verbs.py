@@ -56,6 +56,7 @@ def convert(words: list[str]) -> Output:
         proprioception=config.proprioception,
         cameras=config.cameras,
         flip=config.flip,
+        selection=config.selection,
     )
     return Output(f"{count} demonstrations: {config.out}", {"dataset": config.out, "demonstrations": count})
 
@@ -69,10 +70,11 @@ def inspect(words: list[str]) -> Output:
         raise ConfigError(f"inspect needs one dataset: s2robot {VERBS['inspect'].usage}")
     config: InspectConfig = parse(InspectConfig, [word for word in words if "=" in word])
     dataset = expand(datasets[0])
-    found = inspect_dataset(dataset, cameras=config.cameras, flip=config.flip)
+    chosen: Any = {"cameras": config.cameras, "flip": config.flip, "selection": config.selection}
+    found = inspect_dataset(dataset, **chosen)
     text, data = str(found), plain(dataclasses.asdict(found))
     if config.sheet is not None:
-        sheet = str(contact_sheet(dataset, config.sheet, cameras=config.cameras, flip=config.flip))
+        sheet = str(contact_sheet(dataset, config.sheet, **chosen))
         text, data = f"{text}\ncontact sheet   {sheet}", {**data, "sheet": sheet}
     return Output(text, data)
 

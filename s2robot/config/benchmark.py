@@ -11,6 +11,7 @@ from s2robot.config.checks import build, require, require_types
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
 from s2robot.config.evaluation import EVALUATION_SEED
 from s2robot.config.policy import PolicyConfig
+from s2robot.config.selection import Selecting
 from s2robot.config.training import TrainingConfig
 from s2robot.interfaces import ConfigError, unknown_name
 
@@ -46,13 +47,14 @@ _ENTRY = {
 
 
 @dataclass
-class TaskConfig:
+class TaskConfig(Selecting):
     """One task of a benchmark, with settings that make it neither trivial nor hopeless.
 
     Attributes:
         task: name of the simulator's task.
         name: name of this setting in reports; null = the task and its variant.
         demonstrations, size, cameras: as in `BenchmarkConfig`; null = the benchmark's value.
+        episodes, filter_key, successes_only: which of the demonstrations the policies are trained on, see `Selection`.
         variant: options of the environment's variant, used for both collection and rollouts.
         horizon: steps until an episode ends; null = the task's own.
         seed, noise, render_profile: settings of the collection, as in `CollectConfig`.
@@ -70,8 +72,12 @@ class TaskConfig:
     noise: float = 0.15
     render_profile: str = "fast"
     calibration: dict[str, Any] | None = None
+    episodes: list[Any] | None = None
+    filter_key: str | None = None
+    successes_only: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named = isinstance(self.task, str) and self.task != MISSING
         require(named, "tasks.task", self.task, "the name of a task")
         if self.demonstrations is not None:
@@ -84,7 +90,9 @@ class TaskConfig:
     @property
     def label(self) -> str:
         """Name in reports, such as "Lift (object_scale 0.6)"."""
-        options = ", ".join(f"{key} {value}" if value is not True else key for key, value in self.variant.items())
+        shown = {name: value for name, value in vars(self.selection).items() if value != Selecting.former[name]}
+        settings = {**self.variant, **shown}.items()
+        options = ", ".join(f"{key} {value}" if value is not True else key for key, value in settings)
         return self.name or (f"{self.task} ({options})" if options else self.task)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from s2robot.config.checks import require, require_cameras
+from s2robot.config.selection import Selecting
 
 
 @dataclass
@@ -46,7 +47,7 @@ class CollectConfig:
 
 
 @dataclass
-class RenderConfig:
+class RenderConfig(Selecting):
     """`s2robot render`: render recorded states again, at any size and from any camera."""
 
     dataset: str = MISSING
@@ -56,14 +57,18 @@ class RenderConfig:
     render_profile: str | None = None  # null = as recorded, else fast
     workers: int | None = None  # null = one per core
     overwrite: bool = False
+    episodes: list[Any] | None = None  # positions, ranges such as "10-19", names; null = all
+    filter_key: str | None = None  # only what this list in the file names, such as robomimic's mask/better
+    successes_only: bool = False  # only demonstrations recorded as successful
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.size >= 16, "size", self.size, "16 pixels or more")
         _require_hdf5(self.out)
 
 
 @dataclass
-class ConvertConfig:
+class ConvertConfig(Selecting):
     """`s2robot convert`: copy any readable dataset to robomimic HDF5 (out=*.hdf5) or a LeRobot folder (out=NAME)."""
 
     dataset: str = MISSING
@@ -76,21 +81,29 @@ class ConvertConfig:
     # null = every key, except that LeRobot folders leave out `object` (the true object poses): LeRobot's policies see
     # every key that is written.
     proprioception: list[str] | None = None
+    episodes: list[Any] | None = None  # positions, ranges such as "10-19", names; null = all
+    filter_key: str | None = None  # only what this list in the file names, such as robomimic's mask/better
+    successes_only: bool = False  # only demonstrations recorded as successful
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_cameras(self.cameras)
         require(self.fps is None or self.fps >= 1, "fps", self.fps, "1 or more")
 
 
 @dataclass
-class InspectConfig:
+class InspectConfig(Selecting):
     """`s2robot inspect`: describe a dataset, whose path is the verb's one word without `=`."""
 
     sheet: str | None = None  # PNG file to draw
     cameras: Any = None  # as in `ConvertConfig`
     flip: list[str] = field(default_factory=list)
+    episodes: list[Any] | None = None  # as in `ConvertConfig`
+    filter_key: str | None = None
+    successes_only: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_cameras(self.cameras)
 
 

@@ -11,6 +11,7 @@ from s2robot.config.checks import require, require_cameras
 from s2robot.config.encoder import EncoderConfig, ReadoutConfig
 from s2robot.config.environment import EnvironmentSettings
 from s2robot.config.policy import PolicyConfig
+from s2robot.config.selection import Selecting
 from s2robot.system.precision import PRECISIONS
 
 SCHEDULES = ("cosine", "constant")
@@ -91,17 +92,21 @@ class TrainingConfig:
 
 
 @dataclass
-class TrainConfig(EnvironmentSettings):
+class TrainConfig(Selecting, EnvironmentSettings):
     """One training run: `python train_policy.py`. Beside the settings below, it has those of `EnvironmentSettings`."""
 
     # Settings that were added later, with the value that means what the code did before; see `without_former`.
-    former: ClassVar[dict[str, Any]] = {"flip": []}
+    former: ClassVar[dict[str, Any]] = {"flip": [], "validation_filter_key": None}
 
     dataset: str = MISSING
     output: str = MISSING
     seed: int = 0
     device: str = "auto"
-    num_demonstrations: int | None = None  # the first n of the file; null = all
+    num_demonstrations: int | None = None  # the first n of the chosen ones; null = all
+    episodes: list[Any] | None = None  # positions, ranges such as "10-19", names; null = all
+    filter_key: str | None = None  # only what this list in the file names, such as robomimic's mask/better
+    successes_only: bool = False  # only demonstrations recorded as successful
+    validation_filter_key: str | None = None  # these are held out, in place of training.validation_fraction
     # Names, or a mapping such as {front: agentview_rgb} (new name: recorded name); null = every camera of the dataset.
     cameras: Any = None
     flip: list[str] = field(default_factory=list)  # cameras whose pictures were stored upside down
@@ -115,6 +120,7 @@ class TrainConfig(EnvironmentSettings):
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require_cameras(self.cameras)
         if self.num_demonstrations is not None:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s2robot.data.base import RENDERER, DemonstrationDataset
@@ -50,12 +50,15 @@ def recorded_size(environment: Mapping[str, Any], camera: str) -> tuple[int, int
     return None if side is None else (side, side)
 
 
-def check_look(dataset: DemonstrationDataset, render_profile: str | None = None) -> list[str]:
+def check_look(
+    dataset: DemonstrationDataset, render_profile: str | None = None, episodes: Sequence[int] | None = None
+) -> list[str]:
     """Check that all images of a dataset have one look, and the requested render profile.
 
     Args:
         dataset: the demonstrations.
         render_profile: the profile that the dataset must have; None accepts any.
+        episodes: positions of the demonstrations that are checked; None = all.
 
     Returns:
         The renderers that drew the images (OpenGL's renderer and version), if recorded. Several are accepted, because
@@ -67,7 +70,8 @@ def check_look(dataset: DemonstrationDataset, render_profile: str | None = None)
     """
     expected = look_of(dataset.env_args.get("s2robot", {}))
     renderers = set()
-    for index, demo in enumerate(dataset.demos):
+    for index in range(len(dataset)) if episodes is None else episodes:
+        demo = dataset.demos[index]
         attributes = dataset.episode(index, cameras=[], proprioception=[]).attributes
         recorded = attributes.get(ATTRIBUTE)
         if RENDERER in attributes:

@@ -120,6 +120,10 @@ class DemonstrationDataset(ABC):
     def close(self) -> None:
         """Close the files; closing twice is harmless."""
 
+    def filter_keys(self) -> dict[str, list[str]]:
+        """Return name -> demonstrations that it lists: robomimic's filter keys, LeRobot's splits; names as stored."""
+        return {}
+
     # ----------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:

@@ -11,12 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from s2robot.config.selection import Selection
 from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.cameras import Cameras
 from s2robot.data.fields import refuse_discrete_actions
 from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.robomimic import RobomimicWriter
+from s2robot.data.selection import carried_filter_keys, copied_origin, filter_keys_of, select_episodes
 from s2robot.interfaces import DatasetError
 
 _FPS = 20  # robosuite's control frequency, used if the source records none
@@ -31,13 +33,14 @@ def convert_dataset(
     proprioception: list[str] | None = None,
     cameras: Cameras = None,
     flip: Sequence[str] = (),
+    selection: Selection | None = None,
 ) -> int:
-    """Copy every demonstration into another format, one at a time.
+    """Copy demonstrations into another format, one at a time.
 
     An interrupted conversion to robomimic continues where it stopped when the same command is given again.
 
     Actions, states, rewards and low-dimensional observations stay bit-identical. So do images, except in LeRobot
-    videos.
+    videos. A robomimic file keeps the source's filter keys, as far as they list what is copied.
 
     Args:
         path: dataset to read.
@@ -48,9 +51,10 @@ def convert_dataset(
             objects, because LeRobot's policies see everything that is in the folder.
         cameras: cameras to copy, as in `open_dataset`; the copy has the new names.
         flip: cameras whose pictures are turned, as in `open_dataset`.
+        selection: which demonstrations are copied; None for all.
 
     Returns:
-        The number of demonstrations.
+        The number of demonstrations that were copied.
 
     Raises:
         DatasetError: the dataset cannot be read or lacks a key, `out` exists or has another ending, or an episode does
@@ -68,6 +72,7 @@ def convert_dataset(
     with open_dataset(path, cameras=cameras, flip=flip) as source:
         # The copy would hold choices as floating-point numbers, which nothing could tell from quantities.
         refuse_discrete_actions(source)
+        chosen = select_episodes(source, selection)
         keys = source.select_proprioception(proprioception)
         dropped: dict[str, Any] = {}
         writer: RobomimicWriter | LeRobotWriter
@@ -75,39 +80,41 @@ def convert_dataset(
             origin = source.fingerprint() + ("" if proprioception is None else json.dumps(keys))
             if cameras is not None or flip:
                 origin += json.dumps({camera: source.identity_of(camera) for camera in source.cameras})
+            origin += copied_origin(source, chosen)
             writer = RobomimicWriter(out, source.env_args, origin, fps=fps or source.fps)
+            writer.filter_keys = carried_filter_keys(source, chosen)
         else:
             if proprioception is None:
                 keys = source.seen_by_default()
-            dropped = _unsound(source)
+            dropped = _unsound(source, chosen)
             rate = fps or max(1, round(source.fps or _FPS))
             writer = LeRobotWriter(out, fps=rate, env_args=source.env_args, video=video)
         with writer:
             # A robomimic writer keeps what an interrupted run wrote; a LeRobot folder always starts anew.
             done = writer.count if isinstance(writer, RobomimicWriter) else 0
-            left = range(done, len(source))
-            for index in tqdm(left, initial=done, total=len(source), unit="demo", desc="converting"):
+            for index in tqdm(chosen[done:], initial=done, total=len(chosen), unit="demo", desc="converting"):
                 writer.add(dataclasses.replace(source.episode(index, proprioception=keys), **dropped))
-        _tell(source, keys, dropped)
-        return len(source)
+        _tell(source, keys, dropped, [] if to_robomimic else list(filter_keys_of(source)))
+        return len(chosen)
 
 
-def _unsound(source: DemonstrationDataset) -> dict[str, Any]:
+def _unsound(source: DemonstrationDataset, chosen: list[int]) -> dict[str, Any]:
     """Return None for each of `states` and `rewards` that is unsound in any demonstration.
 
     All demonstrations of a LeRobot folder have the same fields, so the others must go without them too.
     """
-    for index in range(len(source)):
+    for index in chosen:
         source.episode(index, cameras=[], proprioception=[])
     return {field: None for _, field in source.unread}
 
 
-def _tell(source: DemonstrationDataset, keys: list[str], dropped: dict[str, Any]) -> None:
+def _tell(source: DemonstrationDataset, keys: list[str], dropped: dict[str, Any], filter_keys: list[str]) -> None:
     """Name what was not copied or was converted, and why, on stderr."""
     for camera, words in source.conversions.items():
         print(f"{str(source.path)!r}: converted: {camera} ({words})", file=sys.stderr)
     told = {name: why for name, why in source.left_out().items() if name not in keys}
     told |= {f"{field} of {demo}": why for (demo, field), why in source.unread.items()}
+    told |= {f"filter key {key}": "a LeRobot folder has none" for key in filter_keys}
     told |= {f"{field} of the others": "a LeRobot folder has the same fields in all episodes" for field in dropped}
     for name, why in told.items():
         print(f"{str(source.path)!r}: not copied: {name} ({why})", file=sys.stderr)

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from s2robot.config.selection import Selection
 from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.cameras import Cameras
 from s2robot.data.fields import why_discrete
+from s2robot.data.selection import filter_keys_of, listed_positions, select_episodes
 from s2robot.interfaces import DatasetError, Episode
 
 _THUMBNAIL = 160  # pixels
@@ -39,6 +41,7 @@ class Inspection:
         solved: number of demonstrations recorded as successful.
         judged: number of demonstrations that record whether they were successful.
         conversions: camera -> what is done to its stored numbers; cameras with RGB bytes are not in it.
+        filter_keys: filter key of the file -> number of demonstrations that it lists.
         left_out: observation that a policy does not see unless it is asked for, or that cannot be read -> why.
         missing: fields that the format can hold but this dataset lacks.
         problems: likely faults, one sentence each; empty for a sound dataset.
@@ -54,6 +57,7 @@ class Inspection:
     solved: int = 0
     judged: int = 0
     conversions: dict[str, str] = field(default_factory=dict)
+    filter_keys: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -66,6 +70,7 @@ class Inspection:
             f"demonstrations  {count}, {lengths.sum()} steps; length {lengths.min()} to {lengths.max()}, "
             f"median {np.median(lengths):g}",
             f"success         {self.solved} of {self.judged} judged" + ("" if self.judged else " (not recorded)"),
+            *(f"filter key      {key}: {listed} demonstrations" for key, listed in self.filter_keys.items()),
             *(
                 f"camera          {camera}: {h} x {w} pixels" + _in_brackets(self.conversions.get(camera))
                 for camera, (h, w) in self.image_sizes.items()
@@ -109,8 +114,10 @@ class _Ranges:
         return found
 
 
-def inspect_dataset(path: str | Path, *, cameras: Cameras = None, flip: Sequence[str] = ()) -> Inspection:
-    """Read every demonstration once, one at a time, and describe the dataset; `cameras`, `flip`: as in `open_dataset`.
+def inspect_dataset(
+    path: str | Path, *, cameras: Cameras = None, flip: Sequence[str] = (), selection: Selection | None = None
+) -> Inspection:
+    """Read the chosen demonstrations (None = all) once, one at a time; `cameras`, `flip`: as in `open_dataset`.
 
     A demonstration that cannot be read, is not finite or has fields of unequal length becomes a problem in the result.
 
@@ -118,12 +125,16 @@ def inspect_dataset(path: str | Path, *, cameras: Cameras = None, flip: Sequence
         DatasetError: the dataset as a whole cannot be opened.
     """
     with open_dataset(path, cameras=cameras, flip=flip) as dataset:
+        chosen = select_episodes(dataset, selection)
         sizes = {camera: dataset.image_size(camera) for camera in dataset.cameras}
         environment = str(dataset.env_args.get("env_name", ""))
-        result = Inspection(dataset.path, dataset.layout, environment, dataset.lengths, sizes)
+        lengths = [dataset.lengths[index] for index in chosen]
+        result = Inspection(dataset.path, dataset.layout, environment, lengths, sizes)
+        _list_filter_keys(result, dataset)
         ranges, contents, looks = _Ranges(), defaultdict(list), set()
         absent = {"rewards", "states", "model_file"}
-        for index, demo in enumerate(dataset.demos):
+        for index in chosen:
+            demo = dataset.demos[index]
             try:
                 episode = dataset.episode(index)
             except DatasetError as error:
@@ -146,6 +157,20 @@ def inspect_dataset(path: str | Path, *, cameras: Cameras = None, flip: Sequence
         if len(looks) > 1:
             result.problems.append(f"images with several looks, which training refuses: {'; '.join(sorted(looks))}")
         return result
+
+
+def _list_filter_keys(result: Inspection, dataset: DemonstrationDataset) -> None:
+    try:
+        lists = filter_keys_of(dataset)
+    except DatasetError as error:
+        lists = {}
+        result.problems.append(str(error))
+    for key, names in lists.items():
+        result.filter_keys[key] = len(names)
+        try:
+            listed_positions(dataset, key, names)
+        except DatasetError as error:
+            result.problems.append(str(error).removeprefix(f"dataset {str(dataset.path)!r}: "))
 
 
 def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Ranges) -> None:
@@ -195,9 +220,15 @@ def _still_cameras(demo: str, episode: Episode) -> list[str]:
 
 
 def contact_sheet(
-    path: str | Path, out: str | Path, num: int = 8, *, cameras: Cameras = None, flip: Sequence[str] = ()
+    path: str | Path,
+    out: str | Path,
+    num: int = 8,
+    *,
+    cameras: Cameras = None,
+    flip: Sequence[str] = (),
+    selection: Selection | None = None,
 ) -> Path:
-    """Draw one image that shows up to `num` demonstrations, spread over the dataset.
+    """Draw one image that shows up to `num` of the chosen demonstrations (None = all), spread over the dataset.
 
     Each row is one demonstration; it shows four moments per camera, from the first to the last step. `cameras` and
     `flip` are as in `open_dataset`.
@@ -210,8 +241,9 @@ def contact_sheet(
     """
     with open_dataset(path, cameras=cameras, flip=flip) as dataset:
         shown = dataset.select_cameras(None)
-        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int))
-        rows = [_row(dataset, int(index), shown) for index in chosen]
+        chosen = select_episodes(dataset, selection)
+        places = np.unique(np.linspace(0, len(chosen) - 1, min(num, len(chosen))).astype(int))
+        rows = [_row(dataset, chosen[place], shown) for place in places]
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")

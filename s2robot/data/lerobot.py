@@ -85,6 +85,13 @@ class LeRobotDataset(DemonstrationDataset):
             fps=self._info.get("fps"),
         )
 
+    def filter_keys(self) -> dict[str, list[str]]:
+        """Return the splits, such as `"train": "0:50"`; one that holds everything splits nothing and is left out."""
+        with self.reading(self.path / "meta" / "info.json"):
+            spans = {name: _span(text) for name, text in (self._info.get("splits") or {}).items()}
+        everything = range(len(self._episodes))
+        return {name: [f"episode_{row}" for row in span] for name, span in spans.items() if span != everything}
+
     def _split_state(self, features: dict[str, dict[str, Any]]) -> None:
         parts = self._info[STATE_PARTS]
         width = int(np.prod(features[STATE]["shape"])) if STATE in features else 0
@@ -170,6 +177,13 @@ class LeRobotDataset(DemonstrationDataset):
                 f"{path.name} of {key} holds {len(frames)} frames of this episode, which has {length} steps", demo
             )
         return np.stack(frames)
+
+
+def _span(text: str) -> range:
+    first, colon, stop = str(text).partition(":")
+    if not colon:
+        raise ValueError(f"split {text!r} is not of the form first:stop")
+    return range(int(first), int(stop))
 
 
 def _short(key: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from s2robot.data.base import RENDERER, DemonstrationDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
+from s2robot.data.selection import carried_filter_keys, copied_origin
 from s2robot.interfaces import DatasetError, Episode
 
 # In metres and quaternion entries. robosuite's own observations lag their state by one physics step (2 ms), which is
@@ -72,8 +73,9 @@ def render_dataset(
     replay: Replay,
     tolerance: float = REPLAY_TOLERANCE,
     attributes: Mapping[str, Any] | None = None,
+    episodes: Sequence[int] | None = None,
 ) -> list[Drift]:
-    """Replay the states of every demonstration and write what the cameras see to a new robomimic file.
+    """Replay the states of the demonstrations and write what the cameras see to a new robomimic file.
 
     An interrupted run continues where it stopped when it is started again.
 
@@ -87,6 +89,7 @@ def render_dataset(
         replay: function that replays states in the simulator, see `Replay`.
         tolerance: largest accepted difference between a replayed observation and the recorded one.
         attributes: attributes to record with every demonstration in addition to its own.
+        episodes: positions of the demonstrations to render; None = all.
 
     Returns:
         The observations of each demonstration that exceed the tolerance; empty for a faithful replay.
@@ -99,12 +102,14 @@ def render_dataset(
         raise DatasetError(f"out={str(out)!r} is the source dataset, which is never overwritten; choose another name")
     # The fingerprint makes an interrupted run continue only with the recordings that it began with.
     env_args = {**env_args, "rendered_from": source.fingerprint()}
+    chosen = list(range(len(source)) if episodes is None else episodes)
     with (
-        RobomimicWriter(out, env_args, fps=source.fps) as writer,
-        tqdm(total=len(source), unit="demo", desc="rendering") as bar,
+        RobomimicWriter(out, env_args, copied_origin(source, chosen), fps=source.fps) as writer,
+        tqdm(total=len(chosen), unit="demo", desc="rendering") as bar,
     ):
+        writer.filter_keys = carried_filter_keys(source, chosen)
         bar.update(writer.count)  # demonstrations that an interrupted run already wrote
-        rest = range(writer.count, len(source))
+        rest = chosen[writer.count :]
         for index, replayed in zip(rest, replay(_recordings(source, rest)), strict=True):
             # Reading the episode again takes less memory than keeping all that the simulator is working on.
             episode = source.episode(index, cameras=[])
@@ -132,7 +137,7 @@ def _recorded_drifts(path: Path) -> list[Drift]:
     return [Drift(**drift) for episode in episodes for drift in json.loads(episode.attributes["drifts"])]
 
 
-def _recordings(source: DemonstrationDataset, indices: range) -> Iterator[tuple[str, np.ndarray, Episode]]:
+def _recordings(source: DemonstrationDataset, indices: Sequence[int]) -> Iterator[tuple[str, np.ndarray, Episode]]:
     for index in indices:
         demo = source.demos[index]
         episode = source.episode(index, cameras=[], proprioception=[])

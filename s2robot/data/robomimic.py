@@ -5,7 +5,7 @@ data                     attrs: total, env_args (JSON: env_name, type, env_versi
 data/demo_<i>            attrs: num_samples, model_file, success, seed, renderer
 data/demo_<i>/actions    float64 [T, A];  states [T, S];  rewards [T];  dones [T]
 data/demo_<i>/obs/<key>  <camera>_image uint8 [T, H, W, 3] upright; others float [T, d]
-mask/{train,valid}       byte strings
+mask/<filter key>        names of demonstrations as byte strings; ours: train, valid
 ```
 
 The reader also accepts
@@ -113,6 +113,21 @@ class RobomimicDataset(DemonstrationDataset):
             env_args=self._read_env_args(data),
             fps=plain_value(data.attrs.get("fps")),
         )
+
+    def filter_keys(self) -> dict[str, list[str]]:
+        """Return robomimic's filter keys, the lists under `mask/`."""
+        if "mask" not in self._file:
+            return {}
+        masks = child(self, self._file, "mask")
+        if not isinstance(masks, h5py.Group):
+            raise self.error("'mask' is an array; valid: a group of filter keys")
+        return {key: self._filter_key(masks, key) for key in names(masks)}
+
+    def _filter_key(self, masks: h5py.Group, key: str) -> list[str]:
+        stored = require_array(self, child(self, masks, key), f"mask/{key}")
+        if stored.ndim != 1 or stored.dtype.kind not in "SO":
+            raise self.error(f"mask/{key} is {stored.dtype} {stored.shape}; valid: names of demonstrations")
+        return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in stored[:]]
 
     def _read_env_args(self, data: h5py.Group) -> dict[str, Any]:
         name = "env_args" if "env_args" in data.attrs else "env_info"

@@ -39,6 +39,7 @@ class RobomimicWriter:
     Attributes:
         count: number of demonstrations written so far, including those of an interrupted run.
         attributes: attributes of the last demonstration; empty before the first.
+        filter_keys: further lists to store under `mask/`, key -> positions; `train` or `valid` replace our split.
 
     Raises:
         DatasetError: another process is writing the same file.
@@ -62,6 +63,7 @@ class RobomimicWriter:
             write_durably(identity, described.encode())
         self.count = 0
         self.attributes: dict[str, Any] = {}
+        self.filter_keys: dict[str, list[int]] = {}
         while self._part(self.count).exists():
             self.count += 1
         if self.count:
@@ -132,12 +134,19 @@ class RobomimicWriter:
                 with h5py.File(self._part(index), "r") as part:
                     part.copy("demo", data, name)  # copies compressed chunks without recompressing them
             data.attrs["total"] = sum(int(data[name].attrs["num_samples"]) for name in names)
-            held_out = round(len(names) * validation_fraction)
             mask = file.create_group("mask")
-            mask["train"] = np.array(names[: len(names) - held_out], dtype="S")
-            mask["valid"] = np.array(names[len(names) - held_out :], dtype="S")
+            for key, listed in self._masks(validation_fraction).items():
+                mask[key] = np.array([names[place] for place in listed], dtype="S")
         sync_and_rename(partial, self.path)
         shutil.rmtree(self._parts)
+
+    def _masks(self, validation_fraction: float) -> dict[str, list[int]]:
+        if {"train", "valid"} & self.filter_keys.keys():
+            return self.filter_keys
+        held_out = round(self.count * validation_fraction)
+        places = list(range(self.count))
+        split = {"train": places[: self.count - held_out], "valid": places[self.count - held_out :]}
+        return {**split, **self.filter_keys}
 
 
 def _changes(found: str, described: str) -> str:

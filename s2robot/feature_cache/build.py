@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -74,6 +74,7 @@ def cache_features(
     root: str | Path,
     *,
     num_episodes: int | None = None,
+    episodes: Sequence[int] | None = None,
     num_shifts: int = 0,
     shift_pixels: int | None = None,
 ) -> CachedFeatures:
@@ -85,6 +86,7 @@ def cache_features(
         camera: name of the camera.
         root: folder of all cache entries.
         num_episodes: number of episodes needed, from the first; rows of later ones may be zero. None = all.
+        episodes: positions of the episodes needed, if these are not the first; rows of others may be zero.
         num_shifts: K, the number of randomly shifted copies of every frame; each costs as much time and disk as the
             frames themselves.
         shift_pixels: largest shift [pixels]; None = `PUBLISHED_SHIFT` of the image.
@@ -94,7 +96,8 @@ def cache_features(
     """
     pixels = shift_pixels or default_pixels(*dataset.image_size(camera))
     copies: list[Shift | None] = [None, *(Shift(copy, pixels) for copy in range(1, num_shifts + 1))]
-    opened = [_open_entry(dataset, encoder, camera, Path(root), num_episodes, shift) for shift in copies]
+    needed = _blocks_of(dataset, range(len(dataset))[:num_episodes] if episodes is None else episodes)
+    opened = [_open_entry(dataset, encoder, camera, Path(root), needed, shift) for shift in copies]
     entries, in_use = [entry for entry, _ in opened], tuple(file for _, file in opened)
     first, *others = (entry.rows() for entry in entries)
     return CachedFeatures(encoder.feature_shape(*dataset.image_size(camera)), first, tuple(others), in_use)
@@ -105,7 +108,7 @@ def _open_entry(
     encoder: Encoder,
     camera: str,
     root: Path,
-    num_episodes: int | None,
+    needed: list[int],
     shift: Shift | None,
 ) -> tuple[Entry, Reading]:
     shape = encoder.feature_shape(*dataset.image_size(camera))
@@ -125,7 +128,7 @@ def _open_entry(
     try:
         with writing(entry.folder):
             _write_manifest(entry.folder, identity, about)
-            _fill(entry, dataset, encoder, camera, shape, shift, sum(dataset.lengths[:num_episodes]))
+            _fill(entry, dataset, encoder, camera, shape, shift, needed)
             return entry, Reading(entry.folder)
     except OSError as error:
         raise CacheError(f"feature cache {str(entry.folder)!r} cannot be written: {error}") from error
@@ -154,17 +157,17 @@ def _fill(
     camera: str,
     shape: FeatureShape,
     shift: Shift | None,
-    frames: int,
+    needed: list[int],
 ) -> None:
-    """Encode those blocks of the first `frames` frames that are missing or damaged."""
+    """Encode those of the needed blocks that are missing or damaged."""
     good = entry.good_blocks()
-    missing = [block for block in range(-(-frames // BLOCK_FRAMES)) if block not in good]
+    missing = [block for block in needed if block not in good]
     damaged = sorted(entry.recorded().keys() - good)
     if damaged:
         print(f"feature cache {str(entry.folder)!r}: encoding {len(damaged)} damaged blocks again")
         entry.keep_only(good)
     if missing or not entry.is_whole():
-        entry.reserve(min(entry.frames, -(-frames // BLOCK_FRAMES) * BLOCK_FRAMES))
+        entry.reserve(needed)
     by = _maker(encoder)
     if missing:
         _compare_makers(entry, by)
@@ -186,6 +189,16 @@ def _fill(
             future.result()
     if not entry.is_checked():
         entry.mark_checked()
+
+
+def _blocks_of(dataset: DemonstrationDataset, episodes: Sequence[int]) -> list[int]:
+    """Return the blocks that hold frames of these episodes, in order."""
+    ends = np.cumsum(dataset.lengths)
+    blocks: set[int] = set()
+    for index in episodes:
+        first, stop = int(ends[index]) - dataset.lengths[index], int(ends[index])
+        blocks.update(range(first // BLOCK_FRAMES, -(-stop // BLOCK_FRAMES)))
+    return sorted(blocks)
 
 
 def _maker(encoder: Encoder) -> Machine:

@@ -63,8 +63,8 @@ class Entry:
 
     # Space ----------------------------------------------------------------------------------------------------
 
-    def reserve(self, frames: int) -> None:
-        """Reserve room on disk for the first `frames` frames, so that a full disk is an error now, not hours later.
+    def reserve(self, blocks: Iterable[int]) -> None:
+        """Reserve room on disk for these blocks, so that a full disk is an error now, not hours later.
 
         Raises:
             CacheError: the disk has too little room.
@@ -75,7 +75,7 @@ class Entry:
         with os.fdopen(os.open(self.features, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
             taken = os.fstat(file.fileno())
             free = os.statvfs(self.folder)
-            missing = frames * self.row_bytes - 512 * taken.st_blocks
+            missing = self.frames_of(blocks := sorted(blocks)) * self.row_bytes - 512 * taken.st_blocks
             room = free.f_bavail * free.f_frsize
             if missing > room:
                 raise CacheError(
@@ -86,8 +86,9 @@ class Entry:
             if taken.st_size != self.frames * self.row_bytes:  # new or cut short; the rest becomes a hole of zeros
                 os.ftruncate(file.fileno(), self.frames * self.row_bytes)
             try:
-                if frames:  # fallocate refuses an empty range
-                    os.posix_fallocate(file.fileno(), 0, frames * self.row_bytes)
+                for run in _runs(blocks):  # fallocate refuses an empty range
+                    first, size = run.start * BLOCK_FRAMES, self.frames_of(run)
+                    os.posix_fallocate(file.fileno(), first * self.row_bytes, size * self.row_bytes)
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:  # musl has no emulation; `room` was checked above, so go on
                     raise
@@ -245,6 +246,15 @@ def untouched(folder: Path, *, by_readers: bool) -> Iterator[bool]:
     finally:
         for file in held:
             file.close()
+
+
+def _runs(blocks: list[int]) -> Iterator[range]:
+    """Yield the longest runs of consecutive blocks, given in order."""
+    first = 0
+    for place in range(1, len(blocks) + 1):
+        if place == len(blocks) or blocks[place] != blocks[place - 1] + 1:
+            yield range(blocks[first], blocks[place - 1] + 1)
+            first = place
 
 
 def _acquire(path: Path, kind: int) -> IO[str]:

@@ -18,13 +18,13 @@ from s2robot.data.fields import refuse_discrete_actions
 from s2robot.data.horizon import with_horizon
 from s2robot.feature_cache import CachedFeatures, cache_features
 from s2robot.interfaces import Batch, Encoder, PolicySpec
+from s2robot.training.episodes import choose_episodes
 from s2robot.training.processes import Processes
 from s2robot.training.windows import (
     Demonstrations,
     WindowDataset,
     load_demonstrations,
     require_long_enough,
-    split_episodes,
 )
 
 T = TypeVar("T")
@@ -37,8 +37,9 @@ class TrainingPlan:
     """Everything that is known about a run before a frame is read.
 
     Attributes:
-        demonstrations: actions and proprioception of all episodes.
-        training_episodes, validation_episodes: indices of the episodes used for training and for validation.
+        demonstrations: actions and proprioception of the chosen episodes.
+        episodes: positions of the chosen episodes in the dataset.
+        training_episodes, validation_episodes: which of the chosen episodes are used for training and for validation.
         spec: sizes that the policy is built for.
         proprioception: observation keys, in the order they are concatenated.
         environment: keyword arguments that recreate the environment.
@@ -48,6 +49,7 @@ class TrainingPlan:
     """
 
     demonstrations: Demonstrations
+    episodes: list[int]
     training_episodes: list[int]
     validation_episodes: list[int]
     spec: PolicySpec
@@ -102,7 +104,8 @@ def plan_training(
     Raises:
         DatasetError: the dataset lacks something that the settings ask for.
     """
-    renderers = check_look(dataset, config.render_profile)
+    episodes, training, validation = choose_episodes(dataset, config)
+    renderers = check_look(dataset, config.render_profile, episodes)
     cameras = dataset.select_cameras(None if config.cameras is None else list(config.cameras))
     for camera in cameras:
         if camera in dataset.conversions:
@@ -117,10 +120,8 @@ def plan_training(
     keys = dataset.select_proprioception(
         dataset.seen_by_default() if config.proprioception is None else config.proprioception
     )
-    demonstrations = load_demonstrations(dataset, keys, config.num_demonstrations)
-    count = len(demonstrations.actions)
-    require_long_enough(dataset, count, config.policy.action_steps)
-    training, validation = split_episodes(count, config.training.validation_fraction)
+    demonstrations = load_demonstrations(dataset, keys, episodes)
+    require_long_enough(dataset, episodes, config.policy.action_steps)
     spec = PolicySpec(
         features={camera: encoder.feature_shape(*dataset.image_size(camera)) for camera in cameras},
         proprioception_width=demonstrations.proprioception[0].shape[1],
@@ -132,7 +133,7 @@ def plan_training(
     if told:
         _LOGGER.warning("dataset %r: %s", str(dataset.path), told)
     described = {**named, "cameras": cameras, "image_size": sizes}, dataset.env_args, dataset.fingerprint()
-    return TrainingPlan(demonstrations, training, validation, spec, keys, *described, renderers)
+    return TrainingPlan(demonstrations, episodes, training, validation, spec, keys, *described, renderers)
 
 
 def cache_all(
@@ -145,7 +146,7 @@ def cache_all(
             encoder,
             camera,
             config.cache_dir,
-            num_episodes=len(plan.demonstrations.actions),
+            episodes=plan.episodes,
             num_shifts=config.training.num_shifts,
             shift_pixels=config.training.shift_pixels,
         )

@@ -32,21 +32,17 @@ class Demonstrations:
 
 
 def load_demonstrations(
-    dataset: DemonstrationDataset, proprioception: list[str], num_episodes: int | None = None
+    dataset: DemonstrationDataset, proprioception: list[str], episodes: Sequence[int] | None = None
 ) -> Demonstrations:
-    """Read actions and proprioception of the first `num_episodes` episodes (None = all).
+    """Read actions and proprioception of the episodes at these positions (None = all).
 
     Raises:
-        DatasetError: the file has fewer episodes, or two episodes differ in the width of actions or of a key.
+        DatasetError: two episodes differ in the width of actions or of a key.
     """
-    count = len(dataset) if num_episodes is None else num_episodes
-    if count > len(dataset):
-        raise DatasetError(
-            f"dataset {str(dataset.path)!r} has {len(dataset)} demonstrations, but {count} were requested"
-        )
+    chosen = list(range(len(dataset))) if episodes is None else list(episodes)
     actions, low_dim = [], []
     widths: dict[str, int] = {}
-    for index in range(count):
+    for index in chosen:
         episode = dataset.episode(index, cameras=[], proprioception=proprioception)
         if episode.actions.shape[1] != dataset.action_width:
             raise DatasetError(
@@ -56,16 +52,19 @@ def load_demonstrations(
         for key in proprioception:  # per key: equal total widths could hide values in the wrong columns
             width = episode.proprioception[key].shape[1]
             if width != widths.setdefault(key, width):
-                message = f"observation {key!r} is {width} wide, but in {dataset.demos[0]} it is {widths[key]} wide"
+                message = (
+                    f"observation {key!r} is {width} wide, but in {dataset.demos[chosen[0]]} it is {widths[key]} wide"
+                )
                 raise dataset.error(message, dataset.demos[index])
         actions.append(episode.actions)
         parts = [episode.proprioception[key] for key in proprioception]
         low_dim.append(np.concatenate([np.zeros((len(episode), 0), np.float32), *parts], axis=1))
-    starts = np.concatenate([[0], np.cumsum(dataset.lengths)])[:count]
-    return Demonstrations(actions, low_dim, [int(start) for start in starts], dataset.demos[:count])
+    starts = np.concatenate([[0], np.cumsum(dataset.lengths)])[chosen]
+    names = [dataset.demos[index] for index in chosen]
+    return Demonstrations(actions, low_dim, [int(start) for start in starts], names)
 
 
-def require_long_enough(dataset: DemonstrationDataset, count: int, action_steps: int) -> None:
+def require_long_enough(dataset: DemonstrationDataset, episodes: Sequence[int], action_steps: int) -> None:
     """Check that at least one demonstration is as long as a chunk; otherwise no window would hold a whole chunk.
 
     A single short episode is fine: its last action is repeated.
@@ -73,7 +72,7 @@ def require_long_enough(dataset: DemonstrationDataset, count: int, action_steps:
     Raises:
         DatasetError: all are shorter; the message names their lengths and that of the chunk.
     """
-    lengths = dataset.lengths[:count]
+    lengths = [dataset.lengths[index] for index in episodes]
     if max(lengths) < action_steps:
         raise DatasetError(
             f"dataset {str(dataset.path)!r}: policy.action_steps={action_steps} is longer than every demonstration "
