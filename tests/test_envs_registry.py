@@ -189,6 +189,7 @@ def test_every_render_profile_shows_the_scene_and_is_recorded(profile):
 
 
 FAMILY_EXAMPLES = {DEFAULT: "Lift", "gym": "gym:Pendulum-v1", "metaworld": "metaworld:reach-v3"}
+FAMILY_EXAMPLES["libero"] = "libero:libero_goal/0"
 
 
 def test_every_family_has_an_example_here():
@@ -198,7 +199,7 @@ def test_every_family_has_an_example_here():
 @pytest.mark.sim
 @pytest.mark.parametrize("family", FAMILY_EXAMPLES)
 def test_every_family_makes_an_environment_that_repeats_a_seed_and_describes_itself(family):
-    module = {"metaworld": "metaworld", "gym": "pygame"}.get(family)
+    module = {"metaworld": "metaworld", "libero": "libero", "gym": "pygame"}.get(family)
     if module:
         pytest.importorskip(module, reason=f"{module} is not installed")
     task = FAMILY_EXAMPLES[family]

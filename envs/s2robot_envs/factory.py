@@ -20,11 +20,12 @@ def make_env(task: str, **settings: Unpack[EnvSettings]) -> gymnasium.Env:
     Args:
         task: a key of `s2robot_envs.TASKS`, for example `Lift`; or `robosuite:<name>`, any environment that robosuite
             registers; or `gym:<id>`, any environment that `gymnasium.make` makes (`robosuite:module:Name` and
-            `gym:module:Name-v0` import the module first); or `metaworld:<task>`.
+            `gym:module:Name-v0` import the module first); or `metaworld:<task>`;
+            or `libero:<suite>/<number>`.
         settings: cameras, sizes, variant and so on, all optional; see `EnvSettings`.
 
     Returns:
-        A `RobosuiteEnv` or `GymnasiumEnv`, or an `ActionChunk` around one.
+        A `RobosuiteEnv`, `GymnasiumEnv` or `LiberoEnv`, or an `ActionChunk` around one.
 
     Raises:
         EnvConfigError: a task, setting, camera or profile is unknown, or a size, horizon, variant or step count is not

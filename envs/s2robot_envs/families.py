@@ -19,8 +19,11 @@ DEFAULT = "robosuite"  # the tasks of our table are named by <name> alone, all o
 FAMILIES = {
     DEFAULT: "s2robot_envs.robosuite_env:make",
     "gym": "s2robot_envs.gymnasium_env:make",
+    "libero": "s2robot_envs.libero_env:make",
     "metaworld": "s2robot_envs.metaworld_env:make",
 }
+
+_WITH_ROBOTS = (DEFAULT, "libero")  # whose robots and controllers can be chosen
 
 
 def family_of(task: str) -> str:
@@ -44,7 +47,7 @@ def make_plain(task: str, settings: EnvSettings) -> ImageEnv:
         EnvConfigError: the family or task is unknown, or a setting does not apply to it.
     """
     family = family_of(task)
-    if family != DEFAULT:
+    if family not in _WITH_ROBOTS:
         settings = _without_robots(task, settings)
     return import_from(FAMILIES[family])(task, settings)
 

@@ -14,6 +14,7 @@ The reader also accepts
 - robosuite's own recordings, whose attributes `env`, `env_info` and `repository_version` describe the environment in
   place of `env_args`,
 - groups of observations at any depth: `obs/images/front` is the observation `images.front`,
+- LIBERO's demonstrations (`s2robot.data.libero`),
 - pictures under any key and in the layouts of `kinds.picture_size`; those that the attribute `macros_image_convention`
   of LIBERO calls `opengl` (stored from the bottom row up) are turned upright.
 
@@ -29,6 +30,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from s2robot.data import libero
 from s2robot.data.base import DemonstrationDataset, Index
 from s2robot.data.fields import recorded_success, task_texts
 from s2robot.data.hdf5 import (
@@ -94,7 +96,9 @@ class RobomimicDataset(DemonstrationDataset):
         ordered = sorted(images, key=lambda key: key.endswith(IMAGE_ENDING))
         self._image_keys = {key.removesuffix(IMAGE_ENDING): key for key in ordered}
         self._pictures = {camera: images[key] for camera, key in self._image_keys.items()}
-        self._upside_down = plain_value(data.attrs.get("macros_image_convention")) == "opengl"
+        attributes = plain_attributes(data)
+        self._upside_down = attributes.get("macros_image_convention") == "opengl"
+        self._language = libero.language(attributes)
         others = {key: member for key, member in members.items() if key not in images}
         skipped |= {key: why for key, member in others.items() if key not in skipped and (why := why_not_read(member))}
         hidden = set(images) - set(self._image_keys.values())
@@ -110,7 +114,7 @@ class RobomimicDataset(DemonstrationDataset):
             proprioception=[key for key in others if key not in skipped],
             skipped=skipped,
             integer_actions=any(values.dtype.kind in "iub" for values in actions),
-            env_args=self._read_env_args(data),
+            env_args=libero.with_environment(self._read_env_args(data), attributes),
             fps=plain_value(data.attrs.get("fps")),
         )
 
@@ -188,6 +192,8 @@ class RobomimicDataset(DemonstrationDataset):
         attributes = plain_attributes(group)
         if "tasks" in attributes:
             attributes["tasks"] = task_texts(attributes["tasks"])
+        elif self._language is not None:
+            attributes["tasks"] = [self._language]
         if "success" in attributes:
             attributes["success"] = recorded_success(self, demo, "success", attributes["success"])
         return Episode(
