@@ -101,7 +101,7 @@ def write_libero(path, episodes, suite=SUITE, name=NAME, language=LANGUAGE, cont
             demo.create_dataset("rewards", data=ends)
             demo.create_dataset("dones", data=ends)
             demo.attrs["num_samples"] = length
-            demo.attrs["model_file"] = "<mujoco/>"
+            demo.attrs["model_file"] = episode.get("model_file", "<mujoco/>")
             demo.attrs["init_state"] = episode["states"][0]
         data.attrs["num_demos"] = len(episodes)
         data.attrs["total"] = sum(len(episode["actions"]) for episode in episodes)

@@ -12,6 +12,7 @@ from s2robot.checkpoint import load_checkpoint
 from s2robot.data import format_of, open_dataset
 from s2robot.data.conversion import convert_dataset
 from s2robot.data.inspection import inspect_dataset
+from s2robot.data.rerender import render_dataset
 from s2robot.training import train
 
 TASK = f"libero:{SUITE}/{NAME}"
@@ -78,6 +79,20 @@ def test_conversion_keeps_pictures_task_and_environment(tmp_path, path):
             assert second.attributes["tasks"] == [LANGUAGE]
             for camera, images in first.images.items():
                 np.testing.assert_array_equal(second.images[camera], images)
+
+
+def test_rendering_compares_observations_with_the_states_one_step_later(tmp_path, path, episodes):
+    def replay(recordings):
+        for _ in recordings:
+            observed = {"gripper_states": np.roll(episodes[0]["gripper_states"].astype(np.float32), 1, axis=0)}
+            yield {"images": {}, "proprioception": observed}
+
+    with open_dataset(path) as dataset:
+        drifts = render_dataset(dataset, tmp_path / "out.hdf5", dataset.env_args, replay)
+        with open_dataset(tmp_path / "out.hdf5") as rendered:
+            later = render_dataset(rendered, tmp_path / "again.hdf5", rendered.env_args, replay)
+    assert {drift.demo for drift in drifts} == {"demo_1"}
+    assert not [drift for drift in later if drift.demo == "demo_0"]
 
 
 def test_inspection_finds_nothing_wrong(path):

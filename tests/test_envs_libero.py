@@ -22,7 +22,7 @@ pytest.importorskip("libero", reason="LIBERO is not installed (pip install 's2ro
 pytestmark = pytest.mark.sim
 TASK = "libero:libero_spatial/0"
 NAME = "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate"
-MOVES = np.random.default_rng(0).uniform(-1, 1, (6, 7))
+MOVES = np.random.default_rng(0).uniform(-1, 1, (9, 7))
 CAMERAS = {"agentview_rgb": "agentview_image", "eye_in_hand_rgb": "robot0_eye_in_hand_image"}
 
 
@@ -215,6 +215,46 @@ def test_a_recorded_file_trains_and_evaluates_without_conversion(recording, tmp_
     arguments = [f"checkpoint={checkpoint}", "episodes=2", "horizon=4", f"output={out}", "num_envs=2", "device=cpu"]
     assert main(["evaluate", *arguments]) == 0
     assert (out / "results.json").is_file()
+
+
+def test_a_recorded_file_is_rendered_from_its_states_one_step_earlier(theirs, tmp_path, capsys):
+    start(theirs, 8)
+    rows = []
+    scene = theirs[0].sim.model.get_xml()
+    for action in MOVES:
+        state = theirs[0].get_sim_state()
+        rows.append(
+            as_recorded(step(theirs, action)) | {"actions": action, "states": state, "robot_states": np.zeros(9)}
+        )
+    episode = {key: np.stack([row[key] for row in rows]) for key in rows[0]} | {"model_file": scene}
+    path = write_libero(tmp_path / "demo.hdf5", [episode], "libero_spatial", NAME)
+    out = tmp_path / "rendered.hdf5"
+    assert main(["render", f"dataset={path}", f"out={out}", "size=64", "workers=1", "cameras=[agentview_rgb]"]) == 0
+    assert "drifts" not in capsys.readouterr().out
+    with open_dataset(path) as recorded, open_dataset(out) as rendered:
+        former, new = recorded.episode(0), rendered.episode(0)
+        assert rendered.image_size("agentview_rgb") == (64, 64)
+        assert rendered.env_args["s2robot"]["task"] == f"libero:libero_spatial/{NAME}"
+    np.testing.assert_array_equal(new.proprioception["joint_states"][1:], former.proprioception["joint_states"][:-1])
+    reduced = former.images["agentview_rgb"].reshape(len(MOVES), 64, 2, 64, 2, 3).mean((2, 4))
+    differences = np.abs(new.images["agentview_rgb"].astype(float) - np.roll(reduced, 1, axis=0)).mean((1, 2, 3))
+    assert differences[1:].max() < 8
+
+
+@pytest.mark.parametrize(
+    ("scene", "message"),
+    [
+        ("<mujoco", "not XML"),
+        ('<mujoco><asset><mesh file="/etc/passwd"/></asset></mujoco>', "needs '/etc/passwd', which neither"),
+        ('<mujoco><asset><mesh file="/x/assets/../../a.obj"/></asset></mujoco>', "which neither robosuite nor LIBERO"),
+        ("<mujoco><worldbody/></mujoco>", "not a scene of libero:"),
+    ],
+)
+def test_scenes_that_are_not_the_tasks_are_one_clear_error(scene, message):
+    env = make_env(TASK, cameras=())
+    with pytest.raises(EnvConfigError, match=message):
+        env.load_scene(scene)
+    env.close()
 
 
 def test_home_is_not_touched_and_nothing_is_asked(tmp_path):

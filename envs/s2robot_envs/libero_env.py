@@ -16,7 +16,7 @@ import numpy as np
 from s2robot_envs.base import DEFAULT_IMAGE_SIZE, ImageEnv, ImageSize, ObservationDict, Outcome
 from s2robot_envs.errors import EnvConfigError
 from s2robot_envs.families import refuse_variant
-from s2robot_envs.libero_package import find_task, import_libero, read_initial_states, use_assets
+from s2robot_envs.libero_package import find_task, import_libero, read_initial_states, use_assets, with_local_files
 from s2robot_envs.rendering import OffscreenRenderer
 from s2robot_envs.settings import EnvSettings
 from s2robot_envs.simulator import COLLISION_GROUPS, import_robosuite
@@ -164,11 +164,45 @@ class LiberoEnv(ImageEnv):
         """OpenGL's renderer and version; None before the first frame."""
         return None if self._renderer is None else self._renderer.name
 
-    def close(self) -> None:
-        """Free the OpenGL context and the simulation; closing twice is harmless."""
+    def close_renderer(self) -> None:
+        """Free the OpenGL context; the next frame makes a new one for the model at that time."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    def load_scene(self, model_file: str) -> None:
+        """Replace the scene by a recorded one (MJCF), with the meshes and textures of this machine.
+
+        Raises:
+            EnvConfigError: the scene cannot be loaded, or is not this task's.
+        """
+        scene = with_local_files(model_file, use_assets())
+        self.close_renderer()  # it belongs to the model that is replaced
+        try:
+            self.simulator.reset_from_xml_string(scene)
+        except Exception as error:  # XML, MuJoCo and robosuite raise many types
+            raise EnvConfigError(
+                f"the recorded model_file is not a scene of {self.task} ({type(error).__name__}: {error})"
+            ) from error
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Restore a recorded state, float64 [S], of the same task and scene.
+
+        Raises:
+            EnvConfigError: the state's length is not that of this model's states.
+        """
+        sim, expected = self.simulator.sim, self.simulator.sim.get_state().flatten().shape
+        if np.shape(state) != expected:
+            raise EnvConfigError(f"state has shape {np.shape(state)}, but this model of {self.task} needs {expected}")
+        sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
+        sim.forward()
+        self.simulator._post_process()
+        self._observe_robot(self.simulator._get_observations(force_update=True))
+        self._success = self._is_success()
+
+    def close(self) -> None:
+        """Free the OpenGL context and the simulation; closing twice is harmless."""
+        self.close_renderer()
         if self.simulator is not None:
             self.simulator.close()
             self.simulator = None

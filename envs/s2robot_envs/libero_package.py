@@ -14,8 +14,9 @@ import json
 import os
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -184,3 +185,31 @@ def _places() -> list[Path]:
 
 def _package_folder() -> Path:
     return Path(str(import_libero("libero.libero").__file__)).parent
+
+
+def with_local_files(scene: str, assets: Path) -> str:
+    """Return a recorded scene (MJCF) with the meshes and textures of this machine in place of the recording one's.
+
+    Raises:
+        EnvConfigError: the scene is not XML, or names a file that is neither robosuite's nor LIBERO's.
+    """
+    robosuite = Path(str(import_robosuite().__file__)).parent
+    try:
+        root = ElementTree.fromstring(scene)
+    except ElementTree.ParseError as error:
+        raise EnvConfigError(f"the recorded model_file is not XML: {error}") from error
+    for element in root.iter():
+        recorded = element.get("file")
+        if recorded is None:
+            continue
+        parts = PurePosixPath(recorded).parts
+        here = [
+            folder.joinpath(*parts[len(parts) - parts[::-1].index(marker) :])
+            for marker, folder in (("robosuite", robosuite), ("assets", assets))
+            if marker in parts
+        ]
+        found = next((file for file in here if file.is_file()), None)
+        if found is None or ".." in parts:
+            raise EnvConfigError(f"the recorded model_file needs {recorded!r}, which neither robosuite nor LIBERO has")
+        element.set("file", str(found))
+    return ElementTree.tostring(root, encoding="unicode")

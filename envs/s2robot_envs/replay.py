@@ -17,6 +17,7 @@ import numpy as np
 
 from s2robot_envs.errors import EnvConfigError, WorkerError
 from s2robot_envs.factory import make_env
+from s2robot_envs.libero_env import LiberoEnv
 from s2robot_envs.pool import run_in_order
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class RecordedEpisode:
     model_file: str | None = None
 
 
-def replay_episode(env: RobosuiteEnv, recording: RecordedEpisode) -> Replayed:
+def replay_episode(env: RobosuiteEnv | LiberoEnv, recording: RecordedEpisode) -> Replayed:
     """Observe every recorded state.
 
     Returns:
@@ -55,10 +56,12 @@ def replay_episode(env: RobosuiteEnv, recording: RecordedEpisode) -> Replayed:
     """
     if recording.seed is not None:
         env.reset_simulation(recording.seed)
-    elif recording.model_file is not None:
-        load_model(env, recording.model_file)
-    else:
+    elif recording.model_file is None:
         raise EnvConfigError(f"{recording.name} has neither a seed nor a model_file, so its scene cannot be recreated")
+    elif isinstance(env, LiberoEnv):
+        env.load_scene(recording.model_file)
+    else:
+        load_model(env, recording.model_file)
     observations = []
     for state in recording.states:
         env.set_state(state)

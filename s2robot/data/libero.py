@@ -46,6 +46,11 @@ def with_environment(env_args: Mapping[str, Any], attributes: Mapping[str, Any])
     return {**env_args, "s2robot": {**task, **control}}
 
 
+def steps_behind(env_args: Mapping[str, Any]) -> int:
+    """Return by how many steps observations follow the states of the same index: 1 in LIBERO's own files, else 0."""
+    return int("bddl_file" in env_args and "rendered_from" not in env_args)
+
+
 def language(attributes: Mapping[str, Any]) -> str | None:
     """Return the task in words, as the file records it; None if it does not."""
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from s2robot.data import libero
 from s2robot.data.base import RENDERER, DemonstrationDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.data.selection import carried_filter_keys, copied_origin
@@ -113,7 +114,10 @@ def render_dataset(
         for index, replayed in zip(rest, replay(_recordings(source, rest)), strict=True):
             # Reading the episode again takes less memory than keeping all that the simulator is working on.
             episode = source.episode(index, cameras=[])
-            drifts = find_drifts(source.demos[index], episode.proprioception, replayed["proprioception"], tolerance)
+            lag = libero.steps_behind(source.env_args)
+            known = {key: values[: len(values) - lag] for key, values in episode.proprioception.items()}
+            here = {key: values[lag:] for key, values in replayed["proprioception"].items()}
+            drifts = find_drifts(source.demos[index], known, here, tolerance)
             writer.add(
                 dataclasses.replace(
                     episode,
