@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -13,7 +14,9 @@ from libero_layout import write_libero
 from training_runs import make_config, make_encoder
 
 from s2robot.cli import main
+from s2robot.cli.environment import environment_of
 from s2robot.data import open_dataset
+from s2robot.interfaces import DatasetError
 from s2robot.training import train
 from s2robot_envs import make_env
 from s2robot_envs.errors import EnvConfigError
@@ -210,11 +213,19 @@ def test_a_recorded_file_trains_and_evaluates_without_conversion(recording, tmp_
     env.close()
     config = make_config(tmp_path, tmp_path / "run", training={"epochs": 1})
     config.dataset = str(path)
+    assert environment_of(config) == recorded
     checkpoint = train(config, make_encoder())
     out = tmp_path / "evaluated"
     arguments = [f"checkpoint={checkpoint}", "episodes=2", "horizon=4", f"output={out}", "num_envs=2", "device=cpu"]
     assert main(["evaluate", *arguments]) == 0
     assert (out / "results.json").is_file()
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            shorter = demo["obs/joint_states"][:, :6]
+            del demo["obs/joint_states"]
+            demo["obs/joint_states"] = shorter
+    with pytest.raises(DatasetError, match="joint_states has 6 numbers, and 7 in the environment"):
+        environment_of(config)
 
 
 def test_a_recorded_file_is_rendered_from_its_states_one_step_earlier(theirs, tmp_path, capsys):

@@ -27,6 +27,7 @@ CONTROL_FREQUENCY = 20
 _SETTLING_STEPS = 5  # LIBERO's evaluation lets objects settle so long before the policy acts; its files begin there
 _GYM = 2  # robomimic's EnvType.GYM_TYPE
 _ROBOT = "robot0_"
+_NOT_HERE = ("gym", "robosuite", "proprioception")  # settings of other families
 
 
 class LiberoEnv(ImageEnv):
@@ -100,7 +101,7 @@ class LiberoEnv(ImageEnv):
         self.available_cameras = (*CAMERAS, *self.simulator.sim.model.camera_names)
         self.default_camera = next(iter(CAMERAS))
         self._observe_robot(self.simulator._get_observations(force_update=True))
-        self._declare_spaces(self.simulator.action_dim)
+        self._declare_spaces(*self.simulator.action_spec)
 
     def _require_fitting_states(self) -> None:
         found, expected = self._initial_states.shape[1], len(self.simulator.sim.get_state().flatten())
@@ -292,10 +293,8 @@ def make(task: str, settings: EnvSettings) -> LiberoEnv:
         EnvConfigError: the same as for `LiberoEnv`, or a setting does not apply to LIBERO.
     """
     refuse_variant(task, settings)
-    for name in ("gym", "robosuite"):
+    for name in _NOT_HERE:
         if settings.get(name):
             raise EnvConfigError(f"{name} does not apply to {task}")
-    others: dict[str, Any] = {
-        name: value for name, value in settings.items() if name not in ("gym", "robosuite", "variant")
-    }
+    others: dict[str, Any] = {name: value for name, value in settings.items() if name not in (*_NOT_HERE, "variant")}
     return LiberoEnv(task, **others)

@@ -19,6 +19,7 @@ from s2robot.config import TrainConfig
 from s2robot.config.environment import NO_TASK
 from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
+from s2robot.data.libero import is_libero
 from s2robot.interfaces import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _recorded_environment(dataset: DemonstrationDataset, keys: Sequence[str]) ->
         )
         return None
     if own := env_args.get("s2robot"):
-        return _with_observables(own, keys)
+        return dict(own) if is_libero(env_args) else _with_observables(own, keys)
     env_args = with_control_frequency(dataset)
     task = recorded_task(env_args)
     if task is None:

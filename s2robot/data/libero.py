@@ -48,7 +48,12 @@ def with_environment(env_args: Mapping[str, Any], attributes: Mapping[str, Any])
 
 def steps_behind(env_args: Mapping[str, Any]) -> int:
     """Return by how many steps observations follow the states of the same index: 1 in LIBERO's own files, else 0."""
-    return int("bddl_file" in env_args and "rendered_from" not in env_args)
+    return int(is_libero(env_args) and "rendered_from" not in env_args)
+
+
+def is_libero(env_args: Mapping[str, Any]) -> bool:
+    """Return whether LIBERO recorded an environment description."""
+    return "bddl_file" in env_args
 
 
 def language(attributes: Mapping[str, Any]) -> str | None:
