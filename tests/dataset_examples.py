@@ -97,6 +97,15 @@ EXAMPLES = {
         optional=("data/metadata.json",),
         headers=("data/main_data.hdf5",),
     ),
+    "minari_arrow": Example(
+        "minari_arrow",
+        _square_actions,
+        ("position", lambda: _square_positions(1)),
+        "front",
+        needs=("pyarrow",),
+        optional=tuple(f"data/{episode}/metadata.json" for episode in range(3)),
+        headers=("data/1/part-0.arrow",),
+    ),
     "replay_buffer": Example(
         "replay.zarr.zip", _square_actions, ("state", _square_positions), "camera_0", needs=("zarr",)
     ),

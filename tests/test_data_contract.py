@@ -156,8 +156,8 @@ def test_a_damaged_or_missing_file_is_one_error_that_names_it_or_it_is_not_neede
         episodes, error = outcome(damaged)
         if episodes is not None:
             assert_equal(episodes, whole)
-            # Parquet is read from its end; the letters at its start say nothing more.
-            assert inside in example.optional or (damage is overwrite_start and file.suffix == ".parquet")
+            # Parquet and Arrow are read from their end; the letters at their start say nothing more.
+            assert inside in example.optional or (damage is overwrite_start and file.suffix in (".parquet", ".arrow"))
             continue
         refused += 1
         assert str(damaged) in error
@@ -187,7 +187,7 @@ def test_a_file_linked_from_outside_is_refused(example, tmp_path):
     path = example.copy(tmp_path)
     if path.is_file():
         pytest.skip("a file may be a link to itself: its folder is where it leads")
-    file = next(file for file in files_of(path) if file.suffix in (".parquet", ".hdf5"))
+    file = next(file for file in files_of(path) if file.suffix in (".parquet", ".arrow", ".hdf5"))
     elsewhere = tmp_path / "elsewhere"
     file.rename(elsewhere)
     file.symlink_to(elsewhere)
@@ -264,7 +264,7 @@ print(format_of({str(tmp_path / "demos.hdf5")!r}), *FORMATS)
     done = run_with(site, "-c", program)
     assert done.stdout.splitlines() == [
         "[97.0, 98.0, 99.0] plain_format 1.2",
-        "robomimic lerobot maniskill minari replay_buffer robomimic broken plain words",
+        "robomimic lerobot maniskill minari minari_arrow replay_buffer robomimic broken plain words",
     ], done.stderr
 
 

@@ -93,7 +93,8 @@ def encode(words: list[str]) -> Output:
     from s2robot.interfaces import resolve_device
 
     config: TrainConfig = compose("train_policy", words)
-    open_dataset(config.dataset).close()  # an error here is told before torch is imported, which takes seconds
+    # An error here is told before torch is imported, which takes seconds.
+    open_dataset(config.dataset, cameras=config.cameras, flip=config.flip).close()
     from s2robot.encoder import S2Encoder
     from s2robot.training import prepare
 

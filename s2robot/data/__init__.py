@@ -11,6 +11,7 @@ from s2robot.data.lerobot import LeRobotDataset
 from s2robot.data.lerobot_writer import LeRobotWriter
 from s2robot.data.maniskill import ManiSkillDataset
 from s2robot.data.minari import MinariDataset
+from s2robot.data.minari_arrow import MinariArrowDataset
 from s2robot.data.replay_buffer import ReplayBufferDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.interfaces import ConfigError, DatasetError
@@ -23,6 +24,7 @@ __all__ = [
     "LeRobotDataset",
     "LeRobotWriter",
     "ManiSkillDataset",
+    "MinariArrowDataset",
     "MinariDataset",
     "ReplayBufferDataset",
     "RobomimicDataset",
@@ -40,6 +42,7 @@ FORMATS = Registry(
         "lerobot": "s2robot.data.lerobot:LeRobotDataset",
         "maniskill": "s2robot.data.maniskill:ManiSkillDataset",
         "minari": "s2robot.data.minari:MinariDataset",
+        "minari_arrow": "s2robot.data.minari_arrow:MinariArrowDataset",
         "replay_buffer": "s2robot.data.replay_buffer:ReplayBufferDataset",
         "robomimic": "s2robot.data.robomimic:RobomimicDataset",
     },

@@ -17,7 +17,7 @@ data/main_data.hdf5
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +98,9 @@ class MinariDataset(DemonstrationDataset):
             proprioception=[name for name in others if name not in skipped],
             skipped=skipped | LAST,
             integer_actions=any(values.dtype.kind in "iub" for values in actions),
-            action_space=self._action_space(),
-            env_args=self._env_args(),
+            action_space=action_space_of(self._metadata),
+            env_args=environment_of(self._metadata),
         )
-
-    def _action_space(self) -> str:
-        space = self._metadata.get("action_space")
-        space = json.loads(space) if isinstance(space, str) else space
-        return str(space.get("type", "")) if isinstance(space, dict) else ""
-
-    def _env_args(self) -> dict[str, Any]:
-        spec = self._metadata.get("env_spec")
-        spec = json.loads(spec) if isinstance(spec, str) else spec
-        return {"env_name": spec["id"], "type": _GYM, "env_kwargs": spec.get("kwargs", {})} if spec else {}
 
     def _field(self, demo: str, name: str) -> h5py.Dataset:
         return require_array(self, child(self, child(self, self._file, demo), name, demo), name, demo)
@@ -173,3 +163,17 @@ class MinariDataset(DemonstrationDataset):
                 recorded = require_array(self, child(self, infos, name, demo), name, demo)
                 return recorded_success(self, demo, f"infos/{name}", recorded[-1])
         return None
+
+
+def action_space_of(metadata: Mapping[str, Any]) -> str:
+    """Return gymnasium's type of the recorded action space; empty if none is recorded."""
+    space = metadata.get("action_space")
+    space = json.loads(space) if isinstance(space, str) else space
+    return str(space.get("type", "")) if isinstance(space, dict) else ""
+
+
+def environment_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded environment in robomimic's form; empty if none is recorded."""
+    spec = metadata.get("env_spec")
+    spec = json.loads(spec) if isinstance(spec, str) else spec
+    return {"env_name": spec["id"], "type": _GYM, "env_kwargs": spec.get("kwargs", {})} if spec else {}

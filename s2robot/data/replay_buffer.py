@@ -10,6 +10,7 @@ meta/episode_ends   int [episodes], index after the last step of each episode
 ```
 
 Source: `diffusion_policy/common/replay_buffer.py` of https://github.com/real-stanford/diffusion_policy.
+Pictures may be packed as JPEG XL or JPEG 2000 by `imagecodecs` (`image_policy` caches of Diffusion Policy, UMI).
 The format records neither environment nor success. Arrays of pickled objects are refused, because unpickling runs code.
 """
 
@@ -35,7 +36,8 @@ from s2robot.system.extras import import_extra
 _ACTION = "action"
 _METADATA = (".zgroup", ".zattrs", ".zarray", ".zmetadata", "zarr.json")
 _BLOSC_HEADER = struct.Struct("<4B3I")  # versions, flags, type size; bytes unpacked, of a block, packed
-_PICKLES = ("pickle", "numcodecs.pickle")
+_PICKLES = {"pickle", "numcodecs.pickle"}
+_IMAGE_CODEC = "imagecodecs_"  # codecs of the package `imagecodecs`: JPEG XL, JPEG 2000, …
 
 
 class ReplayBufferDataset(DemonstrationDataset):
@@ -53,13 +55,18 @@ class ReplayBufferDataset(DemonstrationDataset):
         return [self.path] if self.path.is_file() else [file for file in self.path.rglob("*") if file.is_file()]
 
     def _open(self) -> None:
+        images = set()
         for name, content in self._metadata():
             with self.reading(self.path / name):
                 description = json.loads(content)
-            if _names_pickle(description):
+            codecs = _codecs(description)
+            if codecs & _PICKLES:
                 raise self.error(f"{name} uses the codec 'pickle', which can run code that is stored in the data")
+            images |= {codec for codec in codecs if codec.startswith(_IMAGE_CODEC)}
             if name.endswith(".zarray") and self.path.is_dir():
                 self._refuse_cut_chunks((self.path / name).parent, description)
+        if images:
+            import_extra("imagecodecs.numcodecs", "zarr-images").register_codecs(images, verbose=False)
         zarr = import_extra("zarr", "zarr")
         storage = import_extra("zarr.storage", "zarr")
         self._store: Any = (
@@ -74,7 +81,7 @@ class ReplayBufferDataset(DemonstrationDataset):
 
         A zip needs no such check: the archive's checksums find truncated chunks.
         """
-        if (description.get("compressor") or {}).get("id") != "blosc":
+        if (description.get("compressor") or {}).get("id") not in ("blosc", f"{_IMAGE_CODEC}blosc"):
             return
         for chunk in array.rglob("*"):
             if chunk.name.startswith(".") or not chunk.is_file():
@@ -179,18 +186,17 @@ class ReplayBufferDataset(DemonstrationDataset):
         )
 
 
-def _names_pickle(description: Any) -> bool:
-    """Return whether any filter or compressor in zarr's metadata, at any depth, unpickles.
+def _codecs(description: Any) -> set[str]:
+    """Return the names of all filters and compressors in zarr's metadata, at any depth.
 
-    zarr itself does not always refuse it, for example as the second filter after a harmless one.
+    zarr itself does not always refuse `pickle`, for example as the second filter after a harmless one.
     """
-    pending = [description]
+    found, pending = set(), [description]
     while pending:
         item = pending.pop()
         if isinstance(item, dict):
-            if any(item.get(key) in _PICKLES for key in ("id", "name")):
-                return True
+            found |= {item[key] for key in ("id", "name") if isinstance(item.get(key), str)}
             pending += item.values()
         elif isinstance(item, list):
             pending += item
-    return False
+    return found

@@ -6,6 +6,7 @@ The libraries pin versions that exclude each other, so each runs in an environme
     .venvs/robomimic/bin/python make.py robomimic          # robosuite 1.5.2, robomimic 0.5.0 (commit d309eaec)
     .venvs/diffusion_policy/bin/python make.py zarr        # diffusion_policy (commit 5ba07ac6), zarr 2.18.7
     pip install minari==0.5.4 h5py pillow && python make.py minari
+    pip install "minari[arrow]==0.5.4" && python make.py minari_arrow
     pip install lerobot==0.4.4 && python make.py lerobot
     pip install h5py && python make.py maniskill           # as its recorder stores them (ManiSkill, commit 089c82b8)
 
@@ -69,6 +70,16 @@ def make_robosuite_1_4(steps=5):
 
 def make_minari():
     """A camera (JPEG, as Minari stores image spaces) and a vector in a dictionary; observations one longer."""
+    _make_minari("minari", "hdf5")
+
+
+def make_minari_arrow():
+    """The same in Minari's Arrow storage, and with pictures as they are in its Parquet storage."""
+    _make_minari("minari_arrow", "arrow")
+    _make_minari("minari_parquet", "parquet", jpeg_encoding=False)
+
+
+def _make_minari(folder, data_format, jpeg_encoding=True):
     import os
 
     os.environ["MINARI_DATASETS_PATH"] = str(HERE / "minari_root")
@@ -103,9 +114,11 @@ def make_minari():
         author_email="none@example.org",
         code_permalink="https://example.org",
         description="A moving square",
+        data_format=data_format,
+        jpeg_encoding=jpeg_encoding,
     )
-    shutil.rmtree(HERE / "minari", ignore_errors=True)
-    shutil.move(HERE / "minari_root" / "s2robot" / "toy-v0", HERE / "minari")
+    shutil.rmtree(HERE / folder, ignore_errors=True)
+    shutil.move(HERE / "minari_root" / "s2robot" / "toy-v0", HERE / folder)
     shutil.rmtree(HERE / "minari_root")
 
 
