@@ -11,7 +11,7 @@ from training_runs import make_config, make_encoder, make_workspace
 from s2robot.checkpoint import load_checkpoint
 from s2robot.cli import main
 from s2robot.config import TrainConfig
-from s2robot.data import RobomimicWriter, open_dataset
+from s2robot.data import FORMATS, CameraView, RobomimicWriter, open_dataset
 from s2robot.data.conversion import convert_dataset
 from s2robot.data.inspection import contact_sheet, inspect_dataset
 from s2robot.feature_cache import cache_features, list_entries
@@ -32,6 +32,17 @@ def path(tmp_path):
         for seed in range(3):
             writer.add(make_episode(40, seed))
     return tmp_path / "demos.hdf5"
+
+
+def test_a_view_passes_on_whatever_a_reader_defines_or_knows(example):
+    own = {name for name in vars(CameraView) if not name.startswith("_")}
+    for reader in FORMATS.values():
+        assert {name for name in vars(reader) if not name.startswith("_")} - {"layout", "read_errors"} <= own, reader
+    with open_dataset(example.path) as stored, open_dataset(example.path, cameras=stored.cameras) as view:
+        known = {name for name in vars(stored) if not name.startswith("_")}
+        assert {name: getattr(view, name) for name in known} == {name: getattr(stored, name) for name in known}
+        assert view.fingerprint() == stored.fingerprint()
+        assert view.filter_keys() == stored.filter_keys()
 
 
 def test_a_mapping_renames_and_chooses_in_its_own_order_in_every_format(example):

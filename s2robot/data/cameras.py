@@ -77,6 +77,10 @@ class CameraView(DemonstrationDataset):
     def _turned(self, camera: str, images: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(images[:, ::-1]) if camera in self._flipped else images
 
+    def filter_keys(self) -> dict[str, list[str]]:
+        """Return the source's lists of demonstrations."""
+        return self._source.filter_keys()
+
     def fingerprint(self) -> str:
         """Return the source's fingerprint."""
         return self._source.fingerprint()
