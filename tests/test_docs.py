@@ -72,6 +72,18 @@ def test_relative_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), f"{page.name}: {link} has no such heading"
 
 
+def test_every_source_of_demonstrations_names_tests_that_exist():
+    section = (ROOT / "docs/datasets.md").read_text().split("### What others recorded")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 11
+    for row in rows:
+        cells = row.strip("| ").split(" | ")
+        assert len(cells) == 5, row
+        named = re.findall(r"`(test_\w+\.py)`", cells[-1])
+        assert named, row
+        assert all((ROOT / "tests" / name).is_file() for name in named), row
+
+
 @pytest.mark.parametrize("command", in_pages(commands, SHELL))
 def test_documented_command_is_accepted(command):
     accept(command)
