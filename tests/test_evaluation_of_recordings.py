@@ -13,10 +13,11 @@ from s2robot.checkpoint import load_checkpoint
 from s2robot.cli import main
 from s2robot.cli.environment import environment_of
 from s2robot.config import TrainConfig
-from s2robot.config.policies import BCConfig
 from s2robot.data import RobomimicWriter, open_dataset
 from s2robot.data.horizon import with_horizon
+from s2robot.data.ranges import takes_unit_actions
 from s2robot.interfaces import ConfigError, DatasetError
+from s2robot.policies.bc import BCConfig
 from s2robot_envs import make_env
 from s2robot_envs.replay import load_model
 
@@ -154,6 +155,37 @@ def test_actions_beyond_the_range_of_the_environment_are_named(tmp_path, capsys)
     assert "actions out of range, which the environment cuts off: actions[2] from" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("env_args", "unit"),
+    [
+        ({"type": 1, "env_kwargs": {}}, True),
+        ({"type": 1, "env_kwargs": {"controller_configs": {"type": "OSC_POSE", "control_delta": False}}}, False),
+        (
+            {"type": 1, "env_kwargs": {"controller_configs": [{"body_parts": {"right": {"input_type": "absolute"}}}]}},
+            False,
+        ),
+        ({"type": 2, "s2robot": {"task": "gym:A-v0", "gym": {}}}, True),
+        ({"type": 2, "s2robot": {"task": "gym:A-v0", "gym": {"actions": "own"}}}, False),
+        ({"type": 2}, False),
+        ({}, False),
+    ],
+)
+def test_only_environments_that_take_unit_actions_have_that_range(env_args, unit):
+    assert takes_unit_actions(env_args) == unit
+
+
+@pytest.mark.sim
+def test_actions_of_rendered_recordings_beyond_the_range_are_named_too(tmp_path, capsys):
+    env_args = {"env_name": "Lift", "type": 1, "env_kwargs": {"robots": ["Panda"]}, "s2robot": ENVIRONMENT}
+    with RobomimicWriter(tmp_path / "demos.hdf5", env_args) as writer:
+        episode = make_episode(4, 0)
+        episode.actions[2, 1] = 1.5
+        episode.proprioception = {}
+        writer.add(episode)
+    assert environment_of(settings(tmp_path / "demos.hdf5")) is None
+    assert "actions[1] from" in capsys.readouterr().err
+
+
 def test_options_need_a_task(tmp_path):
     write_dataset(tmp_path / "demos.hdf5", lengths=(4, 4))
     with pytest.raises(ConfigError, match="robots='Sawyer' is not possible; valid: only together with task="):
@@ -186,6 +218,20 @@ def test_what_this_package_collects_is_evaluated_as_before(tmp_path):
         episode.proprioception = {"robot0_eef_pos": np.zeros((4, 3), np.float32)}
         writer.add(episode)
     assert environment_of(settings(tmp_path / "demos.hdf5")) is None
+
+
+@pytest.mark.sim
+def test_our_own_demonstrations_keep_their_look_in_a_task_that_is_named(tmp_path):
+    own = {**ENVIRONMENT, "variant": {"lighting": True}}
+    env_args = {"env_name": "Lift", "type": 1, "env_kwargs": {"robots": ["Panda"]}, "s2robot": own}
+    with RobomimicWriter(tmp_path / "demos.hdf5", env_args) as writer:
+        episode = make_episode(4, 0)
+        episode.actions = np.zeros((4, 7), np.float32)
+        episode.images = {"agentview": episode.images["agentview"]}
+        episode.proprioception = {"robot0_eef_pos": np.zeros((4, 3), np.float32)}
+        writer.add(episode)
+    environment = environment_of(settings(tmp_path / "demos.hdf5", task="Lift"))
+    assert (environment["render_profile"], environment["variant"]) == ("fast", {"lighting": True})
 
 
 @pytest.mark.sim

@@ -14,8 +14,8 @@ from s2robot.checkpoint import load_checkpoint
 from s2robot.cli import main
 from s2robot.cli.environment import environment_of
 from s2robot.config import TrainConfig
-from s2robot.config.policies import BCConfig
 from s2robot.interfaces import DatasetError
+from s2robot.policies.bc import BCConfig
 from s2robot_envs import make_env
 from s2robot_envs.errors import EnvConfigError
 

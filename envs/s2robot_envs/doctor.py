@@ -116,12 +116,25 @@ def check_frame() -> Check:
         return Check("one frame", "problem", f"no frame within {RENDER_TIMEOUT} s", INSTALL_COMMAND)
     if run.returncode != 0:
         reason = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
-        return Check("one frame", "problem", f"rendering failed: {reason}", INSTALL_COMMAND)
+        return Check("one frame", "problem", f"rendering failed: {reason}", _remedy(reason))
     contrast, milliseconds, renderer = run.stdout.strip().splitlines()[-1].split("|")
     detail = f"224 pixels in {milliseconds} ms on {renderer}"
     if float(contrast) < 1:
         return Check("one frame", "problem", f"{detail}, but the image is empty", INSTALL_COMMAND)
     return Check("one frame", "ok", detail)
+
+
+def _remedy(reason: str) -> str:
+    """Return what fixes a failed frame: not every failure is one of OpenGL."""
+    told = re.search(r"; run: (.+)$", reason)  # errors of this package name their remedy
+    if told:
+        return told[1]
+    library = re.search(r"(lib[\w+.-]+?)\.so", reason)
+    if library and not re.match(r"lib(E?GL|OSMesa|gallium)", library[1]):
+        return f"install the library {library[1]}"
+    if "ImportError" in reason or "ModuleNotFoundError" in reason:
+        return INSTALL_COMMAND if library else "pip install --force-reinstall 's2robot[sim]'"
+    return INSTALL_COMMAND
 
 
 def check_cores() -> Check:

@@ -29,7 +29,10 @@ def task_spec(task: str) -> TaskSpec:
         simulator.import_module(f"task {task}: the module {module!r}", module)
     registered = environments()
     if name not in registered:
-        raise EnvConfigError(unknown_name("task of robosuite", name, registered))
+        raise EnvConfigError(
+            f"{unknown_name('task of robosuite', name, registered)}. "
+            f"{PREFIX}<module>:{name} first imports a module that registers it"
+        )
     from robosuite.environments.manipulation.two_arm_env import TwoArmEnv
 
     cls = registered[name]

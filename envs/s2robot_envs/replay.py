@@ -80,7 +80,16 @@ def load_model(env: RobosuiteEnv, model_file: str) -> None:
         EnvConfigError: the model cannot be loaded, or belongs to another task or robot.
     """
     simulator = env.simulator
-    model_file = as_robosuite_1_5(model_file)
+    if not model_file.lstrip().startswith("<"):
+        raise EnvConfigError(
+            f"the recorded model_file is {model_file[:60]!r}, which is not a scene (MJCF): robosuite 1.0 wrote the "
+            "name of a file there, and its scenes do not fit robosuite 1.5; record or convert the demonstrations with "
+            "robosuite 1.4 or newer"
+        )
+    try:
+        model_file = as_robosuite_1_5(model_file)
+    except ElementTree.ParseError as error:
+        raise EnvConfigError(f"the recorded model_file is not a scene (MJCF) that can be read: {error}") from error
     env.close_renderer()  # it belongs to the model that is replaced
     try:
         simulator.reset_from_xml_string(simulator.edit_model_xml(model_file))

@@ -161,6 +161,7 @@ class RobosuiteEnv(ImageEnv):
             raise EnvConfigError(f"state has shape {np.shape(state)}, but this {self.task.name} model needs {expected}")
         self.simulator.sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
         self.simulator.sim.forward()
+        simulator.wipe(self.simulator)
         self._success = self._is_success()
 
     def model_xml(self) -> str:

@@ -213,6 +213,16 @@ def refresh_positions(env: Any) -> None:
     mujoco.mj_camlight(model, data)
 
 
+def wipe(env: Any) -> None:
+    """Let Wipe's dirt vanish where the tool stands; do nothing in other environments.
+
+    Which dirt is gone is not part of MuJoCo's state. robosuite notes it when it computes a reward, so that states that
+    are set one after another show the table as it was recorded.
+    """
+    if hasattr(env, "wiped_markers"):
+        env.reward()
+
+
 def model_xml(env: Any) -> str:
     """Return the MJCF of the current scene, including what a reset moves in the model: Door's frame, cameras, lights.
 

@@ -109,7 +109,7 @@ def render_demonstrations(config: RenderConfig) -> None:
         chosen = select_episodes(dataset, config.selection)
         env_args = with_control_frequency(dataset)
         recorded = env_args.get("s2robot", {})
-        task = recorded.get("task") or recorded_task(env_args)
+        task = config.task or recorded.get("task") or recorded_task(env_args)
         if not task:
             raise dataset.error("records no environment (env_args), so no simulator can replay it")
         kwargs = {

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from s2robot.cli.recorded import (
     rebuilding_settings,
     recorded_task,
@@ -16,10 +14,13 @@ from s2robot.cli.recorded import (
     with_control_frequency,
 )
 from s2robot.config import TrainConfig
-from s2robot.config.environment import NO_TASK
+from s2robot.config.environment import NO_TASK, ROBOT_OPTIONS
 from s2robot.data import open_dataset
+from s2robot.data.appearance import look_of
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.libero import is_libero
+from s2robot.data.ranges import outside, takes_unit_actions
+from s2robot.data.selection import select_episodes
 from s2robot.interfaces import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -51,20 +52,31 @@ def environment_of(config: TrainConfig) -> dict[str, Any] | None:
         keys = config.proprioception
         keys = dataset.select_proprioception(dataset.seen_by_default() if keys is None else keys)
         if config.task is not None:
-            environment: dict[str, Any] | None = config.environment(keys)
+            environment: dict[str, Any] | None = _named_environment(config, dataset, keys)
         else:
             environment = _recorded_environment(dataset, keys)
+        chosen = select_episodes(dataset, config.selection)[: config.num_demonstrations]
         if environment is None:
+            if takes_unit_actions(dataset.env_args):
+                _say_out_of_range(dataset, chosen)
             return None
         env = _made(dataset, environment, needed=config.task is not None)
         if env is None:
             return None
         try:
             cameras = None if config.cameras is None else list(config.cameras)
-            _require_fit(dataset, env, dataset.select_cameras(cameras), keys)
+            _require_fit(dataset, chosen, env, dataset.select_cameras(cameras), keys)
         finally:
             env.close()
     return environment
+
+
+def _named_environment(config: TrainConfig, dataset: DemonstrationDataset, keys: list[str]) -> dict[str, Any]:
+    """Return the environment of `task=`; what this package recorded of the same task stays, and of another the look."""
+    named, own = config.environment(keys), dataset.env_args.get("s2robot", {})
+    options = {name: value for name, value in named.items() if name in ("gym", *ROBOT_OPTIONS)}
+    same = {name: value for name, value in own.items() if name not in ("cameras", "image_size")}
+    return {**named, **(same if own.get("task") == config.task else look_of(own)), **options}
 
 
 def _recorded_environment(dataset: DemonstrationDataset, keys: Sequence[str]) -> dict[str, Any] | None:
@@ -138,8 +150,14 @@ def _say_not_evaluated(dataset: DemonstrationDataset, error: Exception) -> None:
     )
 
 
-def _require_fit(dataset: DemonstrationDataset, env: ImageEnv, cameras: Sequence[str], keys: Sequence[str]) -> None:
-    found = [*_cameras_apart(dataset, env, cameras), *_keys_apart(dataset, env, keys), *_actions_apart(dataset, env)]
+def _require_fit(
+    dataset: DemonstrationDataset, chosen: list[int], env: ImageEnv, cameras: Sequence[str], keys: Sequence[str]
+) -> None:
+    found = [
+        *_cameras_apart(dataset, env, cameras),
+        *_keys_apart(dataset, chosen[0], env, keys),
+        *_actions_apart(dataset, chosen, env),
+    ]
     if found:
         raise dataset.error(
             f"does not fit the environment {env.name}: {'; '.join(found)}. Choose others (cameras=, proprioception=), "
@@ -158,9 +176,9 @@ def _cameras_apart(dataset: DemonstrationDataset, env: ImageEnv, cameras: Sequen
     return found
 
 
-def _keys_apart(dataset: DemonstrationDataset, env: ImageEnv, keys: Sequence[str]) -> list[str]:
+def _keys_apart(dataset: DemonstrationDataset, index: int, env: ImageEnv, keys: Sequence[str]) -> list[str]:
     offered = env.offered()
-    recorded = dataset.episode(0, cameras=[], proprioception=list(keys)).proprioception
+    recorded = dataset.episode(index, cameras=[], proprioception=list(keys)).proprioception
     found = [unknown_name("observation", key, offered) for key in keys if key not in offered]
     return found + [
         f"{key} has {recorded[key].shape[1]} numbers, and {offered[key]} in the environment"
@@ -169,22 +187,19 @@ def _keys_apart(dataset: DemonstrationDataset, env: ImageEnv, keys: Sequence[str
     ]
 
 
-def _actions_apart(dataset: DemonstrationDataset, env: ImageEnv) -> list[str]:
+def _actions_apart(dataset: DemonstrationDataset, chosen: list[int], env: ImageEnv) -> list[str]:
     space: Any = env.action_space
     if space.shape != (dataset.action_width,):
         return [f"actions have {dataset.action_width} numbers, and {space.shape[0]} in the environment"]
     if problem := env.unclear_actions():
         return [problem]
-    episodes = (dataset.episode(index, cameras=[], proprioception=[]).actions for index in range(len(dataset)))
-    ranges = [(actions.min(0), actions.max(0)) for actions in episodes if len(actions)]
-    low, high = np.min([low for low, _ in ranges], 0), np.max([high for _, high in ranges], 0)
-    tolerance = 1e-3
-    outside = np.flatnonzero((low < space.low - tolerance) | (high > space.high + tolerance))
-    if len(outside):
-        columns = "; ".join(
-            f"actions[{i}] from {low[i]:.4g} to {high[i]:.4g}, and the environment takes {space.low[i]:.4g} to "
-            f"{space.high[i]:.4g}"
-            for i in outside
-        )
-        print(f"{dataset.path}: actions out of range, which the environment cuts off: {columns}", file=sys.stderr)
+    _say_out_of_range(dataset, chosen, space.low, space.high)
     return []
+
+
+def _say_out_of_range(dataset: DemonstrationDataset, chosen: list[int], low: Any = -1.0, high: Any = 1.0) -> None:
+    episodes = (dataset.episode(index, cameras=[], proprioception=[]).actions for index in chosen)
+    if found := outside(episodes, low, high):
+        print(
+            f"{dataset.path}: actions out of range, which the environment cuts off: {'; '.join(found)}", file=sys.stderr
+        )

@@ -54,6 +54,7 @@ class RenderConfig(Selecting):
     out: str = MISSING
     size: int = 448
     cameras: list[str] | None = None  # null = as recorded, else the task's own
+    task: str | None = None  # null = as recorded; robosuite:<module>:<name> imports a module that registers it
     render_profile: str | None = None  # null = as recorded, else fast
     workers: int | None = None  # null = one per core
     overwrite: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 
 from s2robot.config.checks import require
 
-_OF_ROBOSUITE = ("robots", "controller", "control_freq", "robosuite")
+ROBOT_OPTIONS = ("robots", "controller", "control_freq", "robosuite")
 _OTHER_FAMILIES = ("gym", "metaworld", "libero")  # of `s2robot_envs.families`; all other tasks are robosuite's
 NO_TASK = "none"
 
@@ -35,7 +35,7 @@ class EnvironmentSettings:
         Raises:
             ConfigError: an option is given without a task.
         """
-        for name in ("gym", *_OF_ROBOSUITE):
+        for name in ("gym", *ROBOT_OPTIONS):
             value = getattr(self, name)
             require(not value or self.task not in (None, NO_TASK), name, value, "only together with task=")
 
@@ -45,7 +45,7 @@ class EnvironmentSettings:
         Args:
             proprioception: the keys that the policy observes.
         """
-        named = {name: value for name in _OF_ROBOSUITE if (value := getattr(self, name)) is not None}
+        named = {name: value for name in ROBOT_OPTIONS if (value := getattr(self, name)) is not None}
         named |= {"gym": dict(self.gym)} if self.gym else {}
         family = (self.task or "").partition(":")[0]
         # The pictures are somebody else's, so that the simulator's own look is nearest to them.

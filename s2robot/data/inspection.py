@@ -17,13 +17,13 @@ from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.cameras import Cameras
 from s2robot.data.fields import why_discrete
+from s2robot.data.ranges import takes_unit_actions
 from s2robot.data.selection import filter_keys_of, listed_positions, select_episodes
 from s2robot.interfaces import DatasetError, Episode
 
 _THUMBNAIL = 160  # pixels
 _CAPTION = 14
 _MOMENTS = 4  # images per episode and camera on a contact sheet
-_ROBOSUITE = 1  # robomimic's EnvType of robosuite, whose actions are in [-1, 1]
 
 
 @dataclass
@@ -198,8 +198,7 @@ def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Range
         result.problems.append(f"{result.judged - result.solved} of {result.judged} demonstrations did not succeed")
     result.problems += [f"constant channel: {name} never changes" for name in ranges.constant()]
     outside = np.flatnonzero(np.abs(result.action_range).max(0, initial=0) > 1)
-    bounded = dataset.env_args.get("type") == _ROBOSUITE or "s2robot" in dataset.env_args
-    if bounded and len(outside):
+    if takes_unit_actions(dataset.env_args) and len(outside):
         channels = ", ".join(map(str, outside))
         result.problems.append(f"action out of range: actions[{channels}] leave the environment's [-1, 1]")
 
