@@ -16,10 +16,10 @@ def train_checked(config: TrainConfig) -> Path:
     Raises:
         S2RobotError: as for `s2robot.training.train`, or the environment of the policy does not fit the data.
     """
-    environment = environment_of(config)
+    environments = [environment_of(alone) for alone in config.each()]
     from s2robot.training import train
 
-    return train(config, environment=environment)
+    return train(config, environment=environments)
 
 
 def describe_checkpoint(folder: Path) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 from s2robot.config import CONFIG_DIR, BenchmarkConfig, TrainConfig
@@ -66,5 +67,10 @@ def _quote_path(word: str) -> str:
     found = _PATH.fullmatch(word)
     if not found or found[2] == "null" or found[2][0] in "'\"" or "\\" in word:  # null, or quoted or escaped by hand
         return word
-    value = expand(found[2]).replace("'", r"\'")
-    return f"{found[1]}'{value}'"
+    if found[2].startswith("[") and found[2].endswith("]") and not Path(found[2]).exists():
+        return f"{found[1]}[{','.join(_quoted(part.strip()) for part in found[2][1:-1].split(','))}]"
+    return found[1] + _quoted(found[2])
+
+
+def _quoted(path: str) -> str:
+    return path if path[:1] in ("", "'", '"') else "'" + expand(path).replace("'", r"\'") + "'"

@@ -94,7 +94,8 @@ def encode(words: list[str]) -> Output:
 
     config: TrainConfig = compose("train_policy", words)
     # An error here is told before torch is imported, which takes seconds.
-    open_dataset(config.dataset, cameras=config.cameras, flip=config.flip).close()
+    for path in config.datasets:
+        open_dataset(path, cameras=config.cameras, flip=config.flip).close()
     from s2robot.encoder import S2Encoder
     from s2robot.training import prepare
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -96,9 +97,11 @@ class TrainConfig(Selecting, EnvironmentSettings):
     """One training run: `python train_policy.py`. Beside the settings below, it has those of `EnvironmentSettings`."""
 
     # Settings that were added later, with the value that means what the code did before; see `without_former`.
-    former: ClassVar[dict[str, Any]] = {"flip": [], "validation_filter_key": None}
+    former: ClassVar[dict[str, Any]] = {"flip": [], "validation_filter_key": None, "dataset_weights": None}
 
-    dataset: str = MISSING
+    dataset: Any = MISSING  # a file or folder; or a list of them, whose cameras, observations and actions agree
+    # Of several datasets: how many windows of each are drawn, relative to the others; null = each window once an epoch.
+    dataset_weights: list[float] | None = None
     output: str = MISSING
     seed: int = 0
     device: str = "auto"
@@ -121,6 +124,7 @@ class TrainConfig(Selecting, EnvironmentSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_datasets()
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require_cameras(self.cameras)
         if self.num_demonstrations is not None:
@@ -132,3 +136,25 @@ class TrainConfig(Selecting, EnvironmentSettings):
             self.readout.name,
             "resnet18 with encoder.backbone=pixels, and only then",
         )
+
+    @property
+    def datasets(self) -> list[str]:
+        """The paths of the datasets, at least one."""
+        return [self.dataset] if isinstance(self.dataset, str) else list(self.dataset)
+
+    def each(self) -> list[TrainConfig]:
+        """Return the settings of each dataset alone."""
+        return [replace(self, dataset=path, dataset_weights=None) for path in self.datasets]
+
+    def _check_datasets(self) -> None:
+        paths = self.dataset if isinstance(self.dataset, list | tuple) else [self.dataset]
+        named = bool(paths) and all(isinstance(path, str) and path for path in paths)
+        require(named, "dataset", self.dataset, "a file or folder, or a list of them")
+        require(
+            len(set(paths)) == len(paths), "dataset", self.dataset, "each dataset once; dataset_weights= weighs them"
+        )
+        weights = self.dataset_weights
+        if weights is not None:
+            sound = len(weights) == len(paths) > 1 and all(0 < weight < math.inf for weight in weights)
+            valid = f"a positive number for each of several datasets; dataset has {len(paths)}"
+            require(sound, "dataset_weights", weights, valid)

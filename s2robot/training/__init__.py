@@ -5,29 +5,28 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from s2robot.backbones import BACKBONES
 from s2robot.checkpoint import Checkpoint, load_checkpoint, package_versions, packages_of, save_checkpoint
 from s2robot.config import TrainConfig
-from s2robot.data import FORMATS, format_of, open_dataset
+from s2robot.data import FORMATS, format_of
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, TrainingError
 from s2robot.policies import make_policy
 from s2robot.system.files import claimed
 from s2robot.system.machine import Machine
-from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training, prepare
+from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training
 from s2robot.training.fitting import Fitting, require_fit
 from s2robot.training.loggers import require_loggers
 from s2robot.training.loop import TrainingLoop
 from s2robot.training.optimization import require_precision
 from s2robot.training.processes import Processes, make_processes
+from s2robot.training.several import Environments, cached, opened, plan_all, prepare
 from s2robot.training.state import STATE_FILE, identity, require_same_run
 
 __all__ = [
@@ -44,7 +43,7 @@ __all__ = [
 _LOGGER = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, encoder: S2Encoder | None = None, environment: Mapping[str, Any] | None = None) -> Path:
+def train(config: TrainConfig, encoder: S2Encoder | None = None, environment: Environments = None) -> Path:
     """Train a policy: demonstrations → features → policy → checkpoint.
 
     All checks of settings, dataset and saved state run before the first frame is encoded, which can take hours.
@@ -53,7 +52,8 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None, environment: Ma
         config: settings of the run.
         encoder: an encoder that was built from `config.encoder`, to share it between runs; None = build it here.
         environment: the environment that the checkpoint records for evaluation, as arguments of `make_env` without
-            cameras; None = the one that the dataset records in the words of this package, if any.
+            cameras; None = the one that the dataset records in the words of this package, if any. For several datasets
+            a list with one for each.
 
     Returns:
         The checkpoint folder, `<output>/checkpoint`.
@@ -79,17 +79,15 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None, environment: Ma
     return folder
 
 
-def _train(
-    config: TrainConfig, encoder: S2Encoder | None, processes: Processes, environment: Mapping[str, Any] | None
-) -> Path:
+def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes, environment: Environments) -> Path:
     if encoder is None:
         encoder = S2Encoder(**asdict(config.encoder), device=processes.device)
     tensors_before = encoder.tensors_hash()
 
-    with open_dataset(config.dataset, cameras=config.cameras, flip=config.flip) as dataset:
-        plan = plan_training(dataset, config, encoder, environment)
+    with opened(config) as datasets:
+        plan = plan_all(datasets, config, encoder, environment)
         for camera in plan.spec.features:
-            size = dataset.image_size(camera)
+            size = datasets[0].image_size(camera)
             if config.encoder.needed_side > max(size):
                 message = "camera %s: images of %s x %s pixels are enlarged to %s, which adds no detail"
                 _LOGGER.warning(message, camera, *size, config.encoder.needed_side)
@@ -100,15 +98,14 @@ def _train(
         if config.resume:
             require_same_run(Path(config.output) / STATE_FILE, run)
         with processes.main_first():  # the main process encodes; the others then find the features in the cache
-            data = TrainingData(plan, cache_all(dataset, plan, config, encoder))
+            data = cached(datasets, plan, config, encoder)
     policy.fit_normalization(
         [plan.demonstrations.actions[index] for index in plan.training_episodes],
         [plan.demonstrations.proprioception[index] for index in plan.training_episodes],
     )
 
-    packages = packages_of(
-        config.policy, config.readout, (FORMATS, format_of(config.dataset)), (BACKBONES, config.encoder.backbone)
-    )
+    formats = [(FORMATS, format_of(path)) for path in config.datasets]
+    packages = packages_of(config.policy, config.readout, *formats, (BACKBONES, config.encoder.backbone))
     packages |= plan.env_args.get("packages", {})  # those that brought the task and the expert
     result = _Result(config, plan, encoder, tensors_before, packages)
     policy = policy.to(processes.device)
@@ -158,6 +155,7 @@ class _Result:
                 "encoder": self.encoder.fingerprint(),
                 "backbone": self.encoder.backbone.weights_hash(),
                 "data": self.plan.fingerprint,
+                **{f"data {place}": part.fingerprint for place, part in enumerate(self.plan.parts, 1)},
             },
             demonstrations=len(self.plan.demonstrations.actions),
             loss_curve=rows,

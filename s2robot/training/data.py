@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from s2robot.config import PolicyConfig, TrainConfig, TrainingConfig
-from s2robot.data import DemonstrationDataset, open_dataset
+from s2robot.data import DemonstrationDataset
 from s2robot.data.appearance import check_look, size_entry
 from s2robot.data.fields import refuse_discrete_actions
 from s2robot.data.horizon import with_horizon
 from s2robot.feature_cache import CachedFeatures, cache_features
+from s2robot.feature_cache.joined import JoinedFeatures
 from s2robot.interfaces import Batch, Encoder, PolicySpec
 from s2robot.training.episodes import choose_episodes
 from s2robot.training.processes import Processes
@@ -46,6 +47,7 @@ class TrainingPlan:
         env_args: the environment description that the dataset records.
         fingerprint: fingerprint of the dataset.
         renderers: renderers that drew the dataset's images, if recorded.
+        parts: the plans of several datasets of which this one is made, in order; empty for one dataset.
     """
 
     demonstrations: Demonstrations
@@ -58,6 +60,13 @@ class TrainingPlan:
     env_args: dict[str, Any]
     fingerprint: str
     renderers: list[str]
+    parts: tuple[TrainingPlan, ...] = ()
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Which dataset each demonstration is from, int [number of demonstrations]."""
+        counts = [len(part.episodes) for part in self.parts] or [len(self.episodes)]
+        return np.repeat(np.arange(len(counts)), counts)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class TrainingData:
     """A plan together with the cached features of its cameras."""
 
     plan: TrainingPlan
-    features: dict[str, CachedFeatures]
+    features: Mapping[str, CachedFeatures | JoinedFeatures]
 
     @property
     def demonstrations(self) -> Demonstrations:
@@ -81,13 +90,6 @@ class TrainingData:
             observation_steps=policy.observation_steps,
             action_steps=policy.action_steps,
         )
-
-
-def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
-    """Plan a run, and encode the frames that are not cached yet."""
-    with open_dataset(config.dataset, cameras=config.cameras, flip=config.flip) as dataset:
-        plan = plan_training(dataset, config, encoder)
-        return TrainingData(plan, cache_all(dataset, plan, config, encoder))
 
 
 def plan_training(
@@ -154,17 +156,46 @@ def cache_all(
     }
 
 
+def shares_of(sources: np.ndarray, weights: Sequence[float] | None) -> list[tuple[np.ndarray, int]] | None:
+    """Return the windows of each dataset, and how many of them an epoch draws; None without weights.
+
+    The counts are proportional to the weights and add up to the number of windows.
+
+    Args:
+        sources: the dataset of each window.
+        weights: one positive number per dataset.
+
+    >>> [count for _, count in shares_of(np.array([0, 0, 0, 0, 1, 1]), [1, 2])]
+    [2, 4]
+    """
+    if weights is None:
+        return None
+    ends = np.round(np.cumsum(weights) / np.sum(weights) * len(sources)).astype(int)
+    counts = np.diff(ends, prepend=0)
+    return [(np.flatnonzero(sources == index), int(count)) for index, count in enumerate(counts)]
+
+
 class Batches:
     """The batches of every epoch; their order follows from (seed, epoch), and each process takes a share of each batch.
 
     Args:
-        windows: the windows to draw from; each is drawn once per epoch.
+        windows: the windows to draw from; each is drawn once per epoch, unless there are `shares`.
         settings: settings with the batch size and the number of shifted copies.
         seed: seed of the run.
         processes: the processes that train together.
+        shares: the windows of several datasets and how much of an epoch each gets, see `shares_of`. An epoch has as
+            many windows as there are; those of one dataset are drawn equally often, or one of them once more.
     """
 
-    def __init__(self, windows: WindowDataset, settings: TrainingConfig, seed: int, processes: Processes) -> None:
+    def __init__(
+        self,
+        windows: WindowDataset,
+        settings: TrainingConfig,
+        seed: int,
+        processes: Processes,
+        shares: Sequence[tuple[np.ndarray, int]] | None = None,
+    ) -> None:
+        self._shares = shares
         self._windows = windows
         self._size = settings.batch_size
         self._shifts = settings.num_shifts
@@ -177,7 +208,7 @@ class Batches:
     def of_epoch(self, epoch: int, position: int = 0) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yield from batch `position` on: the indices of all windows of a batch, and this process's share of them."""
         rng = np.random.default_rng([self._seed, epoch])
-        order = rng.permutation(len(self._windows))
+        order = self._order(rng)
         copies = rng.integers(self._shifts + 1, size=len(order)) if self._shifts else None
 
         def load(indices: np.ndarray) -> Batch:
@@ -188,6 +219,16 @@ class Batches:
 
         parts = [order[start : start + self._size] for start in range(position * self._size, len(order), self._size)]
         return loaded_ahead(parts, load, self._processes.device)
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        if self._shares is None:
+            return rng.permutation(len(self._windows))
+        drawn = [
+            np.concatenate([rng.permutation(windows) for _ in range(-(-count // len(windows)))])[:count]
+            for windows, count in self._shares
+            if count
+        ]
+        return rng.permutation(np.concatenate(drawn))
 
     def weight(self, indices: np.ndarray) -> float:
         """Return the fraction of a batch that this process computes."""

@@ -30,6 +30,12 @@ def require_fit(policy: Policy, config: TrainConfig) -> None:
         ConfigError: shifted copies are requested, but the policy sees every window only once: it would see just one
             copy of each.
     """
+    weights = config.dataset_weights
+    if weights is not None and not policy.trainable:
+        raise ConfigError(
+            f"dataset_weights={weights} is not possible; valid: null, because policy {config.policy.name} sees each "
+            "training window once"
+        )
     shifts = config.training.num_shifts
     if shifts and not policy.trainable:
         raise ConfigError(

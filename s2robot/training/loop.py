@@ -22,7 +22,7 @@ from s2robot.config import TrainConfig
 from s2robot.interfaces import Batch, TrainingError
 from s2robot.policies import Policy
 from s2robot.system.machine import Machine, differing_facts, machine_facts, with_machine
-from s2robot.training.data import Batches, TrainingData
+from s2robot.training.data import Batches, TrainingData, shares_of
 from s2robot.training.fitting import fit
 from s2robot.training.loggers import Logger, make_loggers, write_log_csv
 from s2robot.training.optimization import autocast, make_average, make_optimizer, make_schedule, seed_noise
@@ -82,7 +82,8 @@ class TrainingLoop:
         self._save_checkpoint = save_checkpoint
         self._losses: list[Tensor] = []  # this process's share of the loss of each batch of this epoch
         self._windows = data.windows(data.plan.training_episodes, config.policy)
-        self._batches = Batches(self._windows, self.settings, config.seed, processes)
+        shares = shares_of(data.plan.sources[self._windows.demonstration], config.dataset_weights)
+        self._batches = Batches(self._windows, self.settings, config.seed, processes, shares)
         self._validation = make_validation(data, config)
         self.steps_per_epoch = len(self._batches)
         self.total_steps = self.settings.epochs * self.steps_per_epoch

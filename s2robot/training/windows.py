@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from s2robot.data import DemonstrationDataset
 from s2robot.feature_cache import CachedFeatures
+from s2robot.feature_cache.joined import JoinedFeatures
 from s2robot.interfaces import Batch, DatasetError, Observation
 
 
@@ -107,7 +108,7 @@ class WindowDataset(Dataset[Batch]):
     def __init__(
         self,
         demonstrations: Demonstrations,
-        features: dict[str, CachedFeatures],
+        features: Mapping[str, CachedFeatures | JoinedFeatures],
         episodes: Sequence[int],
         *,
         observation_steps: int,
@@ -124,6 +125,7 @@ class WindowDataset(Dataset[Batch]):
         self._last = np.repeat(first + lengths - 1, lengths)
         self._shift = np.repeat([demonstrations.starts[index] for index in episodes] - first, lengths)
         self._episode = np.repeat(np.arange(len(lengths)), lengths)
+        self.demonstration = np.repeat(np.asarray(episodes, int), lengths)  # of each window, as in `demonstrations`
         self._observation_offsets = np.arange(1 - observation_steps, 1)
         self._action_offsets = np.arange(action_steps)
 

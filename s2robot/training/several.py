@@ -1,0 +1,127 @@
+"""Several datasets in one run: opened, planned one by one, compared, and joined."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from s2robot.config import TrainConfig
+from s2robot.data import DemonstrationDataset, open_dataset
+from s2robot.feature_cache.joined import JoinedFeatures
+from s2robot.interfaces import DatasetError, Encoder, differences
+from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training
+from s2robot.training.windows import Demonstrations
+
+# What may differ between files of one environment: how they came about, and how long an episode may take.
+_OF_THE_FILE = ("collection", "rendered_from", "packages", "env_version", "s2robot")
+
+Environments = Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+"""The environment of a run, as arguments of `make_env`; for several datasets a list with one for each."""
+
+
+@contextmanager
+def opened(config: TrainConfig) -> Iterator[list[DemonstrationDataset]]:
+    """Open all datasets of a run; they are closed at the end of the block."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(open_dataset(path, cameras=config.cameras, flip=config.flip))
+            for path in config.datasets
+        ]
+
+
+def plan_all(
+    datasets: Sequence[DemonstrationDataset], config: TrainConfig, encoder: Encoder, environments: Environments = None
+) -> TrainingPlan:
+    """Plan a run over one or several datasets; see `plan_training`. Each dataset is split for validation by itself.
+
+    Raises:
+        DatasetError: a dataset lacks something, or the datasets differ in cameras, sizes, proprioception, actions or
+            environment; the message names every difference.
+    """
+    if environments is None or isinstance(environments, Mapping):
+        environments = [environments] * len(datasets)
+    plans = [
+        plan_training(dataset, config, encoder, environment)
+        for dataset, environment in zip(datasets, environments, strict=True)
+    ]
+    if len(plans) == 1:
+        return plans[0]
+    _require_alike(datasets, plans)
+    return _join(datasets, plans)
+
+
+def cached(
+    datasets: Sequence[DemonstrationDataset], plan: TrainingPlan, config: TrainConfig, encoder: Encoder
+) -> TrainingData:
+    """Encode what is not cached yet; each dataset has its own entries, the same as in a run of its own."""
+    if not plan.parts:
+        return TrainingData(plan, cache_all(datasets[0], plan, config, encoder))
+    features = [cache_all(dataset, part, config, encoder) for dataset, part in zip(datasets, plan.parts, strict=True)]
+    return TrainingData(plan, {name: JoinedFeatures(tuple(part[name] for part in features)) for name in features[0]})
+
+
+def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
+    """Plan a run, and encode the frames that are not cached yet."""
+    with opened(config) as datasets:
+        return cached(datasets, plan_all(datasets, config, encoder), config, encoder)
+
+
+def _describe(dataset: DemonstrationDataset, plan: TrainingPlan) -> dict[str, Any]:
+    first = dataset.episode(plan.episodes[0], cameras=[], proprioception=plan.proprioception)
+    environment = {name: value for name, value in plan.environment.items() if name not in ("horizon", "cameras")}
+    return {
+        "cameras (height, width)": {camera: dataset.image_size(camera) for camera in plan.spec.features},
+        "proprioception (width)": {key: first.proprioception[key].shape[1] for key in plan.proprioception},
+        "order of proprioception": plan.proprioception,
+        "action width": dataset.action_width,
+        "steps per second": dataset.fps,
+        "environment": {name: value for name, value in environment.items() if name != "image_size"},
+        "env_args": {name: value for name, value in plan.env_args.items() if name not in _OF_THE_FILE},
+    }
+
+
+def _require_alike(datasets: Sequence[DemonstrationDataset], plans: Sequence[TrainingPlan]) -> None:
+    first = _describe(datasets[0], plans[0])
+    for dataset, plan in zip(datasets[1:], plans[1:], strict=True):
+        found = [
+            f"{name}: {ours!r} there, {theirs!r} here"
+            for name, ours, theirs in differences(first, _describe(dataset, plan))
+        ]
+        if found:
+            raise DatasetError(
+                f"datasets {str(datasets[0].path)!r} (there) and {str(dataset.path)!r} (here) cannot be trained on "
+                f"together, because they differ. {'; '.join(found)}"
+            )
+
+
+def _join(datasets: Sequence[DemonstrationDataset], plans: Sequence[TrainingPlan]) -> TrainingPlan:
+    frames = np.cumsum([0, *(sum(dataset.lengths) for dataset in datasets)])
+    counts = np.cumsum([0, *(len(plan.episodes) for plan in plans)])
+    every = [plan.demonstrations for plan in plans]
+    joined = Demonstrations(
+        actions=[actions for part in every for actions in part.actions],
+        proprioception=[values for part in every for values in part.proprioception],
+        starts=[int(first) + start for first, part in zip(frames, every, strict=False) for start in part.starts],
+        names=[
+            f"{dataset.path.name} {name}" for dataset, part in zip(datasets, every, strict=True) for name in part.names
+        ],
+    )
+    horizons = [plan.environment["horizon"] for plan in plans if plan.environment.get("horizon") is not None]
+    longest = {"horizon": max(horizons)} if horizons else {}
+    return replace(
+        plans[0],
+        demonstrations=joined,
+        training_episodes=[int(n) + i for n, plan in zip(counts, plans, strict=False) for i in plan.training_episodes],
+        validation_episodes=[
+            int(n) + i for n, plan in zip(counts, plans, strict=False) for i in plan.validation_episodes
+        ],
+        environment={**plans[0].environment, **longest},
+        fingerprint=hashlib.sha256(" ".join(plan.fingerprint for plan in plans).encode()).hexdigest(),
+        renderers=sorted({renderer for plan in plans for renderer in plan.renderers}),
+        parts=tuple(plans),
+    )
