@@ -143,6 +143,7 @@ class Episode:
         success: whether the task was solved by the end of the recording.
         rewards: optional reward after each action, float32 [T].
         states: optional simulator states, float64 [T, S].
+        other_actions: further recorded arrays of actions by name, such as `actions_abs`, [T] or [T, d] each.
         model_file: optional MJCF model of the recorded scene.
         attributes: anything else that the format records (seed, expert, …), as plain JSON values.
     """
@@ -154,6 +155,7 @@ class Episode:
     rewards: np.ndarray | None = None
     states: np.ndarray | None = None
     model_file: str | None = None
+    other_actions: Mapping[str, np.ndarray] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

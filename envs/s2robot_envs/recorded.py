@@ -99,6 +99,23 @@ def recorded_settings(env_args: Mapping[str, Any], spec: TaskSpec) -> dict[str, 
     return {**found, **({"robosuite": further} if further else {})}
 
 
+def recorded_controllers(env_args: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the recorded controllers of each robot as robosuite 1.5 takes them; None if none are recorded.
+
+    `recorded_settings` leaves them out where the robot's own move alike, though their frame of reference may differ.
+
+    Raises:
+        EnvConfigError: a recorded controller is not one of robosuite 1.5.
+    """
+    kwargs = env_args.get("env_kwargs") or {}
+    if kwargs.get("controller_configs") is None:
+        return None
+    robots = _per_robot(kwargs.get("robots") or "Panda", None)
+    configs = _per_robot(kwargs["controller_configs"], len(robots))
+    version = env_args.get("env_version")
+    return [composite_controller(config, robot, version) for config, robot in zip(configs, robots, strict=True)]
+
+
 def unrecorded(env_args: Mapping[str, Any]) -> list[str]:
     """Return those of `robots`, `controller_configs` and `control_freq` that the description does not record."""
     kwargs = env_args.get("env_kwargs") or {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from s2robot_envs.absolute import absolute_action, require_increments
 from s2robot_envs.errors import EnvConfigError, WorkerError
 from s2robot_envs.factory import make_env
 from s2robot_envs.libero_env import LiberoEnv
@@ -36,12 +37,14 @@ class RecordedEpisode:
         seed: reset seed that recreates the scene, if `RobosuiteEnv` made the recording.
         model_file: the recorded scene (MJCF), needed if there is no seed; the paths of robosuite's meshes and textures
             are adapted to this machine.
+        actions: actions [T, A] whose absolute poses are wanted too; None = they are not.
     """
 
     name: str
     states: np.ndarray
     seed: int | None = None
     model_file: str | None = None
+    actions: np.ndarray | None = None
 
 
 def replay_episode(env: RobosuiteEnv | LiberoEnv, recording: RecordedEpisode) -> Replayed:
@@ -49,7 +52,7 @@ def replay_episode(env: RobosuiteEnv | LiberoEnv, recording: RecordedEpisode) ->
 
     Returns:
         `images`: camera -> uint8 [T, H, W, 3]; `proprioception`: key -> float32 [T, d]; `renderer`: OpenGL's renderer
-        and version, or None without images.
+        and version, or None without images; `actions_abs` float64 [T, A] if the recording has actions.
 
     Raises:
         EnvConfigError: the recording has neither seed nor model, or its model or states do not fit the task.
@@ -62,11 +65,16 @@ def replay_episode(env: RobosuiteEnv | LiberoEnv, recording: RecordedEpisode) ->
         env.load_scene(recording.model_file)
     else:
         load_model(env, recording.model_file)
-    observations = []
-    for state in recording.states:
+    observations, absolute = [], []
+    if recording.actions is not None:
+        require_increments(env.simulator)
+    for step, state in enumerate(recording.states):
         env.set_state(state)
         observations.append(env.observe())
+        if recording.actions is not None:
+            absolute.append(absolute_action(env.simulator, recording.actions[step]))
     return {
+        **({"actions_abs": np.stack(absolute)} if absolute else {}),
         "images": {camera: np.stack([o[f"{camera}_image"] for o in observations]) for camera in env.image_sizes},
         "proprioception": {key: np.stack([o[key] for o in observations]) for key in env.proprioception},
         "renderer": env.renderer_name,

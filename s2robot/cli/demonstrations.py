@@ -101,6 +101,7 @@ def render_demonstrations(config: RenderConfig) -> None:
     from s2robot.data.rerender import described, render_dataset
     from s2robot.data.selection import select_episodes
     from s2robot_envs import make_env
+    from s2robot_envs.recorded import recorded_controllers
     from s2robot_envs.replay import RecordedEpisode, replay
 
     if Path(config.out).exists() and not config.overwrite:
@@ -121,6 +122,8 @@ def render_demonstrations(config: RenderConfig) -> None:
             "image_size": config.size,
             "render_profile": config.render_profile or recorded.get("render_profile", "fast"),
         }
+        if config.absolute_actions and (controllers := recorded_controllers(env_args)):
+            kwargs["controller"] = controllers  # poses are in the frame of reference of these
         env: Any = make_env(**kwargs)
         ours, action_width = env.env_args(), env.action_space.shape[0]
         env.close()
@@ -132,7 +135,13 @@ def render_demonstrations(config: RenderConfig) -> None:
         ) -> Iterator[dict[str, Any]]:
             recordings = (
                 # A seed reproduces the scene of our own environments only; others need the recorded model.
-                RecordedEpisode(name, states, episode.attributes.get("seed") if recorded else None, episode.model_file)
+                RecordedEpisode(
+                    name,
+                    states,
+                    episode.attributes.get("seed") if recorded else None,
+                    episode.model_file,
+                    episode.actions if config.absolute_actions else None,
+                )
                 for name, states, episode in episodes
             )
             return replay(kwargs, recordings, workers=config.workers)

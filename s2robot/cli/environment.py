@@ -16,6 +16,7 @@ from s2robot.cli.recorded import (
 from s2robot.config import TrainConfig
 from s2robot.config.environment import NO_TASK, ROBOT_OPTIONS
 from s2robot.data import open_dataset
+from s2robot.data.actions import controllers_for, recorded_environment_kept
 from s2robot.data.appearance import look_of
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.libero import is_libero
@@ -48,7 +49,9 @@ def environment_of(config: TrainConfig) -> dict[str, Any] | None:
         return {}
     if config.task is None:
         require_evaluable_as_recorded(config.dataset)
-    with open_dataset(config.dataset, cameras=config.cameras, flip=config.flip) as dataset:
+    with open_dataset(
+        config.dataset, cameras=config.cameras, flip=config.flip, action_key=config.action_keys
+    ) as dataset:
         keys = config.proprioception
         keys = dataset.select_proprioception(dataset.seen_by_default() if keys is None else keys)
         if config.task is not None:
@@ -56,10 +59,13 @@ def environment_of(config: TrainConfig) -> dict[str, Any] | None:
         else:
             environment = _recorded_environment(dataset, keys)
         chosen = select_episodes(dataset, config.selection)[: config.num_demonstrations]
+        kept = recorded_environment_kept(dataset, config.task, config.controller)
+        env_args, changed = controllers_for(dataset, config.controller_input) if kept else (dataset.env_args, {})
         if environment is None:
-            if takes_unit_actions(dataset.env_args):
+            if takes_unit_actions(env_args):
                 _say_out_of_range(dataset, chosen)
             return None
+        environment = {**environment, **changed}
         env = _made(dataset, environment, needed=config.task is not None)
         if env is None:
             return None

@@ -95,7 +95,7 @@ def encode(words: list[str]) -> Output:
     config: TrainConfig = compose("train_policy", words)
     # An error here is told before torch is imported, which takes seconds.
     for path in config.datasets:
-        open_dataset(path, cameras=config.cameras, flip=config.flip).close()
+        open_dataset(path, cameras=config.cameras, flip=config.flip, action_key=config.action_keys).close()
     from s2robot.encoder import S2Encoder
     from s2robot.training import prepare
 

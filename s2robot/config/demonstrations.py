@@ -57,6 +57,8 @@ class RenderConfig(Selecting):
     task: str | None = None  # null = as recorded; robosuite:<module>:<name> imports a module that registers it
     render_profile: str | None = None  # null = as recorded, else fast
     workers: int | None = None  # null = one per core
+    # Whether to record `actions_abs` too: the absolute poses that the recorded increments command (`action_key=`).
+    absolute_actions: bool = False
     overwrite: bool = False
     episodes: list[Any] | None = None  # positions, ranges such as "10-19", names; null = all
     filter_key: str | None = None  # only what this list in the file names, such as robomimic's mask/better

@@ -17,6 +17,7 @@ from s2robot.system.precision import PRECISIONS
 
 SCHEDULES = ("cosine", "constant")
 LOGGERS = ("tensorboard", "wandb")
+CONTROLLER_INPUTS = ("delta", "absolute")
 
 
 @dataclass
@@ -97,7 +98,13 @@ class TrainConfig(Selecting, EnvironmentSettings):
     """One training run: `python train_policy.py`. Beside the settings below, it has those of `EnvironmentSettings`."""
 
     # Settings that were added later, with the value that means what the code did before; see `without_former`.
-    former: ClassVar[dict[str, Any]] = {"flip": [], "validation_filter_key": None, "dataset_weights": None}
+    former: ClassVar[dict[str, Any]] = {
+        "flip": [],
+        "validation_filter_key": None,
+        "dataset_weights": None,
+        "action_key": None,
+        "controller_input": None,
+    }
 
     dataset: Any = MISSING  # a file or folder; or a list of them, whose cameras, observations and actions agree
     # Of several datasets: how many windows of each are drawn, relative to the others; null = each window once an epoch.
@@ -113,6 +120,12 @@ class TrainConfig(Selecting, EnvironmentSettings):
     # Names, or a mapping such as {front: agentview_rgb} (new name: recorded name); null = every camera of the dataset.
     cameras: Any = None
     flip: list[str] = field(default_factory=list)  # cameras whose pictures were stored upside down
+    # Recorded array of actions to learn (`s2robot inspect` lists them), or a list that is put side by side; null = the
+    # format's own, `actions` or `action`.
+    action_key: Any = None
+    # How the environment's controllers take these actions, `delta` or `absolute`; null = as the names of `action_key`
+    # say, else as recorded. Evaluation makes the controllers accordingly.
+    controller_input: str | None = None
     proprioception: list[str] | None = None  # null = every key except `object`, the true object poses
     render_profile: str | None = None  # an error unless the dataset was rendered in this profile; null = accept any
     cache_dir: str = "outputs/feature_cache"
@@ -127,6 +140,19 @@ class TrainConfig(Selecting, EnvironmentSettings):
         self._check_datasets()
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require_cameras(self.cameras)
+        named = all(isinstance(key, str) and key for key in self.action_keys)
+        require(
+            named and (self.action_key is None or bool(self.action_keys)),
+            "action_key",
+            self.action_key,
+            "null, a name such as actions_abs, or a list of names",
+        )
+        require(
+            self.controller_input in (None, *CONTROLLER_INPUTS),
+            "controller_input",
+            self.controller_input,
+            f"{', '.join(CONTROLLER_INPUTS)}, or null",
+        )
         if self.num_demonstrations is not None:
             require(self.num_demonstrations >= 2, "num_demonstrations", self.num_demonstrations, "2 or more")
         # `pixels` passes images through untouched, and only resnet18 can learn from them; resnet18 takes nothing else.
@@ -136,6 +162,13 @@ class TrainConfig(Selecting, EnvironmentSettings):
             self.readout.name,
             "resnet18 with encoder.backbone=pixels, and only then",
         )
+
+    @property
+    def action_keys(self) -> list[str]:
+        """The arrays that actions are read from; empty for the format's own."""
+        if isinstance(self.action_key, list | tuple):
+            return list(self.action_key)
+        return [] if self.action_key is None else [self.action_key]
 
     @property
     def datasets(self) -> list[str]:

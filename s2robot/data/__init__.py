@@ -49,26 +49,30 @@ FORMATS = Registry(
 )
 
 
-def open_dataset(path: str | Path, *, cameras: Cameras = None, flip: Sequence[str] = ()) -> DemonstrationDataset:
+def open_dataset(
+    path: str | Path, *, cameras: Cameras = None, flip: Sequence[str] = (), action_key: Sequence[str] = ()
+) -> DemonstrationDataset:
     """Open recorded demonstrations for reading; the format follows from the name and kind of the path.
 
     Args:
         path: the file or folder.
         cameras: cameras to offer, a list of names or a mapping of new names to recorded ones; None for all.
         flip: cameras, by the names they have here, whose pictures are turned upside down.
+        action_key: recorded arrays that actions are read from, one beside the other; empty for the format's own.
 
     Raises:
-        DatasetError: the path does not exist, is of an unknown format, or damaged, or a camera is unknown.
+        DatasetError: the path does not exist, is of an unknown format or damaged, or a camera or array of actions is
+            unknown.
     """
     path = Path(path)
     name = format_of(path)
     reader: type[DemonstrationDataset] = FORMATS[name]
     dataset = reader(path)
     dataset.package = FORMATS.provider(name)
-    if cameras is None and not flip:
-        return dataset
     try:
-        return CameraView(dataset, cameras, flip)
+        if action_key:
+            dataset.choose_actions(list(action_key))
+        return dataset if cameras is None and not flip else CameraView(dataset, cameras, flip)
     except BaseException:
         dataset.close()
         raise

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from PIL import Image
 
+from s2robot.data.files import READ_ERRORS as READ_ERRORS
+from s2robot.data.files import decode_picture as decode_picture
+from s2robot.data.files import described, hash_files
 from s2robot.data.index import Index as Index
 from s2robot.data.index import steps_per_second as steps_per_second
 from s2robot.data.kinds import LIKE_PICTURES, why_left_out
 from s2robot.interfaces import DatasetError, Episode, unknown_name
 
 RENDERER = "renderer"  # attribute of a demonstration: OpenGL's renderer and version that drew its images
-# Exceptions that the libraries of all formats raise for damaged files, found by flipping bytes: a damaged shape asks
-# for an absurd amount of memory, a damaged type has no counterpart in NumPy. Which one depends on the library version.
-READ_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-)
 
 
 class DemonstrationDataset(ABC):
@@ -51,7 +39,8 @@ class DemonstrationDataset(ABC):
         skipped: observation -> why it is not read.
         conversions: camera -> what is done to its stored numbers, in words; cameras with RGB bytes are not in it.
         unread: (demonstration, `states` or `rewards`) -> why it is not read; grows as episodes are read.
-        integer_actions, action_space: see `Index`.
+        integer_actions, action_space, action_arrays: see `Index`.
+        action_keys: arrays that actions are read from, one beside the other; empty for the format's own.
         env_args: the recorded environment description; empty if the format has none.
         fps: steps per second; None if neither the format nor `env_args` records them.
         package: installed package that brings the format, with its version; None for the formats of s2robot.
@@ -74,14 +63,14 @@ class DemonstrationDataset(ABC):
                 self.refuse_escape(file)
             self._open()
         except self.read_errors as error:
-            raise self.error(f"cannot be read (truncated or another kind of file): {_described(error)}") from error
+            raise self.error(f"cannot be read (truncated or another kind of file): {described(error)}") from error
         try:
             index = self._read_index()
             if not index.demos:
                 raise self.error("holds no demonstrations")
         except self.read_errors as error:
             self.close()
-            raise self.error(f"cannot be read (truncated or another kind of file): {_described(error)}") from error
+            raise self.error(f"cannot be read (truncated or another kind of file): {described(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -90,6 +79,7 @@ class DemonstrationDataset(ABC):
         self.skipped = index.skipped
         self.conversions = {camera: words for camera, words in index.conversions.items() if words}
         self.integer_actions, self.action_space = index.integer_actions, index.action_space
+        self.action_arrays, self.action_keys = index.action_arrays, list[str]()
         self.unread: dict[tuple[str, str], str] = {}
         self.env_args, self.fps = index.env_args, steps_per_second(index.env_args, index.fps)
         self._image_sizes = index.image_sizes
@@ -115,6 +105,10 @@ class DemonstrationDataset(ABC):
     @abstractmethod
     def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
         """Read one episode as recorded; the caller validates it."""
+
+    def read_actions(self, index: int, key: str) -> Any:
+        """Return one of the arrays that `action_arrays` names, of one episode, as recorded and unchecked."""
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:
@@ -152,7 +146,7 @@ class DemonstrationDataset(ABC):
         except self.read_errors as error:
             name = file.relative_to(self.path).as_posix() if file.is_relative_to(self.path) else file.name
             raise self.error(
-                f"{name} cannot be read (truncated or another kind of file): {_described(error)}", demo
+                f"{name} cannot be read (truncated or another kind of file): {described(error)}", demo
             ) from error
 
     def refuse_escape(self, file: Path) -> None:
@@ -227,11 +221,33 @@ class DemonstrationDataset(ABC):
         demo = self.demos[index]
         try:
             episode = self._read(index, cameras, keys)
+            if self.action_keys:
+                parts = [self._chosen_actions(index, key) for key in self.action_keys]
+                episode = replace(episode, actions=np.concatenate(parts, axis=1))
         except self.read_errors as error:
-            raise self.error(f"cannot be read (truncated?): {_described(error)}", demo) from error
+            raise self.error(f"cannot be read (truncated?): {described(error)}", demo) from error
         episode = self._without_faults(demo, self.lengths[index], episode)
         self._check(demo, self.lengths[index], episode)
         return episode
+
+    def choose_actions(self, keys: list[str]) -> None:
+        """Read actions from other recorded arrays from now on: those of `keys`, one beside the other.
+
+        Raises:
+            DatasetError: the dataset has no such array; the message lists its arrays.
+        """
+        keys = self._select("array of actions", keys, list(self.action_arrays))
+        self.action_keys, self.action_space = keys, ""
+        self.action_width = sum(self.action_arrays[key].width for key in keys)
+        self.integer_actions = any(self.action_arrays[key].integer for key in keys)
+
+    def _chosen_actions(self, index: int, key: str) -> np.ndarray:
+        """Return one array of `action_keys`, float32 [T, d], checked as the format's own actions are."""
+        demo, width = self.demos[index], self.action_arrays[key].width
+        values = self.numbers(demo, key, self.read_actions(index, key))
+        if values.shape != (self.lengths[index], width):
+            raise self.error(f"{key!r} has shape {values.shape}; valid: {(self.lengths[index], width)}", demo)
+        return values
 
     def read_images(self, index: int, camera: str, first: int, out: np.ndarray) -> None:
         """Fill `out`, uint8 [n, H, W, 3], with a demonstration's frames `first` … `first` + n - 1.
@@ -310,41 +326,11 @@ class DemonstrationDataset(ABC):
         The version of another package's reader is part of it, because it may read other frames from the same bytes.
         """
         if self._fingerprint is None:
-            self._fingerprint = _hash_files(self.path, self._files())
+            self._fingerprint = hash_files(self.path, self._files())
         if self.package is None:
             return self._fingerprint
         return hashlib.sha256(f"{self.package} {self._fingerprint}".encode()).hexdigest()
 
 
-def _hash_files(root: Path, files: Sequence[Path]) -> str:
-    digests = {}
-    for path in files:
-        with path.open("rb") as file:
-            digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    folder = root if root.is_dir() else root.parent
-    lines = sorted(f"{path.relative_to(folder).as_posix()} {digest}" for path, digest in digests.items())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 def _first_not_finite(values: np.ndarray) -> int:
     return int(np.argwhere(~np.isfinite(values))[0, 0])
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def decode_picture(data: bytes) -> np.ndarray:
-    """Decode a JPEG or PNG image to uint8 [H, W, 3].
-
-    Raises:
-        OSError: the image cannot be decoded.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    # Damaged bytes raise any type: Pillow's own for a decompression bomb, SyntaxError for a broken PNG.
-    except Exception as error:
-        raise OSError(f"a picture cannot be decoded: {_described(error)}") from error

@@ -46,6 +46,7 @@ class CameraView(DemonstrationDataset):
         self.conversions = {new: source.conversions[old] for new, old in cameras.items() if old in source.conversions}
         self.skipped, self.unread = source.skipped, source.unread
         self.integer_actions, self.action_space = source.integer_actions, source.action_space
+        self.action_arrays, self.action_keys = source.action_arrays, source.action_keys
         self.env_args, self.fps = source.env_args, source.fps
         self._image_sizes = {name: source.image_size(recorded) for name, recorded in cameras.items()}
 
@@ -73,6 +74,10 @@ class CameraView(DemonstrationDataset):
         self.select_cameras([camera])
         self._source.read_images(index, self._recorded[camera], first, out)
         out[:] = self._turned(camera, out).copy()
+
+    def read_actions(self, index: int, key: str) -> Any:
+        """Return one array of actions of the source."""
+        return self._source.read_actions(index, key)
 
     def _turned(self, camera: str, images: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(images[:, ::-1]) if camera in self._flipped else images

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from s2robot.config.selection import Selection
 from s2robot.data import open_dataset
+from s2robot.data.actions import other_actions
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.cameras import Cameras
 from s2robot.data.fields import refuse_discrete_actions
@@ -93,8 +94,10 @@ def convert_dataset(
             # A robomimic writer keeps what an interrupted run wrote; a LeRobot folder always starts anew.
             done = writer.count if isinstance(writer, RobomimicWriter) else 0
             for index in tqdm(chosen[done:], initial=done, total=len(chosen), unit="demo", desc="converting"):
-                writer.add(dataclasses.replace(source.episode(index, proprioception=keys), **dropped))
-        _tell(source, keys, dropped, [] if to_robomimic else list(filter_keys_of(source)))
+                others = other_actions(source, index) if to_robomimic else {}
+                episode = source.episode(index, proprioception=keys)
+                writer.add(dataclasses.replace(episode, other_actions=others, **dropped))
+        _tell(source, keys, dropped, to_robomimic)
         return len(chosen)
 
 
@@ -108,13 +111,15 @@ def _unsound(source: DemonstrationDataset, chosen: list[int]) -> dict[str, Any]:
     return {field: None for _, field in source.unread}
 
 
-def _tell(source: DemonstrationDataset, keys: list[str], dropped: dict[str, Any], filter_keys: list[str]) -> None:
+def _tell(source: DemonstrationDataset, keys: list[str], dropped: dict[str, Any], to_robomimic: bool) -> None:
     """Name what was not copied or was converted, and why, on stderr."""
     for camera, words in source.conversions.items():
         print(f"{str(source.path)!r}: converted: {camera} ({words})", file=sys.stderr)
     told = {name: why for name, why in source.left_out().items() if name not in keys}
     told |= {f"{field} of {demo}": why for (demo, field), why in source.unread.items()}
-    told |= {f"filter key {key}": "a LeRobot folder has none" for key in filter_keys}
+    if not to_robomimic:
+        told |= {f"filter key {key}": "a LeRobot folder has none" for key in filter_keys_of(source)}
+        told |= dict.fromkeys(list(source.action_arrays)[1:], "a LeRobot folder gets the format's own actions only")
     told |= {f"{field} of the others": "a LeRobot folder has the same fields in all episodes" for field in dropped}
     for name, why in told.items():
         print(f"{str(source.path)!r}: not copied: {name} ({why})", file=sys.stderr)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class ActionArray(NamedTuple):
+    """A recorded array of actions: its width, and whether it is stored as integers or booleans."""
+
+    width: int
+    integer: bool
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Index:
         conversions: camera -> what is done to its stored numbers, in words; empty or missing for RGB bytes.
         integer_actions: whether actions are stored as integers or booleans.
         action_space: gymnasium's type of the recorded action space, such as `Discrete`; empty if none is recorded.
+        action_arrays: every recorded array of actions by name, the format's own first.
     """
 
     demos: list[str]
@@ -36,6 +44,7 @@ class Index:
     conversions: dict[str, str] = field(default_factory=dict)
     integer_actions: bool = False
     action_space: str = ""
+    action_arrays: dict[str, ActionArray] = field(default_factory=dict)
 
 
 def dotted(paths: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -43,6 +43,7 @@ class Inspection:
         conversions: camera -> what is done to its stored numbers; cameras with RGB bytes are not in it.
         filter_keys: filter key of the file -> number of demonstrations that it lists.
         left_out: observation that a policy does not see unless it is asked for, or that cannot be read -> why.
+        other_actions: recorded arrays of actions besides the format's own -> width; `action_key=` chooses them.
         missing: fields that the format can hold but this dataset lacks.
         problems: likely faults, one sentence each; empty for a sound dataset.
     """
@@ -59,6 +60,7 @@ class Inspection:
     conversions: dict[str, str] = field(default_factory=dict)
     filter_keys: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    other_actions: dict[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -80,6 +82,7 @@ class Inspection:
                 for key, (width, low, high) in self.proprioception.items()
             ),
             *(f"action {i:<8} {low:+.4g} to {high:+.4g}" for i, (low, high) in enumerate(self.action_range.T.tolist())),
+            *(f"action_key      {key}: {width} wide" for key, width in self.other_actions.items()),
             *(f"left out        {key}: {why}" for key, why in self.left_out.items()),
             f"missing         {', '.join(self.missing) or 'nothing'}",
             *(f"PROBLEM         {problem}" for problem in self.problems),
@@ -182,6 +185,7 @@ def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Range
             low, high = ranges.low[name], ranges.high[name]
             result.proprioception[key] = (len(low), float(low.min()), float(high.max()))
     result.left_out, result.conversions = dataset.left_out(), dataset.conversions
+    result.other_actions = {key: array.width for key, array in list(dataset.action_arrays.items())[1:]}
     if not dataset.cameras:
         result.missing.append("images (`s2robot render` makes them from states)")
     # An episode that cannot be read is a problem already.

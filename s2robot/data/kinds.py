@@ -103,6 +103,8 @@ def why_left_out(key: str) -> str | None:
     ('it is the state of an object, by its name', None, None)
     """
     words = _words(key)
+    if words[:1] in (["action"], ["actions"]):
+        return "it is an action, by its name"
     if _OBJECTS & set(words):
         return _OF_AN_OBJECT
     if _TEXT & set(words):

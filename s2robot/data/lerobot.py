@@ -8,8 +8,8 @@ videos/<key>/chunk-000/file-000.mp4      the frames of many episodes one after a
 ```
 
 Names lose their prefix when read: the camera `observation.images.front` becomes `front`, `observation.state` becomes
-`state`. If `info.json` has `state_parts` (key -> width), which only this package writes, `observation.state` is split
-into those keys.
+`state`. `action` holds the actions; `action.<…>` are others, which `action_key=` chooses. If `info.json` has
+`state_parts` (key -> width), which only this package writes, `observation.state` is split into those keys.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from s2robot.data.base import DemonstrationDataset, Index, decode_picture
 from s2robot.data.fields import recorded_success
+from s2robot.data.index import ActionArray
 from s2robot.data.kinds import LIKE_PICTURES
 from s2robot.interfaces import Episode
 from s2robot.system.extras import import_extra
@@ -81,6 +82,7 @@ class LeRobotDataset(DemonstrationDataset):
             proprioception=sorted(self._keys),
             skipped=skipped,
             integer_actions=_is_integer(features[ACTION]["dtype"]),
+            action_arrays=_action_arrays(features),
             env_args=self._info.get("env_args") or {},
             fps=self._info.get("fps"),
         )
@@ -121,10 +123,24 @@ class LeRobotDataset(DemonstrationDataset):
         self.refuse_escape(path)
         return path
 
+    def _data_file(self, index: int) -> Path:
+        row = self._episodes[index]
+        return self._file_of("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+
+    def read_actions(self, index: int, key: str) -> Any:
+        """Return one array of actions as recorded."""
+        demo, path = self.demos[index], self._data_file(index)
+        with self.reading(path, demo):
+            if key not in self._parquet.read_schema(path).names:
+                raise self.error(f"field {key!r} is missing in {path.name}", demo)
+            wanted = [("episode_index", "==", self._episodes[index]["episode_index"])]
+            table = self._parquet.read_table(path, columns=["frame_index", key], filters=wanted)
+            return table.sort_by("frame_index")[key].to_pylist()
+
     def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
         demo, row = self.demos[index], self._episodes[index]
         features = self._info["features"]
-        path = self._file_of("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        path = self._data_file(index)
         optional = [key for key in (REWARD, SUCCESS, STATES) if key in features]
         pictures = [self._cameras[name] for name in cameras if features[self._cameras[name]]["dtype"] == "image"]
         vectors = dict.fromkeys(self._keys[name][0] for name in proprioception)
@@ -198,6 +214,16 @@ def _is_colour(feature: dict[str, Any]) -> bool:
     depth = described.get("is_depth_map") or described.get("video.is_depth_map")
     shape = feature["shape"]
     return not depth and len(shape) == 3 and bool({3, 4} & {shape[0], shape[2]})
+
+
+def _action_arrays(features: dict[str, dict[str, Any]]) -> dict[str, ActionArray]:
+    return {
+        key: ActionArray(int(np.prod(features[key]["shape"])), _is_integer(features[key]["dtype"]))
+        for key in sorted(features, key=lambda key: (key != ACTION, key))
+        if key.startswith(ACTION)
+        and len(features[key]["shape"]) <= 1
+        and features[key]["dtype"] not in (*_PICTURES, "string")
+    }
 
 
 def _is_integer(dtype: str) -> bool:

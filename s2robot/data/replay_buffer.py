@@ -1,7 +1,7 @@
 """Diffusion Policy's replay buffer: all episodes, one after another, in one zarr v2 group (a folder or a zip).
 
 ```
-data/action         [N, A]
+data/action         [N, A];  data/action_<…>  other actions [N] or [N, d], chosen by `action_key=`
 data/<camera>       uint8 [N, H, W, C] or [N, C, H, W], C 1, 3 or 4; or float32 [N, H, W, 3] holding whole numbers from
                     0 to 255 (PushT)
 data/<key>          [N] or [N, d] numbers; arrays with more axes are skipped
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from s2robot.data.base import READ_ERRORS, DemonstrationDataset, Index
-from s2robot.data.index import dotted
+from s2robot.data.index import ActionArray, dotted
 from s2robot.data.kinds import why_not_vector
 from s2robot.data.pictures import Pictures, find_pictures
 from s2robot.interfaces import Episode
@@ -144,6 +144,11 @@ class ReplayBufferDataset(DemonstrationDataset):
             for name, array in others.items()
             if (why := found[name] or why_not_vector(array.dtype, array.shape))
         }
+        actions = {
+            name: ActionArray(int(np.prod(array.shape[1:])), array.dtype.kind in "iub")
+            for name, array in arrays.items()
+            if name.startswith(_ACTION) and array.ndim in (1, 2) and array.dtype.kind in "fiub"
+        }
         return Index(
             demos=[f"episode_{index}" for index in range(len(ends))],
             lengths=lengths.tolist(),
@@ -153,6 +158,7 @@ class ReplayBufferDataset(DemonstrationDataset):
             proprioception=sorted(name for name in others if name not in skipped),
             skipped=skipped | odd | self._hidden,
             integer_actions=arrays[_ACTION].dtype.kind in "iub",
+            action_arrays={name: actions[name] for name in sorted(actions, key=lambda name: name != _ACTION)},
         )
 
     def _arrays(self) -> dict[str, Any]:
@@ -172,18 +178,21 @@ class ReplayBufferDataset(DemonstrationDataset):
 
     def _read(self, index: int, cameras: list[str], proprioception: list[str]) -> Episode:
         demo = self.demos[index]
-        steps = slice(self._starts[index], self._starts[index] + self.lengths[index])
-
-        def values(name: str) -> np.ndarray:
-            path = f"data/{self._paths[name]}"
-            with self.reading(self.path / path, demo):
-                return np.asarray(self._array(path)[steps])
-
+        pictures = {camera: self._values(index, camera) for camera in cameras}
         return Episode(
-            actions=self.numbers(demo, _ACTION, values(_ACTION)),
-            images={camera: self._pictures[camera].rgb(self, demo, camera, values(camera)) for camera in cameras},
-            proprioception={key: self.numbers(demo, key, values(key)) for key in proprioception},
+            actions=self.numbers(demo, _ACTION, self._values(index, _ACTION)),
+            images={camera: self._pictures[camera].rgb(self, demo, camera, pictures[camera]) for camera in cameras},
+            proprioception={key: self.numbers(demo, key, self._values(index, key)) for key in proprioception},
         )
+
+    def _values(self, index: int, name: str) -> np.ndarray:
+        path = f"data/{self._paths[name]}"
+        with self.reading(self.path / path, self.demos[index]):
+            return np.asarray(self._array(path)[self._starts[index] : self._starts[index] + self.lengths[index]])
+
+    def read_actions(self, index: int, key: str) -> np.ndarray:
+        """Return one array of actions as recorded."""
+        return self._values(index, key)
 
 
 def _codecs(description: Any) -> set[str]:

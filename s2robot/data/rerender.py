@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from s2robot.data import libero
+from s2robot.data.actions import other_actions
 from s2robot.data.base import RENDERER, DemonstrationDataset
 from s2robot.data.robomimic import RobomimicDataset, RobomimicWriter
 from s2robot.data.selection import carried_filter_keys, copied_origin
@@ -27,10 +28,11 @@ from s2robot.interfaces import DatasetError, Episode
 REPLAY_TOLERANCE = 5e-3
 
 # Takes (name, states, episode) per demonstration. Gives, in the same order, a dictionary with `images` and
-# `proprioception` of every recorded state, and `renderer` if the simulator knows it.
+# `proprioception` of every recorded state, `renderer` if the simulator knows it, and `actions_abs` if it was asked for.
 Replay = Callable[[Iterable[tuple[str, np.ndarray, Episode]]], Iterator[dict[str, Any]]]
 
 
+ABSOLUTE_ACTIONS = "actions_abs"  # the name that robomimic's own script gives them
 _PICTURES = ("has_offscreen_renderer", "use_camera_obs", "camera_names", "camera_heights", "camera_widths")
 
 
@@ -122,6 +124,10 @@ def render_dataset(
                 dataclasses.replace(
                     episode,
                     images=replayed["images"],
+                    other_actions={
+                        **other_actions(source, index),
+                        **({ABSOLUTE_ACTIONS: replayed[ABSOLUTE_ACTIONS]} if ABSOLUTE_ACTIONS in replayed else {}),
+                    },
                     proprioception={**episode.proprioception, **replayed["proprioception"]},
                     attributes={
                         **{name: value for name, value in episode.attributes.items() if name != RENDERER},

@@ -4,6 +4,7 @@
 data                     attrs: total, env_args (JSON: env_name, type, env_version, env_kwargs, s2robot), fps
 data/demo_<i>            attrs: num_samples, model_file, success, seed, renderer
 data/demo_<i>/actions    float64 [T, A];  states [T, S];  rewards [T];  dones [T]
+data/demo_<i>/actions_<…>, data/demo_<i>/action_dict/<name>  other actions [T] or [T, d], chosen by `action_key=`
 data/demo_<i>/obs/<key>  <camera>_image uint8 [T, H, W, 3] upright; others float [T, d]
 mask/<filter key>        names of demonstrations as byte strings; ours: train, valid
 ```
@@ -24,6 +25,7 @@ robomimic does not define `success`, `renderer` and `fps`. This package adds the
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,14 @@ from s2robot.data.hdf5 import (
     require_array,
     why_not_read,
 )
-from s2robot.data.index import dotted
+from s2robot.data.index import ActionArray, dotted
 from s2robot.data.kinds import LIKE_PICTURES
 from s2robot.data.pictures import Pictures
 from s2robot.data.robomimic_writer import IMAGE_ENDING
 from s2robot.data.robomimic_writer import RobomimicWriter as RobomimicWriter
-from s2robot.interfaces import Episode, unknown_name
+from s2robot.interfaces import DatasetError, Episode, unknown_name
+
+_ACTIONS = "actions"
 
 
 class RobomimicDataset(DemonstrationDataset):
@@ -116,6 +120,7 @@ class RobomimicDataset(DemonstrationDataset):
             integer_actions=any(values.dtype.kind in "iub" for values in actions),
             env_args=libero.with_environment(self._read_env_args(data), attributes),
             fps=plain_value(data.attrs.get("fps")),
+            action_arrays=self._action_arrays(demos[0]),
         )
 
     def filter_keys(self) -> dict[str, list[str]]:
@@ -166,6 +171,34 @@ class RobomimicDataset(DemonstrationDataset):
         """Return the group of observations; Isaac Lab may record one array instead, which is then named `obs`."""
         observations = self._item(demo, "obs")
         return {"obs": observations} if isinstance(observations, h5py.Dataset) else observations
+
+    def _action_arrays(self, demo: str) -> dict[str, ActionArray]:
+        """Return a demonstration's arrays of actions: `actions`, and others such as `action_dict/abs_pos`."""
+        found = {}
+        named = [name for name in names(self._demo(demo)) if name.startswith("action")]
+        for name in sorted(named, key=lambda name: name != _ACTIONS):
+            for key in self._action_keys(demo, name):
+                with suppress(DatasetError):
+                    array = self._action_array(demo, key)
+                    if array.ndim in (1, 2) and array.dtype.kind in "fiub":
+                        found[key] = ActionArray(int(np.prod(array.shape[1:])), array.dtype.kind in "iub")
+        return found
+
+    def _action_keys(self, demo: str, name: str) -> list[str]:
+        try:
+            member = self._item(demo, name)
+        except DatasetError:  # one that cannot be read matters only where it is chosen
+            return []
+        return [f"{name}/{part}" for part in names(member)] if isinstance(member, h5py.Group) else [name]
+
+    def _action_array(self, demo: str, key: str) -> h5py.Dataset:
+        name, _, part = key.partition("/")
+        member = self._item(demo, name)
+        return require_array(self, child(self, member, part, demo) if part else member, key, demo)
+
+    def read_actions(self, index: int, key: str) -> np.ndarray:
+        """Return one array of actions as recorded."""
+        return self._action_array(self.demos[index], key)[()]
 
     def _images(self, demo: str, camera: str) -> h5py.Dataset:
         key, observations = self._image_keys[camera], self._observations(demo)

@@ -171,6 +171,8 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
     if episode.model_file is not None:
         group.attrs["model_file"] = episode.model_file
     group["actions"] = episode.actions.astype(np.float64)
+    for key, values in episode.other_actions.items():
+        group[key] = values
     if episode.states is not None:
         group["states"] = episode.states
     if episode.rewards is not None:

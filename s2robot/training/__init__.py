@@ -94,15 +94,15 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes,
         torch.manual_seed(config.seed)
         policy = make_policy(config.policy, config.readout, plan.spec)
         require_fit(policy, config)
+        policy.fit_normalization(  # before anything is encoded: it refuses modes that do not suit the actions
+            [plan.demonstrations.actions[index] for index in plan.training_episodes],
+            [plan.demonstrations.proprioception[index] for index in plan.training_episodes],
+        )
         run = identity(config, encoder.fingerprint(), plan.fingerprint)
         if config.resume:
             require_same_run(Path(config.output) / STATE_FILE, run)
         with processes.main_first():  # the main process encodes; the others then find the features in the cache
             data = cached(datasets, plan, config, encoder)
-    policy.fit_normalization(
-        [plan.demonstrations.actions[index] for index in plan.training_episodes],
-        [plan.demonstrations.proprioception[index] for index in plan.training_episodes],
-    )
 
     formats = [(FORMATS, format_of(path)) for path in config.datasets]
     packages = packages_of(config.policy, config.readout, *formats, (BACKBONES, config.encoder.backbone))

@@ -13,6 +13,12 @@ import torch
 
 from s2robot.config import PolicyConfig, TrainConfig, TrainingConfig
 from s2robot.data import DemonstrationDataset
+from s2robot.data.actions import (
+    changed_controllers,
+    controllers_for,
+    recorded_environment_kept,
+    refuse_absolute_in_disguise,
+)
 from s2robot.data.appearance import check_look, size_entry
 from s2robot.data.fields import refuse_discrete_actions
 from s2robot.data.horizon import with_horizon
@@ -44,7 +50,7 @@ class TrainingPlan:
         spec: sizes that the policy is built for.
         proprioception: observation keys, in the order they are concatenated.
         environment: keyword arguments that recreate the environment.
-        env_args: the environment description that the dataset records.
+        env_args: the environment description that the dataset records, with controllers that take the chosen actions.
         fingerprint: fingerprint of the dataset.
         renderers: renderers that drew the dataset's images, if recorded.
         parts: the plans of several datasets of which this one is made, in order; empty for one dataset.
@@ -134,7 +140,16 @@ def plan_training(
     named, told = with_horizon(named, dataset.env_args, [len(actions) for actions in demonstrations.actions])
     if told:
         _LOGGER.warning("dataset %r: %s", str(dataset.path), told)
-    described = {**named, "cameras": cameras, "image_size": sizes}, dataset.env_args, dataset.fingerprint()
+    env_args = dataset.env_args
+    if recorded_environment_kept(dataset, config.task, config.controller):
+        env_args, changed = controllers_for(dataset, config.controller_input)
+        if changed:
+            _LOGGER.warning("dataset %r: %s", str(dataset.path), changed_controllers(env_args))
+            named = {**named, **changed}
+        elif config.controller_input is None:
+            refuse_absolute_in_disguise(dataset, demonstrations.actions)
+    named = {**named, "cameras": cameras, "image_size": sizes}
+    described = named, env_args, dataset.fingerprint()
     return TrainingPlan(demonstrations, episodes, training, validation, spec, keys, *described, renderers)
 
 

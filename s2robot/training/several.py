@@ -29,7 +29,9 @@ def opened(config: TrainConfig) -> Iterator[list[DemonstrationDataset]]:
     """Open all datasets of a run; they are closed at the end of the block."""
     with ExitStack() as stack:
         yield [
-            stack.enter_context(open_dataset(path, cameras=config.cameras, flip=config.flip))
+            stack.enter_context(
+                open_dataset(path, cameras=config.cameras, flip=config.flip, action_key=config.action_keys)
+            )
             for path in config.datasets
         ]
 
