@@ -100,7 +100,7 @@ def test_the_poses_are_the_goals_that_robosuite_itself_sets():
 @pytest.mark.parametrize("name", ["JOINT_POSITION", "JOINT_TORQUE"])
 def test_controllers_without_poses_are_refused_by_name(name):
     env = make_env("Lift", cameras=[], controller=name)
-    with pytest.raises(EnvConfigError, match="absolute_actions=true needs robosuite 1.5 and an operational-space controller.*Joint"):
+    with pytest.raises(EnvConfigError, match="absolute_actions=true needs .* an operational-space controller.*Joint"):
         require_increments(env.simulator)
     env.close()
 

@@ -235,6 +235,10 @@ def test_lerobots_own_policy_trains_on_a_converted_dataset(dataset, tmp_path, mo
     [
         ({"network": "bcc"}, "did you mean 'bc'"),
         ({"network": "bc", "network_settings": {"hiden": [8]}}, "did you mean 'hidden'"),
+        (
+            {"network": "bc", "network_settings": {"action_normalization": "none"}},
+            "LeRobot, which normalises",
+        ),
         ({"network": "flow_matching", "network_settings": {"network": "transformer"}}, 'must contain "causal"'),
         ({"chunk_size": 4}, "policy.execute_steps"),
         ({"normalization_mapping": {"ACTION": "MEAN_STD"}}, r"ACTION=MEAN_STD .* choices: MIN_MAX, QUANTILES"),

@@ -163,6 +163,6 @@ def _largest_difference(run: RunGraph, graph: EncoderGraph | PolicyGraph) -> flo
             if one.shape != other.shape:
                 raise ExportError(f"the file returns shape {tuple(one.shape)}, the policy {tuple(other.shape)}")
             scale = spread[index] if isinstance(graph, EncoderGraph) else spread
-            difference = float(((one - other).abs() / scale).max())
+            difference = float(((graph.comparable(one) - graph.comparable(other)).abs() / scale).max())
             worst = difference if difference != difference else max(worst, difference)  # NaN stays, `max` may drop it
     return worst

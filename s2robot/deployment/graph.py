@@ -172,6 +172,10 @@ class EncoderGraph(nn.Module):
         image = _pictures(self._size, seed)
         return [image], self(image)
 
+    def comparable(self, features: Tensor) -> Tensor:
+        """Return the features themselves."""
+        return features
+
     def spread(self) -> Tensor:
         """Return the divisors of differences before the comparison with the tolerance: the largest value per output."""
         return torch.cat([part.abs().max().reshape(1) for part in self.example(0)[1]])
@@ -241,8 +245,9 @@ class PolicyGraph(nn.Module):
                 normal = self.policy.observation.proprioception
                 inputs.append(normal.mean + normal.std * torch.randn(port.shape, generator=random))
             elif port.name == "past_actions":
-                low, high = self.policy.actions.minimum, self.policy.actions.maximum
-                inputs.append(torch.lerp(low, high, torch.rand(port.shape, generator=random)))
+                known = self.policy.actions
+                drawn = torch.rand((*port.shape[:-1], known.layout.learned_width), generator=random)
+                inputs.append(known.layout.decode(torch.lerp(known.minimum, known.maximum, drawn)))
         generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(self._batch)]
         tape = NoiseTape(generators)
         with tape:
@@ -252,8 +257,12 @@ class PolicyGraph(nn.Module):
         return inputs, (actions.clone(),)
 
     def spread(self) -> Tensor:
-        """Return the range of each action dimension, by which differences are divided before the comparison."""
+        """Return the range of each number of `comparable`, by which differences are divided before the comparison."""
         return (self.policy.actions.maximum - self.policy.actions.minimum).clamp(min=1e-3)
+
+    def comparable(self, actions: Tensor) -> Tensor:
+        """Return actions with rotations in their 6-D form: near a half turn, equal ones can have opposite numbers."""
+        return self.policy.actions.layout.encode(actions)
 
     def _samples(self) -> bool:
         return len(self.example(0)[0]) > len(self.inputs)

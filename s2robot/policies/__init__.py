@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from s2robot.config import PolicyConfig, ReadoutConfig, build
 from s2robot.config.checks import former_of
+from s2robot.config.policy import FORMER_PROPRIOCEPTION
 from s2robot.interfaces import ConfigError, PolicySpec, unknown_name
 from s2robot.system.registry import Registry
 
@@ -31,14 +33,29 @@ POLICIES = Registry(
 
 
 def make_policy(config: PolicyConfig, readout: ReadoutConfig, spec: PolicySpec) -> Policy:
-    """Build an untrained policy.
+    """Build an untrained policy, with the normalisation and the form of rotations that its settings ask for.
+
+    The policy's class is given the width of actions as they are learned, which is larger than the recorded one if
+    there are rotations.
 
     Raises:
-        ConfigError: the policy's name is unknown, its settings are of another policy, or the package that provides it
-            cannot be imported.
+        ConfigError: the policy's name is unknown, its settings are of another policy or do not suit the action's width,
+            or the package that provides it cannot be imported.
     """
+    from s2robot.policies.action_layout import make_layout, resolve_modes
+    from s2robot.policies.normalization import ActionNormalizer, ProprioceptionNormalizer
+
     POLICIES.require_settings(config)
-    policy: Policy = POLICIES[config.name](config, readout, spec)
+    layout = make_layout(config, spec.action_width)
+    learned = spec if layout is None else replace(spec, action_width=layout.learned_width)
+    policy: Policy = POLICIES[config.name](config, readout, learned)
+    if layout is not None:
+        policy.actions = ActionNormalizer(spec.action_width, layout)
+    modes = config.proprioception_normalization
+    if modes != FORMER_PROPRIOCEPTION:
+        width, (low, high) = spec.proprioception_width, config.action_quantiles
+        resolved = resolve_modes("proprioception_normalization", modes, FORMER_PROPRIOCEPTION, width)
+        policy.observation.proprioception = ProprioceptionNormalizer(width, resolved, (low, high))
     return policy
 
 

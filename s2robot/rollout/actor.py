@@ -53,7 +53,7 @@ class Actor:
         self._inference = Inference(policy, encoder, checkpoint.spec, device)
         self._encoder = encoder
         self._checkpoint = checkpoint
-        self._ensemble = temporal_ensemble
+        self._ensemble, self._layout = temporal_ensemble, policy.actions.layout
         settings = checkpoint.config.policy
         self.execute_steps = settings.execute_steps if execute_steps is None else execute_steps
         self._observation_steps = settings.observation_steps
@@ -73,7 +73,7 @@ class Actor:
     def start(self, seed: int, frames: np.ndarray | None = None) -> RunningEpisode:
         """Return the state of an episode that begins; `frames` [1, H, W, 3] is its first frame if it is filmed."""
         no_actions = np.zeros((self._observation_steps, self._checkpoint.spec.action_width), np.float32)
-        ensemble = None if self._ensemble is None else ChunkEnsemble(self._ensemble)
+        ensemble = None if self._ensemble is None else ChunkEnsemble(self._ensemble, self._layout)
         return RunningEpisode(seed, no_actions, ensemble, frames)
 
     def prepare(self, envs: VectorEnv) -> None:

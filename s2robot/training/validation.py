@@ -38,6 +38,7 @@ class Validation:
     def __call__(self, policy: Policy, device: torch.device) -> dict[str, float]:
         """Return columns of the log: loss, mean absolute action error in environment units, and error of each part.
 
+        The action error counts a rotation that is learned in its 6-D form by these six numbers.
         Errors are means over all Ta steps of the predicted chunks.
         """
         policy.eval()
@@ -52,9 +53,12 @@ class Validation:
             predicted.append(policy.act(batch.to(device).observation, generators).float().cpu().numpy())
             demonstrated.append(batch.actions.numpy())
         mine, theirs = np.concatenate(predicted), np.concatenate(demonstrated)
+        # Near a half turn, equal rotations can have opposite numbers; in their 6-D form they cannot.
+        encode = policy.actions.layout.encode
+        difference = encode(torch.from_numpy(mine)) - encode(torch.from_numpy(theirs))
         return {
             "validation_loss": total / len(everything),
-            "validation_action_error": float(np.abs(mine - theirs).mean()),
+            "validation_action_error": float(difference.abs().numpy().mean()),
             **{f"validation_{part.name}": part.error(mine, theirs) for part in self._parts},
         }
 

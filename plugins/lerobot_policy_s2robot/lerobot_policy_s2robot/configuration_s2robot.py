@@ -80,6 +80,12 @@ class S2RobotConfig(PreTrainedConfig):
                 'policy.network_settings={"network": "transformer"} must contain "causal": false for a new policy, '
                 "true for a policy that was trained before the setting existed"
             )
+        own = sorted(PolicyConfig.former.keys() & settings.keys())
+        if own:  # they would apply to numbers that LeRobot has normalised already
+            raise ConfigError(
+                f"policy.network_settings={own[0]!r} is not possible with LeRobot, which normalises actions itself; "
+                "use policy.normalization_mapping"
+            )
         steps = {
             "observation_steps": self.n_obs_steps,
             "action_steps": self.chunk_size,

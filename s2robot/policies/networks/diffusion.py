@@ -31,6 +31,11 @@ class DiffusionSettings:
     sampler: str = "ddpm"
     inference_steps: int = 100
 
+    @property
+    def bounded(self) -> bool:
+        """Whether only numbers in [-1, 1] can be given: every sampler clips to them."""
+        return True
+
     def __post_init__(self) -> None:
         require(self.sampler in SAMPLERS, "policy.sampler", self.sampler, ", ".join(SAMPLERS))
         require(

@@ -36,6 +36,11 @@ class HeadSettings:
     min_std: float = 1e-4
     low_noise: bool = True
 
+    @property
+    def bounded(self) -> bool:
+        """Whether only numbers in [-1, 1] can be given: tanh bounds the means of a mixture."""
+        return self.head == "gmm"
+
     def __post_init__(self) -> None:
         require(self.head in HEADS, "policy.head", self.head, ", ".join(HEADS))
         require(self.modes >= 1, "policy.modes", self.modes, "1 or more")
