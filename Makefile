@@ -98,7 +98,7 @@ test-gyms: setup ## train and evaluate on PushT, FetchPickAndPlace and a task of
 	$(call INTEGRATION_TEST,gyms,tests/test_envs_gyms.py)
 
 test-clusters: setup ## run a benchmark on Ray with a worker killed, and on SLURM (where installed) with a job preempted
-	$(call INTEGRATION_TEST,clusters,tests/test_benchmark_engines.py)
+	$(call INTEGRATION_TEST,clusters,tests/test_benchmark_executors.py)
 
 lint: setup ## check style, types and layers
 	$(BIN)/ruff check .

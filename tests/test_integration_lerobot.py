@@ -41,13 +41,13 @@ def square_episode(seed, length=20):
     return Episode(track.astype(np.float32), {"front": images}, {"position": position})
 
 
-def write_dataset(folder, episodes):
-    """A LeRobot dataset of these episodes."""
+def write_dataset(folder, episodes, *words):
+    """A LeRobot dataset of these episodes; `words` are added to the conversion's command."""
     demonstrations = folder.with_suffix(".hdf5")
     with RobomimicWriter(demonstrations, {"env_name": "Squares", "type": 1, "env_kwargs": {}}) as writer:
         for episode in episodes:
             writer.add(episode)
-    arguments = [f"dataset={demonstrations}", f"out={folder}", "video=false"]
+    arguments = [f"dataset={demonstrations}", f"out={folder}", "video=false", *words]
     subprocess.run([sys.executable, "-m", "s2robot.cli", "convert", *arguments], check=True)
     return folder
 
@@ -180,7 +180,8 @@ def test_single_numbers_and_the_environments_state_are_seen(tmp_path, monkeypatc
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
     from lerobot.policies.factory import make_pre_post_processors
 
-    dataset = write_dataset(tmp_path / "narrow", [narrow_episode(seed) for seed in range(2)])
+    keys = "proprioception=[gripper,environment_state]"
+    dataset = write_dataset(tmp_path / "narrow", [narrow_episode(seed) for seed in range(2)], keys)
     frames = LeRobotDataset("local/narrow", root=dataset, video_backend="pyav")
     assert frames[0]["action"].shape == frames[0]["observation.state"].shape == ()  # LeRobot's own way
     settings = {"policy.network": "bc", "policy.network_settings": '{"hidden": [8]}', "steps": 2, "save_freq": 2}

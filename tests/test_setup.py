@@ -252,3 +252,10 @@ def test_context_that_does_not_open_names_the_backend(machine):
     status, said, _ = machine.setup(MUJOCO_GL="egl")
     assert status != 0
     assert "MUJOCO_GL=egl" in said
+
+
+def test_the_verbs_run_files_that_exist():
+    """Verbs that need other projects run rarely; a file that was renamed would go unnoticed."""
+    named = re.findall(r"[\w./]+\.(?:py|sh)\b", (ROOT / "Makefile").read_text() + (ROOT / ".ci/run").read_text())
+    assert {"train_policy.py", "scripts/setup.sh", "tests/test_export.py"} <= set(named)
+    assert [name for name in named if not (ROOT / name).is_file()] == []
