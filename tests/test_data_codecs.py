@@ -4,17 +4,24 @@ The files are laid out here: zarr v2's metadata with the settings that their cod
 """
 
 import json
+import shutil
 import sys
 import zipfile
 
 import numpy as np
 import pytest
 from moving_square import LENGTHS, SIZE, frames, numbers
+from training_runs import make_config, make_encoder
 
+from s2robot.checkpoint import load_checkpoint
 from s2robot.data import open_dataset
 from s2robot.data.conversion import convert_dataset
+from s2robot.data.fields import refuse_discrete_actions
+from s2robot.data.inspection import inspect_dataset
 from s2robot.interfaces import DatasetError
+from s2robot.policies.bc import BCConfig
 from s2robot.system.extras import MissingLibraryError
+from s2robot.training import train
 
 pytest.importorskip("zarr")
 
@@ -111,6 +118,55 @@ def test_pictures_are_bit_for_bit_what_imagecodecs_decodes(codec, kind, tmp_path
     convert_dataset(path, tmp_path / "copy.hdf5", cameras={"front": "camera0_rgb"})
     with open_dataset(tmp_path / "copy.hdf5") as copy:
         np.testing.assert_array_equal(copy.episode(0).images["front"], expected[: LENGTHS[0]])
+
+
+def umi(folder, streams):
+    """UMI's own layout: a gripper's pose and width at every step, and no actions."""
+    path = replay(folder, UMI, streams)
+    shutil.rmtree(path / "data/action")
+    steps = len(PICTURES)
+    for name, width in {"eef_pos": 3, "eef_rot_axis_angle": 3, "gripper_width": 1}.items():
+        write(path, f"data/robot0_{name}", numbers(steps, width, width + len(name)), (steps, width))
+    for name in ("demo_start_pose", "demo_end_pose"):
+        write(path, f"data/robot0_{name}", numbers(steps, 6, len(name)).astype(np.float64), (steps, 6))
+    return path
+
+
+def test_umi_records_no_actions_and_a_policy_learns_its_recorded_poses(tmp_path):
+    streams = packed(UMI)
+    path = zipped(umi(tmp_path, streams))
+    poses = ["robot0_eef_pos", "robot0_eef_rot_axis_angle", "robot0_gripper_width"]
+    found = inspect_dataset(path)
+    assert "actions (`action_key=` of training chooses what to predict)" in found.missing
+    assert set(poses) <= found.other_actions.keys()
+    assert not [problem for problem in found.problems if "cannot be read" in problem]
+    with open_dataset(path) as dataset:
+        assert dataset.cameras == ["camera0_rgb"]
+        assert dataset.episode(1).actions.shape == (LENGTHS[1], 0)
+        with pytest.raises(DatasetError, match=r"records no actions; action_key=.* chooses .*robot0_gripper_width"):
+            refuse_discrete_actions(dataset)
+    with open_dataset(path, action_key=poses) as dataset:
+        refuse_discrete_actions(dataset)
+        assert dataset.action_width == 7
+        episode = dataset.episode(1, proprioception=poses)
+        np.testing.assert_array_equal(episode.actions, np.concatenate(list(episode.proprioception.values()), axis=1))
+    with pytest.raises(DatasetError, match="records no actions"):
+        convert_dataset(path, tmp_path / "copy.hdf5")
+
+
+def test_a_policy_trains_on_a_file_of_umi(tmp_path):
+    path = umi(tmp_path, packed(UMI))
+    config = make_config(
+        tmp_path,
+        tmp_path / "run",
+        policy=BCConfig(hidden=[32], action_steps=4),
+        dataset=str(path),
+        action_key=["robot0_eef_pos", "robot0_gripper_width"],
+        training={"epochs": 1},
+    )
+    checkpoint, _ = load_checkpoint(train(config, make_encoder()))
+    assert checkpoint.spec.action_width == 4
+    assert list(checkpoint.spec.features) == ["camera0_rgb"]
 
 
 @pytest.mark.parametrize("codec", CODECS)

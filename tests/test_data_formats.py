@@ -239,7 +239,10 @@ def test_minari_damage_names_episode_and_field(change, message, tmp_path):
         (lambda root: root["data/action"].__setitem__((7, 1), np.nan), "episode_1: 'actions' is not finite at step 1"),
         (lambda root: root["meta/episode_ends"].__setitem__(slice(None), [6, 5, 19]), "valid: increasing positive"),
         (lambda root: root.__delitem__("meta"), "has no array 'meta/episode_ends'"),
-        (lambda root: root["data"].__delitem__("action"), r"has no array data/action \[N, A\]"),
+        (
+            lambda root: root["data"].create_array("action", data=np.zeros(19), overwrite=True),
+            r"data/action has shape \[19\]; valid: \[N, A\]",
+        ),
     ],
 )
 def test_replay_buffer_damage_names_array_and_episode(change, message, tmp_path):

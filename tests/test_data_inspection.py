@@ -116,6 +116,7 @@ def test_contact_sheet_without_images_is_one_clear_error(path, tmp_path):
     with h5py.File(path, "r+") as file:
         for demo in file["data"].values():
             del demo["obs"]
+            demo["states"] = np.zeros((len(demo["actions"]), 4))
     assert any("s2robot render" in name for name in inspect_dataset(path).missing)
     with pytest.raises(DatasetError, match="no camera images"):
         contact_sheet(path, tmp_path / "sheet.png")

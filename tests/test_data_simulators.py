@@ -12,6 +12,7 @@ import pytest
 from dataset_examples import EXAMPLES
 from moving_square import LENGTHS, SIZE, frames, numbers
 
+from s2robot.cli import main
 from s2robot.data import ManiSkillDataset, RobomimicDataset, open_dataset
 from s2robot.data.conversion import convert_dataset
 from s2robot.data.inspection import inspect_dataset
@@ -153,7 +154,7 @@ def test_isaac_lab_is_read_whole_though_its_states_are_a_group(tmp_path):
     with open_dataset(path) as dataset:
         assert isinstance(dataset, RobomimicDataset)
         assert dataset.cameras == ["table_cam", "wrist_cam"]
-        assert dataset.seen_by_default() == ["actions", "eef_pos", "proprio.joint_pos"]
+        assert dataset.seen_by_default() == ["eef_pos", "proprio.joint_pos"]
         episode = dataset.episode(1)
         np.testing.assert_array_equal(episode.images["table_cam"], frames(LENGTHS[1], 1))
         np.testing.assert_array_equal(episode.proprioception["proprio.joint_pos"], numbers(LENGTHS[1], 9, 5))
@@ -188,3 +189,17 @@ def test_a_group_in_place_of_rewards_or_states_of_a_later_demonstration_is_named
             demo.pop(name, None)
         file[f"data/demo_2/{name}/inside"] = np.zeros(3)
     assert f"demo_2: {name!r} is a group; only an array is read; left out" in inspect_dataset(path).problems
+
+
+def test_what_has_neither_pictures_nor_states_is_not_sent_to_render(tmp_path):
+    path = isaac_lab(tmp_path, flat=True)
+    with open_dataset(path) as dataset, pytest.raises(DatasetError, match="no camera images; it has no states either"):
+        dataset.select_cameras(None)
+    assert [name for name in inspect_dataset(path).missing if "images" in name] == ["images"]
+
+
+@pytest.mark.sim
+def test_rendering_a_file_without_states_says_so_whatever_its_environment(tmp_path, capsys):
+    for path in (isaac_lab(tmp_path), maniskill(tmp_path)):
+        assert main(["render", f"dataset={path}", f"out={tmp_path}/new.hdf5"]) == 2
+        assert "_0: field 'states' is missing; rendering replays" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def render_demonstrations(config: RenderConfig) -> None:
             failed.
     """
     from s2robot.data import open_dataset
-    from s2robot.data.rerender import described, render_dataset
+    from s2robot.data.rerender import described, recorded_states, render_dataset
     from s2robot.data.selection import select_episodes
     from s2robot_envs import make_env
     from s2robot_envs.recorded import recorded_controllers
@@ -113,6 +113,7 @@ def render_demonstrations(config: RenderConfig) -> None:
         task = config.task or recorded.get("task") or recorded_task(env_args)
         if not task:
             raise dataset.error("records no environment (env_args), so no simulator can replay it")
+        recorded_states(dataset, chosen[0])  # an environment that cannot be made is not to blame if there are none
         kwargs = {
             "horizon": horizon_of(dataset.lengths),
             **rebuilding_settings(env_args, task),

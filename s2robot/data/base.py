@@ -169,7 +169,11 @@ class DemonstrationDataset(ABC):
         if not cameras and wanted is None and alike:
             raise self.error(f"has no camera images that can be read ({'; '.join(alike)})")
         if not cameras:
-            raise self.error("has no camera images; `s2robot render` makes them from recorded states")
+            states = self.episode(0, cameras=[], proprioception=[]).states
+            way = (
+                "`s2robot render` makes them from recorded states" if states is not None else "it has no states either"
+            )
+            raise self.error(f"has no camera images; {way}")
         return cameras
 
     def left_out(self) -> dict[str, str]:

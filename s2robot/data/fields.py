@@ -64,11 +64,16 @@ def why_discrete(dataset: DemonstrationDataset) -> str | None:
 
 
 def refuse_discrete_actions(dataset: DemonstrationDataset) -> None:
-    """Check that the actions are quantities, which a policy can regress.
+    """Check that actions are recorded, and are quantities, which a policy can regress.
 
     Raises:
-        DatasetError: they are choices between categories.
+        DatasetError: there are none, or they are choices between categories.
     """
+    if not dataset.action_width:
+        arrays = ", ".join(list(dataset.action_arrays)[1:]) or "none"
+        raise dataset.error(
+            f"records no actions; action_key=[…] chooses the arrays that training predicts, of: {arrays}"
+        )
     why = why_discrete(dataset)
     if why:
         raise dataset.error(

@@ -152,7 +152,7 @@ def inspect_dataset(
             ranges.add("actions", episode.actions)
             for key, values in episode.proprioception.items():
                 ranges.add(f"obs/{key}", values)
-        _summarise(result, dataset, ranges)
+        _summarise(result, dataset, ranges, "states" not in absent)
         result.problems += [f"{demo}: {why}; left out" for (demo, _), why in dataset.unread.items()]
         result.missing += sorted(absent)
         copies = [", ".join(demos) for demos in contents.values() if len(demos) > 1]
@@ -176,7 +176,7 @@ def _list_filter_keys(result: Inspection, dataset: DemonstrationDataset) -> None
             result.problems.append(str(error).removeprefix(f"dataset {str(dataset.path)!r}: "))
 
 
-def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Ranges) -> None:
+def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Ranges, has_states: bool) -> None:
     if "actions" in ranges.low:
         result.action_range = np.stack([ranges.low["actions"], ranges.high["actions"]])
     for key in dataset.proprioception:
@@ -187,7 +187,9 @@ def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Range
     result.left_out, result.conversions = dataset.left_out(), dataset.conversions
     result.other_actions = {key: array.width for key, array in list(dataset.action_arrays.items())[1:]}
     if not dataset.cameras:
-        result.missing.append("images (`s2robot render` makes them from states)")
+        result.missing.append("images" + (" (`s2robot render` makes them from states)" if has_states else ""))
+    if not dataset.action_width:
+        result.missing.append("actions (`action_key=` of training chooses what to predict)")
     # An episode that cannot be read is a problem already.
     with contextlib.suppress(DatasetError):
         if why := why_discrete(dataset):

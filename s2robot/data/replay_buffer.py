@@ -1,7 +1,8 @@
 """Diffusion Policy's replay buffer: all episodes, one after another, in one zarr v2 group (a folder or a zip).
 
 ```
-data/action         [N, A];  data/action_<…>  other actions [N] or [N, d], chosen by `action_key=`
+data/action         [N, A]; UMI's files have none
+data/action_<…>     other actions [N] or [N, d], chosen by `action_key=`
 data/<camera>       uint8 [N, H, W, C] or [N, C, H, W], C 1, 3 or 4; or float32 [N, H, W, 3] holding whole numbers from
                     0 to 255 (PushT)
 data/<key>          [N] or [N, d] numbers; arrays with more axes are skipped
@@ -126,8 +127,8 @@ class ReplayBufferDataset(DemonstrationDataset):
         if not len(ends):
             raise self.error("holds no demonstrations (meta/episode_ends is empty)")
         arrays = self._arrays()
-        if _ACTION not in arrays or arrays[_ACTION].ndim != 2:
-            raise self.error(f"has no array data/action [N, A]; it has {sorted(arrays)}")
+        if _ACTION in arrays and arrays[_ACTION].ndim != 2:
+            raise self.error(f"data/{_ACTION} has shape {list(arrays[_ACTION].shape)}; valid: [N, A]")
         odd = {
             name: f"it has shape {list(array.shape)}, but meta/episode_ends ends at {ends[-1]}"
             for name, array in arrays.items()
@@ -147,17 +148,20 @@ class ReplayBufferDataset(DemonstrationDataset):
         actions = {
             name: ActionArray(int(np.prod(array.shape[1:])), array.dtype.kind in "iub")
             for name, array in arrays.items()
-            if name.startswith(_ACTION) and array.ndim in (1, 2) and array.dtype.kind in "fiub"
+            # UMI records no actions: its policies predict the poses that were recorded.
+            if name.startswith(_ACTION) or _ACTION not in arrays
+            if array.ndim in (1, 2) and array.dtype.kind in "fiub"
         }
+        own = actions.setdefault(_ACTION, ActionArray(0, False))
         return Index(
             demos=[f"episode_{index}" for index in range(len(ends))],
             lengths=lengths.tolist(),
-            action_width=arrays[_ACTION].shape[1],
+            action_width=own.width,
             image_sizes={name: pictures.size for name, pictures in self._pictures.items()},
             conversions={name: pictures.conversion for name, pictures in self._pictures.items()},
             proprioception=sorted(name for name in others if name not in skipped),
             skipped=skipped | odd | self._hidden,
-            integer_actions=arrays[_ACTION].dtype.kind in "iub",
+            integer_actions=own.integer,
             action_arrays={name: actions[name] for name in sorted(actions, key=lambda name: name != _ACTION)},
         )
 
@@ -186,6 +190,8 @@ class ReplayBufferDataset(DemonstrationDataset):
         )
 
     def _values(self, index: int, name: str) -> np.ndarray:
+        if name not in self._paths:  # no actions are recorded
+            return np.zeros((self.lengths[index], 0), np.float32)
         path = f"data/{self._paths[name]}"
         with self.reading(self.path / path, self.demos[index]):
             return np.asarray(self._array(path)[self._starts[index] : self._starts[index] + self.lengths[index]])

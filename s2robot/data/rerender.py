@@ -149,12 +149,22 @@ def _recorded_drifts(path: Path) -> list[Drift]:
 
 def _recordings(source: DemonstrationDataset, indices: Sequence[int]) -> Iterator[tuple[str, np.ndarray, Episode]]:
     for index in indices:
-        demo = source.demos[index]
-        episode = source.episode(index, cameras=[], proprioception=[])
-        if episode.states is None:
-            why = source.unread.get((demo, "states"), "field 'states' is missing")
-            raise source.error(f"{why}; rendering replays the simulator's states", demo)
-        yield demo, episode.states, episode
+        states, episode = recorded_states(source, index)
+        yield source.demos[index], states, episode
+
+
+def recorded_states(source: DemonstrationDataset, index: int) -> tuple[np.ndarray, Episode]:
+    """Return the simulator's states of a demonstration, and the demonstration without observations.
+
+    Raises:
+        DatasetError: it has no states that can be read.
+    """
+    demo = source.demos[index]
+    episode = source.episode(index, cameras=[], proprioception=[])
+    if episode.states is None:
+        why = source.unread.get((demo, "states"), "field 'states' is missing")
+        raise source.error(f"{why}; rendering replays the simulator's states", demo)
+    return episode.states, episode
 
 
 def find_drifts(
