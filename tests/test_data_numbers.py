@@ -71,6 +71,25 @@ def test_grey_pictures_without_channels_are_read_if_their_name_says_picture(kind
         assert {"tactile", "depth_image"} <= set(dataset.skipped)
 
 
+@KINDS
+def test_what_may_be_grey_pictures_is_read_as_them_if_it_is_chosen(kind, tmp_path):
+    path = with_pictures(tmp_path, kind, {"tactile": lambda count: pictures(count)[..., 0], "top": pictures})
+    with open_dataset(path) as dataset:
+        assert "tactile" not in dataset.cameras
+        assert "cameras=[tactile] takes it for them" in dataset.left_out()["tactile"]
+        assert "tactile" not in dataset.episode(0).images
+        assert "tactile" not in dataset.proprioception
+    with open_dataset(path, cameras={"finger": "tactile"}) as dataset:
+        expected = np.repeat(pictures(dataset.lengths[1] + (kind == "minari"))[: dataset.lengths[1], ..., :1], 3, -1)
+        np.testing.assert_array_equal(dataset.episode(1).images["finger"], expected)
+        some = np.empty((2, HEIGHT, WIDTH, 3), np.uint8)
+        dataset.read_images(1, "finger", 3, some)
+        np.testing.assert_array_equal(some, expected[3:5])
+        assert dataset.image_size("finger") == (HEIGHT, WIDTH)
+        assert "tactile" not in dataset.left_out()
+        assert "grey" in dataset.conversions["finger"]
+
+
 REFUSED = {
     "negative": (lambda x: x / 127.5 - 1, "numbers from -1 to 1"),
     "normalised": (lambda x: x / 255 * 4.5, "numbers from 0 to 4.5"),

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from s2robot.config.policies import BCConfig
 
 from s2robot.checkpoint import load_checkpoint
 from s2robot.cli import main

@@ -75,8 +75,8 @@ class DemonstrationDataset(ABC):
             self.close()
             raise
         self.demos, self.lengths, self.action_width = index.demos, index.lengths, index.action_width
-        self.cameras, self.proprioception = sorted(index.image_sizes), index.proprioception
-        self.skipped = index.skipped
+        self.cameras, self.proprioception = sorted(index.image_sizes.keys() - index.doubts), index.proprioception
+        self.skipped = index.skipped | index.doubts
         self.conversions = {camera: words for camera, words in index.conversions.items() if words}
         self.integer_actions, self.action_space = index.integer_actions, index.action_space
         self.action_arrays, self.action_keys = index.action_arrays, list[str]()
@@ -164,7 +164,7 @@ class DemonstrationDataset(ABC):
 
     def select_cameras(self, wanted: list[str] | None) -> list[str]:
         """Return `wanted`, or all cameras if None; an unknown camera raises `DatasetError` with the choices."""
-        cameras = self._select("camera", wanted, self.cameras)
+        cameras = self._select_cameras(wanted)
         alike = [f"{name!r}: {why}" for name, why in self.skipped.items() if LIKE_PICTURES in why]
         if not cameras and wanted is None and alike:
             raise self.error(f"has no camera images that can be read ({'; '.join(alike)})")
@@ -188,6 +188,9 @@ class DemonstrationDataset(ABC):
     def select_proprioception(self, wanted: list[str] | None) -> list[str]:
         """Return `wanted`, or all keys if None; an unknown key raises `DatasetError` with the choices."""
         return self._select("proprioception key", wanted, self.proprioception)
+
+    def _select_cameras(self, wanted: list[str] | None) -> list[str]:
+        return self._select("camera", wanted, self.cameras if wanted is None else sorted(self._image_sizes))
 
     def _select(self, kind: str, wanted: list[str] | None, available: list[str]) -> list[str]:
         if isinstance(wanted, str):  # a string is iterable too: each letter would be taken as a name
@@ -220,7 +223,7 @@ class DemonstrationDataset(ABC):
             DatasetError: a field is missing, of the wrong type, of another length, or not finite; the message names
                 file, episode and field.
         """
-        cameras = self._select("camera", cameras, self.cameras)
+        cameras = self._select_cameras(cameras)
         keys = self.select_proprioception(proprioception)
         demo = self.demos[index]
         try:

@@ -44,7 +44,9 @@ class CameraView(DemonstrationDataset):
         self.demos, self.lengths, self.action_width = source.demos, source.lengths, source.action_width
         self.cameras, self.proprioception = list(cameras), source.proprioception
         self.conversions = {new: source.conversions[old] for new, old in cameras.items() if old in source.conversions}
-        self.skipped, self.unread = source.skipped, source.unread
+        chosen = set(cameras.values())
+        self.skipped = {name: why for name, why in source.skipped.items() if name not in chosen}
+        self.unread = source.unread
         self.integer_actions, self.action_space = source.integer_actions, source.action_space
         self.action_arrays, self.action_keys = source.action_arrays, source.action_keys
         self.env_args, self.fps = source.env_args, source.fps
@@ -63,7 +65,7 @@ class CameraView(DemonstrationDataset):
 
     def episode(self, index: int, cameras: list[str] | None = None, proprioception: list[str] | None = None) -> Episode:
         """Read one demonstration; errors of the source name a camera as it is recorded."""
-        chosen = self._select("camera", cameras, self.cameras)
+        chosen = self._select_cameras(cameras)
         recorded = list(dict.fromkeys(self._recorded[name] for name in chosen))
         episode = self._source.episode(index, recorded, proprioception)
         images = {name: self._turned(name, episode.images[self._recorded[name]]) for name in chosen}

@@ -28,6 +28,7 @@ class Index:
         fps: steps per second, if the format itself records them, else None.
         skipped: observations that are neither images nor [T] or [T, d] -> why they are not read.
         conversions: camera -> what is done to its stored numbers, in words; empty or missing for RGB bytes.
+        doubts: cameras that are offered only to those who name them -> why.
         integer_actions: whether actions are stored as integers or booleans.
         action_space: gymnasium's type of the recorded action space, such as `Discrete`; empty if none is recorded.
         action_arrays: every recorded array of actions by name, the format's own first.
@@ -42,6 +43,7 @@ class Index:
     fps: Any = None
     skipped: dict[str, str] = field(default_factory=dict)
     conversions: dict[str, str] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
     integer_actions: bool = False
     action_space: str = ""
     action_arrays: dict[str, ActionArray] = field(default_factory=dict)

@@ -85,6 +85,7 @@ class ManiSkillDataset(DemonstrationDataset):
             action_width=int(actions[0].shape[1]),
             image_sizes={name: pictures.size for name, pictures in self._pictures.items()},
             conversions={name: pictures.conversion for name, pictures in self._pictures.items()},
+            doubts={name: pictures.doubt for name, pictures in self._pictures.items() if pictures.doubt},
             proprioception=[name for name, how in found.items() if how is None],
             skipped=skipped | {name: how for name, how in found.items() if isinstance(how, str)} | LAST,
             integer_actions=any(values.dtype.kind in "iub" for values in actions),

@@ -95,6 +95,7 @@ class MinariDataset(DemonstrationDataset):
             action_width=int(np.prod(actions[0].shape[1:])),
             image_sizes={name: pictures.size for name, pictures in self._pictures.items()},
             conversions={name: pictures.conversion for name, pictures in self._pictures.items()},
+            doubts={name: pictures.doubt for name, pictures in self._pictures.items() if pictures.doubt},
             proprioception=[name for name in others if name not in skipped],
             skipped=skipped | LAST,
             integer_actions=any(values.dtype.kind in "iub" for values in actions),

@@ -86,6 +86,7 @@ class MinariArrowDataset(DemonstrationDataset):
             action_width=int(np.prod(_shape(actions))) if actions.get("type") not in ("Dict", "Tuple") else 0,
             image_sizes={name: pictures.size for name, pictures in self._pictures.items()},
             conversions={name: pictures.conversion for name, pictures in self._pictures.items()},
+            doubts={name: pictures.doubt for name, pictures in self._pictures.items() if pictures.doubt},
             proprioception=[name for name, how in found.items() if how is None],
             skipped={name: how for name, how in found.items() if isinstance(how, str)} | LAST,
             integer_actions=_dtype(actions).kind in "iub",

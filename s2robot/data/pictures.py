@@ -30,12 +30,14 @@ class Pictures:
         dtype: type of the stored numbers, the same in all demonstrations.
         scale: what the stored numbers are multiplied by, 1 or 255.
         conversion: what is done to the stored numbers, in words; empty for RGB bytes.
+        doubt: why they are pictures only if somebody chooses them as a camera; empty if they certainly are.
     """
 
     size: tuple[int, int]
     dtype: np.dtype[Any] = _BYTES
     scale: int = 1
     conversion: str = ""
+    doubt: str = ""
 
     def require_layout(self, dataset: DemonstrationDataset, demo: str, name: str, values: Any) -> None:
         """Check that an array of another demonstration can hold the same pictures; its values are not read.
@@ -72,9 +74,10 @@ def find_pictures(
 ) -> Pictures | str | None:
     """Return how an array [T, …] holds pictures; why not, if it nearly does; None if it does not.
 
-    Bytes are pictures in the layouts of `picture_size`, or [T, H, W] if the key has a word such as `image`. Other
-    numbers are pictures in the same layouts with channels if their values are those of pictures; one channel must be
-    called a picture.
+    - Bytes are pictures in the layouts of `picture_size`.
+    - Bytes [T, H, W] are grey pictures if the key has a word such as `image`, else if somebody chooses them.
+    - Other numbers are pictures in the layouts of `picture_size` if their values are those of pictures. One channel
+      must be called a picture.
 
     Args:
         key: name of the array.
@@ -87,8 +90,11 @@ def find_pictures(
     if dtype.kind not in "fiu" or (grey and dtype != np.uint8):
         return None
     size = picture_size(key, np.uint8, (*shape, 1) if grey else shape)
-    if size is None or (grey and not has_word(key, _NAMES)):
+    if size is None:
         return None
+    if grey and not has_word(key, _NAMES):
+        doubt = f"{dtype} {list(shape)} may be grey pictures, but its name does not say so"
+        return Pictures(size, dtype, 1, _described(1), f"{doubt}; cameras=[{key}] takes it for them")
     channels = 1 if grey else next(count for count in (shape[3], shape[1]) if count in (1, 3, 4))
     if dtype == np.uint8:
         return Pictures(size, dtype, 1, _described(channels))

@@ -159,6 +159,7 @@ class ReplayBufferDataset(DemonstrationDataset):
             action_width=own.width,
             image_sizes={name: pictures.size for name, pictures in self._pictures.items()},
             conversions={name: pictures.conversion for name, pictures in self._pictures.items()},
+            doubts={name: pictures.doubt for name, pictures in self._pictures.items() if pictures.doubt},
             proprioception=sorted(name for name in others if name not in skipped),
             skipped=skipped | odd | self._hidden,
             integer_actions=own.integer,

@@ -115,6 +115,7 @@ class RobomimicDataset(DemonstrationDataset):
             action_width=int(actions[0].shape[1]),
             image_sizes={camera: pictures.size for camera, pictures in self._pictures.items()},
             conversions={camera: pictures.conversion for camera, pictures in self._pictures.items()},
+            doubts={camera: pictures.doubt for camera, pictures in self._pictures.items() if pictures.doubt},
             proprioception=[key for key in others if key not in skipped],
             skipped=skipped,
             integer_actions=any(values.dtype.kind in "iub" for values in actions),
