@@ -1,7 +1,7 @@
-"""Files of ManiSkill's and Isaac Lab's recorders, laid out here as their own code does.
+"""A file of ManiSkill's own recorder, and one in the layout of Isaac Lab's.
 
-Sources: `mani_skill/utils/wrappers/record.py` of github.com/haosulab/ManiSkill, and of github.com/isaac-sim/IsaacLab
-`isaaclab/utils/datasets/hdf5_dataset_file_handler.py` and `isaaclab/envs/mdp/recorders/recorders.py`.
+Source of the layout: `utils/datasets/hdf5_dataset_file_handler.py` and `envs/mdp/recorders/recorders.py` in
+`source/isaaclab/isaaclab` of https://github.com/isaac-sim/IsaacLab.
 """
 
 import json

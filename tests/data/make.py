@@ -8,7 +8,7 @@ The libraries pin versions that exclude each other, so each runs in an environme
     pip install minari==0.5.4 h5py pillow && python make.py minari
     pip install "minari[arrow]==0.5.4" && python make.py minari_arrow
     pip install lerobot==0.4.4 && python make.py lerobot
-    pip install h5py && python make.py maniskill           # as its recorder stores them (ManiSkill, commit 089c82b8)
+    pip install mani_skill==3.0.1 torch && python make.py maniskill
 
 `scripts/setup_integration.sh` makes the two environments in `.venvs`.
 """
@@ -195,52 +195,64 @@ def make_zarr():
 
 
 def make_maniskill():
-    """Trajectories laid out by hand as ManiSkill's `RecordEpisode` stores them; its simulator needs a GPU."""
-    import h5py
+    """A stand-in for an environment, recorded by ManiSkill's own `RecordEpisode`; its renderer needs a GPU."""
+    import gymnasium
+    import torch
+    from mani_skill.utils.wrappers import RecordEpisode
 
-    described = {
-        "env_info": {
-            "env_id": "PickCube-v1",
-            "env_kwargs": {"obs_mode": "rgb+depth", "control_mode": "pd_ee_delta_pose", "sim_backend": "physx_cpu"},
-            "max_episode_steps": 50,
-        },
-        "commit_info": None,
-        "episodes": [],
-    }
-    packed = {"compression": "gzip", "compression_opts": 5}
-    with h5py.File(HERE / "maniskill.h5", "w") as file:
-        for seed, length in enumerate(LENGTHS):
-            group = file.create_group(f"traj_{seed}", track_order=True)
-            agent = group.create_group("obs/agent", track_order=True)
-            agent["qpos"], agent["qvel"] = numbers(length + 1, 9, seed), numbers(length + 1, 9, 20 + seed)
-            extra = group.create_group("obs/extra", track_order=True)
-            extra["is_grasped"] = np.arange(length + 1) > 3
-            extra["tcp_pose"], extra["obj_pose"] = numbers(length + 1, 7, 30 + seed), numbers(length + 1, 7, 40 + seed)
-            camera = group.create_group("obs/sensor_param/base_camera", track_order=True)
-            camera["extrinsic_cv"] = numbers(length + 1, 12, 50).reshape(-1, 3, 4)
-            camera["intrinsic_cv"] = numbers(length + 1, 9, 51).reshape(-1, 3, 3)
-            seen = group.create_group("obs/sensor_data/base_camera", track_order=True)
-            images = frames(length + 1, seed)
-            seen.create_dataset("rgb", data=images, **packed)
-            seen.create_dataset("depth", data=images[..., :1].astype(np.int16) * 10, **packed)
-            group.create_dataset("actions", data=numbers(length, 2, 10 + seed), dtype=np.float32)
-            success = np.arange(1, length + 1) >= (length if seed != 1 else length + 1)
-            for name, values in {"terminated": success, "truncated": ~success & False, "success": success}.items():
-                group.create_dataset(name, data=values, dtype=bool)
-            group["env_states/actors/cube"] = numbers(length + 1, 13, 60 + seed)
-            group["env_states/articulations/panda"] = numbers(length + 1, 31, 70 + seed)
-            group.create_dataset("rewards", data=numbers(length, 1, 80 + seed)[:, 0], dtype=np.float32)
-            described["episodes"].append(
+    class Square(gymnasium.Env):
+        """What `RecordEpisode` asks of ManiSkill's `BaseEnv`: a batch of one environment, dictionaries inside."""
+
+        num_envs, control_mode, gpu_sim_enabled = 1, "pd_ee_delta_pose", False
+        single_action_space = action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+        observation_space = gymnasium.spaces.Dict()
+
+        def reset(self, *, seed=None, options=None):
+            self._episode_seed, self.steps = np.array([seed]), 0
+            return self._seen(), {"reconfigure": False}
+
+        def step(self, action):
+            self.steps += 1
+            seed, length = int(self._episode_seed[0]), LENGTHS[int(self._episode_seed[0])]
+            done = torch.tensor([self.steps == length and seed != 1])
+            reward = torch.tensor([numbers(length, 1, 80 + seed)[self.steps - 1, 0]])
+            return self._seen(), reward, done, torch.tensor([self.steps == length]), {"success": done}
+
+        def get_state_dict(self):
+            return self._batch({"actors": {"cube": (13, 60)}, "articulations": {"panda": (31, 70)}})
+
+        def _seen(self):
+            seen = self._batch(
                 {
-                    "episode_id": seed,
-                    "episode_seed": seed,
-                    "control_mode": "pd_ee_delta_pose",
-                    "elapsed_steps": length,
-                    "reset_kwargs": {"options": {}, "seed": seed},
-                    "success": bool(success[-1]),
+                    "agent": {"qpos": (9, 0), "qvel": (9, 20)},
+                    "extra": {"tcp_pose": (7, 30), "obj_pose": (7, 40)},
+                    "sensor_param": {"base_camera": {"extrinsic_cv": (12, 50), "intrinsic_cv": (9, 51)}},
                 }
             )
-    (HERE / "maniskill.json").write_text(json.dumps(described, indent=2) + "\n")
+            matrices = seen["sensor_param"]["base_camera"]
+            seen["sensor_param"]["base_camera"] = {key: m.reshape(1, 3, -1) for key, m in matrices.items()}
+            image = frames(LENGTHS[int(self._episode_seed[0])] + 1, int(self._episode_seed[0]))[self.steps][None]
+            seen["extra"]["is_grasped"] = torch.tensor([self.steps > 3])
+            depth = torch.from_numpy(image[..., :1].astype(np.int16) * 10)
+            seen["sensor_data"] = {"base_camera": {"rgb": torch.from_numpy(image), "depth": depth}}
+            return seen
+
+        def _batch(self, tree):
+            seed = int(self._episode_seed[0])
+            if isinstance(tree, dict):
+                return {key: self._batch(value) for key, value in tree.items()}
+            width, first = tree
+            return torch.from_numpy(numbers(LENGTHS[seed] + 1, width, first + seed)[self.steps][None])
+
+    gymnasium.register("PickCube-v1", entry_point=lambda **_: Square())
+    kwargs = {"obs_mode": "rgb+depth", "control_mode": "pd_ee_delta_pose", "sim_backend": "physx_cpu"}
+    env = gymnasium.make("PickCube-v1", disable_env_checker=True, max_episode_steps=50, **kwargs)
+    env = RecordEpisode(env, HERE, trajectory_name="maniskill", save_video=False)
+    for seed, length in enumerate(LENGTHS):
+        env.reset(seed=seed)
+        for action in numbers(length, 2, 10 + seed):
+            env.step(action)
+    env.close()
 
 
 def make_lerobot():
