@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from helpers import ENVIRONMENT, make_episode, write_dataset
 from robosuite_twin import assert_same_picture, robosuite_twin
-from s2robot.config.policies import BCConfig
 
 from s2robot.checkpoint import load_checkpoint
 from s2robot.cli import main

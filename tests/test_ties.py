@@ -9,7 +9,6 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from s2robot.config.policies import BCConfig
 
 from s2robot.checkpoint import load_checkpoint
 from s2robot.cli import main
