@@ -89,6 +89,8 @@ class Checkpoint:
             on another machine.
         renderers: renderers that drew the images of the demonstrations, if the dataset records them.
         packages: installed packages that brought something chosen by name, see `packages_of`.
+        tasks: `text`, `environment` and number of `demonstrations` of each task that the policy is told, in the order
+            of `spec.tasks`; empty if it is not told its task.
     """
 
     config: TrainConfig
@@ -103,6 +105,7 @@ class Checkpoint:
     machines: list[Machine] = field(default_factory=list)
     renderers: list[str] = field(default_factory=list)
     packages: dict[str, str] = field(default_factory=dict)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
@@ -212,7 +215,14 @@ def _checkpoint_from_dict(document: dict[str, Any]) -> Checkpoint:
         **{
             **document,
             "config": build(TrainConfig, config, "training run"),
-            "spec": PolicySpec(shapes, spec["proprioception_width"], spec["action_width"]),
+            "spec": PolicySpec(
+                shapes,
+                spec["proprioception_width"],
+                spec["action_width"],
+                tuple(spec.get("tasks", ())),
+                spec.get("task_width", 0),
+                spec.get("task_vector_width", 0),
+            ),
         }
     )
 
@@ -240,7 +250,7 @@ def _require_cameras(checkpoint: Checkpoint) -> None:
 
 
 def load_policy(
-    folder: str | Path, device: torch.device, engine: str | None = None
+    folder: str | Path, device: torch.device, engine: str | None = None, *, tells_task: bool = False
 ) -> tuple[Policy, S2Encoder, Checkpoint]:
     """Rebuild the policy and its encoder from a checkpoint and the backbone's weights.
 
@@ -248,14 +258,21 @@ def load_policy(
         folder: the checkpoint folder.
         device: device that both run on.
         engine: engine that runs the backbone; None = the engine of training. Features differ by rounding only.
+        tells_task: whether the caller fills in `Observation.task` for a policy that is told its task.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or the encoder built here is not the one it was trained with.
+        CheckpointError: the checkpoint is damaged, the encoder built here is not the one it was trained with, or the
+            policy is told its task and the caller cannot tell it.
     """
     from s2robot.encoder import S2Encoder
 
     checkpoint, state = load_checkpoint(folder)
     _require_cameras(checkpoint)
+    if checkpoint.spec.tasks and not tells_task:
+        raise CheckpointError(
+            f"checkpoint {str(folder)!r} is of a policy that is told its task, one of "
+            f"{', '.join(map(repr, checkpoint.spec.tasks))}; only `s2robot evaluate` can tell it, no server or export"
+        )
     settings = asdict(checkpoint.config.encoder)
     if engine is not None:
         settings["engine"] = engine

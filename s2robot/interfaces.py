@@ -86,11 +86,13 @@ class Observation:
         proprioception: float32 [B, To, d] in simulator units, the keys concatenated; d may be 0.
         past_actions: the action executed just before each step, float32 [B, To, A] in environment units; zeros at and
             before an episode's first step (for relative actions, zero means no motion).
+        task: index of each episode's task in `PolicySpec.tasks`, int64 [B]; None if the policy knows no tasks.
     """
 
     features: dict[str, Tensor]
     proprioception: Tensor
     past_actions: Tensor
+    task: Tensor | None = None
 
     def to(self, device: torch.device) -> Observation:
         """Move to `device`."""
@@ -99,6 +101,7 @@ class Observation:
             features,
             self.proprioception.to(device, non_blocking=True),
             self.past_actions.to(device, non_blocking=True),
+            None if self.task is None else self.task.to(device, non_blocking=True),
         )
 
 
@@ -125,11 +128,17 @@ class PolicySpec:
         features: camera -> shape of its features.
         proprioception_width: d, the width of the concatenated proprioception.
         action_width: A, the width of an action.
+        tasks: the texts of the tasks that the policy is told apart; empty = it is not told its task.
+        task_width: width of the vector of the task that joins what the policy sees.
+        task_vector_width: width of a text encoder's vectors, which are projected to it; 0 = the vector is learned.
     """
 
     features: dict[str, FeatureShape]
     proprioception_width: int
     action_width: int
+    tasks: tuple[str, ...] = ()
+    task_width: int = 0
+    task_vector_width: int = 0
 
 
 @dataclass

@@ -125,6 +125,8 @@ def evaluate(words: list[str]) -> Output:
 
     results = evaluate_checkpoint(config, make_vector_env, config.num_envs or default_num_envs())
     output = Path(config.output or Path(config.checkpoint).parent)
+    if "tasks" in results:
+        return _tasks_evaluated(results, output)
     plot_run(results, output / "results.png")
     low, high = results["interval"]
     seeds = "unseen seeds" if config.first_seed >= EVALUATION_SEED else "seeds"  # the results have a warning for these
@@ -147,6 +149,25 @@ def evaluate(words: list[str]) -> Output:
             f"the first error: {failed[0]['error']}",
         )
     return Output(text, data)
+
+
+def _tasks_evaluated(results: dict[str, Any], output: Path) -> Output:
+    """Return success per task.
+
+    Raises:
+        NotReadyError: the simulator failed in some episodes; the results of the others are printed first.
+    """
+    lines = [
+        f"success {row['successes']}/{row['episodes']} = {row['success_rate']:.1%} (95% Wilson interval "
+        f"{row['interval'][0]:.1%} to {row['interval'][1]:.1%}) on {row['task']}"
+        for row in results["tasks"]
+    ]
+    lines.append(f"results and videos of each task: {output / 'tasks'}")
+    lines += [f"{kind}: {remark}" for kind in ("warning", "note") for remark in results[f"{kind}s"]]
+    done = Output("\n".join(lines), {**results, "output": str(output)})
+    if results["errors"]:
+        raise NotReadyError(done, f"{results['errors']} episodes could not be run and are not counted")
+    return done
 
 
 def benchmark(words: list[str]) -> Output:

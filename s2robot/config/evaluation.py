@@ -24,6 +24,7 @@ class EvaluateConfig(EnvironmentSettings):
     """
 
     checkpoint: str = MISSING
+    task_text: str | None = None  # of a policy that is told its task: this one; null = all that it knows
     episodes: int = 100
     first_seed: int = EVALUATION_SEED  # lower seeds give a warning: demonstrations may have used them
     num_envs: int | None = None  # null = one per core, fewer if memory is short

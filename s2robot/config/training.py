@@ -93,6 +93,10 @@ class TrainingConfig:
         require(condition, f"training.{name}", getattr(self, name), valid)
 
 
+TASK_CONDITIONING = ("none", "embedding", "vectors")
+_FORMER_TASKS = {"task_conditioning": "none", "task_texts": None, "task_vectors": None, "task_width": 64}
+
+
 @dataclass
 class TrainConfig(Selecting, EnvironmentSettings):
     """One training run: `python train_policy.py`. Beside the settings below, it has those of `EnvironmentSettings`."""
@@ -104,6 +108,7 @@ class TrainConfig(Selecting, EnvironmentSettings):
         "dataset_weights": None,
         "action_key": None,
         "controller_input": None,
+        **_FORMER_TASKS,
     }
 
     dataset: Any = MISSING  # a file or folder; or a list of them, whose cameras, observations and actions agree
@@ -117,6 +122,10 @@ class TrainConfig(Selecting, EnvironmentSettings):
     filter_key: str | None = None  # only what this list in the file names, such as robomimic's mask/better
     successes_only: bool = False  # only demonstrations recorded as successful
     validation_filter_key: str | None = None  # these are held out, in place of training.validation_fraction
+    task_conditioning: str = "none"  # how a policy is told its task: none, embedding (learned), vectors (task_vectors)
+    task_texts: list[str] | None = None  # one text for each dataset; null = the texts that the demonstrations record
+    task_vectors: str | None = None  # *.npz or *.json, text -> vector of a text encoder; the same numbers in all runs
+    task_width: int = 64  # width of the vector of the task that joins what the policy sees
     # Names, or a mapping such as {front: agentview_rgb} (new name: recorded name); null = every camera of the dataset.
     cameras: Any = None
     flip: list[str] = field(default_factory=list)  # cameras whose pictures were stored upside down
@@ -138,6 +147,7 @@ class TrainConfig(Selecting, EnvironmentSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_datasets()
+        self._check_tasks()
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require_cameras(self.cameras)
         named = all(isinstance(key, str) and key for key in self.action_keys)
@@ -177,7 +187,18 @@ class TrainConfig(Selecting, EnvironmentSettings):
 
     def each(self) -> list[TrainConfig]:
         """Return the settings of each dataset alone."""
-        return [replace(self, dataset=path, dataset_weights=None) for path in self.datasets]
+        return [replace(self, dataset=path, dataset_weights=None, task_texts=None) for path in self.datasets]
+
+    def _check_tasks(self) -> None:
+        kind, texts = self.task_conditioning, self.task_texts
+        require(kind in TASK_CONDITIONING, "task_conditioning", kind, ", ".join(TASK_CONDITIONING))
+        with_file = "a file with task_conditioning=vectors, and only then"
+        require((kind == "vectors") == (self.task_vectors is not None), "task_vectors", self.task_vectors, with_file)
+        require(self.task_width >= 1, "task_width", self.task_width, "1 or more")
+        if texts is not None:
+            sound = kind != "none" and len(texts) == len(self.datasets) and all(text.strip() for text in texts)
+            valid = f"with task_conditioning, one text for each of the {len(self.datasets)} datasets; else null"
+            require(sound, "task_texts", texts, valid)
 
     def _check_datasets(self) -> None:
         paths = self.dataset if isinstance(self.dataset, list | tuple) else [self.dataset]

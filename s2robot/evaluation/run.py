@@ -6,9 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
@@ -16,10 +18,13 @@ from s2robot.checkpoint import Checkpoint, load_policy, package_versions, packag
 from s2robot.config import EVALUATION_SEED, EvaluateConfig, require
 from s2robot.config.environment import NO_TASK
 from s2robot.data.appearance import evaluation_environment
+from s2robot.encoder import S2Encoder
 from s2robot.evaluation.log import EpisodeLog
 from s2robot.evaluation.results import RESULTS_SCHEMA, hash_json, make_results
+from s2robot.evaluation.tasks import choose_tasks, describe_task, folder_of, summarise
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
 from s2robot.interfaces import CheckpointError, RolloutError, resolve_device
+from s2robot.policies import Policy
 from s2robot.rollout import Actor, EpisodeFilm, EpisodeResult, rollout
 from s2robot.system.files import locked, write_durably
 from s2robot.system.machine import Machine, machine_facts, mixed_machines
@@ -56,7 +61,33 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
         RolloutError: the environment does not fit the policy, or no episode could be run.
     """
     device = resolve_device(config.device)
-    policy, encoder, checkpoint = load_policy(config.checkpoint, device, config.engine)
+    loaded = load_policy(config.checkpoint, device, config.engine, tells_task=True)
+    policy, encoder, checkpoint = loaded
+    chosen = choose_tasks(checkpoint, config.task_text)
+    if not chosen:
+        return _evaluate(config, loaded, device, make_vector_env, num_envs)
+    output, documents = Path(config.output or Path(config.checkpoint).parent), []
+    for task in chosen:
+        one = replace(checkpoint, environment=checkpoint.tasks[task]["environment"])
+        folder = folder_of(output, checkpoint, task)
+        print(f"task {checkpoint.spec.tasks[task]!r}: {folder}", file=sys.stderr)
+        alone = replace(config, output=str(folder))
+        documents.append((folder, _evaluate(alone, (policy, encoder, one), device, make_vector_env, num_envs, task)))
+    results = summarise(output, documents)
+    write_durably(output / "results.json", json.dumps(results, indent=1).encode())
+    return results
+
+
+def _evaluate(
+    config: EvaluateConfig,
+    loaded: tuple[Policy, S2Encoder, Checkpoint],
+    device: torch.device,
+    make_vector_env: MakeVectorEnv,
+    num_envs: int,
+    task: int | None = None,
+) -> dict[str, Any]:
+    """Evaluate one task; `task` is its index for a policy that is told it."""
+    policy, encoder, checkpoint = loaded
     recorded = (Path(config.checkpoint) / "config.json").read_text()  # with the hash of the weights
     weights = json.loads(recorded)["sha256"]
     environment, mismatch = evaluation_environment(
@@ -67,14 +98,15 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
     )
     if config.horizon is not None:
         environment["horizon"] = config.horizon
-    actor = Actor(policy, encoder, checkpoint, device, config.execute_steps, config.temporal_ensemble)
+    actor = Actor(policy, encoder, checkpoint, device, config.execute_steps, config.temporal_ensemble, task)
     run = _make_run(config, actor, checkpoint, environment, make_vector_env, num_envs)
     # On a GPU, rounding depends on the batch size, so num_envs is part of what determines an episode.
     together = None if device.type == "cpu" else num_envs
     acting = (str(device), together, config.engine, actor.execute_steps, config.temporal_ensemble)
     trained, simulator = checkpoint.config, (OUTSIDE_TASKS, environment["task"])
     versions = package_versions() | packages_of(trained.policy, trained.readout, simulator)
-    identity = hash_json([recorded, environment, versions, acting])
+    told = [] if task is None else [checkpoint.spec.tasks[task]]
+    identity = hash_json([recorded, environment, versions, acting, *told])
     machine = {**machine_facts(device), "engine": config.engine or checkpoint.config.encoder.engine}
 
     output = Path(config.output or Path(config.checkpoint).parent)
@@ -83,6 +115,8 @@ def evaluate(config: EvaluateConfig, make_vector_env: MakeVectorEnv, num_envs: i
         log = EpisodeLog(output / "episodes.jsonl", identity, machine)
         episodes = _run_episodes(log, actor, config, run, start)
         results = make_results(config, checkpoint, environment, encoder, episodes, log.machines, weights)
+        for text in told:
+            results |= describe_task(results, text)
         chosen = choose_seeds(episodes, config.videos)
         _film(log, output, [seed for seed in chosen if seed not in log.filmed()], run, start)
         filmed = log.filmed() & set(chosen)

@@ -71,6 +71,8 @@ class KNNPolicy(Policy):
     scale: Tensor
 
     def __init__(self, config: KNNConfig, readout: ReadoutConfig, spec: PolicySpec) -> None:
+        if spec.tasks:
+            raise ConfigError("policy knn cannot be told its task; choose another policy, or task_conditioning=none")
         super().__init__(None, spec)
         self._k, self._temperature, self._grid = config.k, config.temperature, config.grid
         self._shapes = spec.features

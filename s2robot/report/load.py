@@ -25,9 +25,9 @@ _STAGE = re.compile(r"/rollouts/[0-9a-f]{16}/(\d+-\d+|film\d+)/results\.json$") 
 def load_arms(folders: Sequence[Path]) -> list[ArmResult]:
     """Read every `results.json` in and below the folders and group the cells into arms.
 
-    Left out are the rollouts in a benchmark's store, of which its `cells/` are made, and cells that its plan does not
-    have any more. Of a cell that is there twice, the one with more episodes is taken. Cells of other encoders, or of
-    other settings of policy, readout or training, are arms of their own.
+    Left out are summaries of the tasks of one policy, the rollouts in a benchmark's store, of which its `cells/` are
+    made, and cells that its plan does not have any more. Of a cell that is there twice, the one with more episodes is
+    taken. Cells of other encoders, or of other settings of policy, readout or training, are arms of their own.
 
     Raises:
         ReportError: a folder has none, one is damaged, or two disagree about the same cell.
@@ -38,6 +38,7 @@ def load_arms(folders: Sequence[Path]) -> list[ArmResult]:
     for folder in folders:
         found = find_files([folder], "results.json")
         here = {path for path in found if path.parent not in former and not _STAGE.search(path.as_posix())}
+        here = {path for path in here if not _is_summary(path)}
         if not here:
             raise ReportError(f"no results.json in or below {folder}")
         paths |= here
@@ -56,6 +57,12 @@ def load_arms(folders: Sequence[Path]) -> list[ArmResult]:
         group[cell.training_seed] = _longer(group.get(cell.training_seed, cell), cell)
     arms = [ArmResult(setting, tuple(group[seed] for seed in sorted(group))) for setting, group in groups.items()]
     return sorted(_mark_encoders(arms), key=_order)
+
+
+def _is_summary(path: Path) -> bool:
+    """Return whether a file sums up the tasks of one policy, each of which has a file of its own below it."""
+    document = read_json(path)
+    return isinstance(document, dict) and "tasks" in document and "episode_results" not in document
 
 
 def load_cell(path: Path) -> CellResult:

@@ -32,6 +32,7 @@ class Actor:
         device: device that both run on.
         execute_steps: number of actions executed of each predicted chunk; None = as in training.
         temporal_ensemble: m of `ChunkEnsemble`; None = execute each chunk as predicted.
+        task: index of the task, for a policy that is told it.
 
     Attributes:
         execute_steps: number of actions executed of each chunk.
@@ -49,8 +50,9 @@ class Actor:
         device: torch.device,
         execute_steps: int | None = None,
         temporal_ensemble: float | None = None,
+        task: int | None = None,
     ) -> None:
-        self._inference = Inference(policy, encoder, checkpoint.spec, device)
+        self._inference = Inference(policy, encoder, checkpoint.spec, device, task)
         self._encoder = encoder
         self._checkpoint = checkpoint
         self._ensemble, self._layout = temporal_ensemble, policy.actions.layout

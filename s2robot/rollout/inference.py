@@ -62,9 +62,13 @@ class Inference:
         policy, encoder: policy and encoder, on `device`.
         spec: sizes of the policy.
         device: device that both run on.
+        task: index of the task of all episodes, for a policy that is told it.
     """
 
-    def __init__(self, policy: Policy, encoder: S2Encoder, spec: PolicySpec, device: torch.device) -> None:
+    def __init__(
+        self, policy: Policy, encoder: S2Encoder, spec: PolicySpec, device: torch.device, task: int | None = None
+    ) -> None:
+        self._task = task
         self._policy, self._encoder, self._shapes, self._device = policy, encoder, spec.features, device
         self._exact = device.type == "cpu"
 
@@ -109,5 +113,6 @@ class Inference:
             {camera: torch.stack([episode.features[camera] for episode in episodes]) for camera in self._shapes},
             torch.from_numpy(proprioception),
             torch.from_numpy(np.stack([episode.past_actions for episode in episodes])),
+            None if self._task is None else torch.full((len(episodes),), self._task),
         ).to(self._device)
         return self._policy.act(observation, [episode.generator for episode in episodes]).cpu().numpy()

@@ -28,6 +28,7 @@ from s2robot.training.optimization import require_precision
 from s2robot.training.processes import Processes, make_processes
 from s2robot.training.several import Environments, cached, opened, plan_all, prepare
 from s2robot.training.state import STATE_FILE, identity, require_same_run
+from s2robot.training.tasks import vectors_hash
 
 __all__ = [
     "TrainingData",
@@ -93,12 +94,16 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes,
                 _LOGGER.warning(message, camera, *size, config.encoder.needed_side)
         torch.manual_seed(config.seed)
         policy = make_policy(config.policy, config.readout, plan.spec)
+        if plan.task_vectors is not None and policy.observation.task is not None:
+            policy.observation.task.set_vectors(plan.task_vectors)
         require_fit(policy, config)
         policy.fit_normalization(  # before anything is encoded: it refuses modes that do not suit the actions
             [plan.demonstrations.actions[index] for index in plan.training_episodes],
             [plan.demonstrations.proprioception[index] for index in plan.training_episodes],
         )
         run = identity(config, encoder.fingerprint(), plan.fingerprint)
+        if plan.task_vectors is not None:
+            run["task vectors"] = vectors_hash(plan.task_vectors)
         if config.resume:
             require_same_run(Path(config.output) / STATE_FILE, run)
         with processes.main_first():  # the main process encodes; the others then find the features in the cache
@@ -164,6 +169,7 @@ class _Result:
             machines=machines,
             renderers=self.plan.renderers,
             packages=self.packages,
+            tasks=self.plan.tasks,
         )
         save_checkpoint(folder, state, checkpoint)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -53,6 +53,8 @@ class TrainingPlan:
         env_args: the environment description that the dataset records, with controllers that take the chosen actions.
         fingerprint: fingerprint of the dataset.
         renderers: renderers that drew the dataset's images, if recorded.
+        tasks: text, environment and number of demonstrations of each task that the policy is told; empty if it is not.
+        task_vectors: a text encoder's vectors of the tasks, float32 [tasks, width]; None if there are none.
         parts: the plans of several datasets of which this one is made, in order; empty for one dataset.
     """
 
@@ -66,6 +68,8 @@ class TrainingPlan:
     env_args: dict[str, Any]
     fingerprint: str
     renderers: list[str]
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    task_vectors: np.ndarray | None = None
     parts: tuple[TrainingPlan, ...] = ()
 
     @property
@@ -129,6 +133,13 @@ def plan_training(
         dataset.seen_by_default() if config.proprioception is None else config.proprioception
     )
     demonstrations = load_demonstrations(dataset, keys, episodes)
+    if config.task_conditioning == "none" and len(texts := set(demonstrations.texts)) > 1:
+        _LOGGER.warning(
+            "dataset %r: its demonstrations are of %d tasks, and the policy is not told which; to tell it: "
+            "task_conditioning=embedding",
+            str(dataset.path),
+            len(texts),
+        )
     require_long_enough(dataset, episodes, config.policy.action_steps)
     spec = PolicySpec(
         features={camera: encoder.feature_shape(*dataset.image_size(camera)) for camera in cameras},

@@ -15,10 +15,14 @@ from s2robot.data import DemonstrationDataset, open_dataset
 from s2robot.feature_cache.joined import JoinedFeatures
 from s2robot.interfaces import DatasetError, Encoder, differences
 from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training
+from s2robot.training.tasks import conditioned
 from s2robot.training.windows import Demonstrations
 
 # What may differ between files of one environment: how they came about, and how long an episode may take.
 _OF_THE_FILE = ("collection", "rendered_from", "packages", "env_version", "s2robot")
+
+_OF_THE_CAMERAS = ("horizon", "cameras", "image_size")
+_OF_THE_ROBOT = ("robots", "controller_configs", "control_freq", "gripper_types")
 
 Environments = Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
 """The environment of a run, as arguments of `make_env`; for several datasets a list with one for each."""
@@ -52,9 +56,9 @@ def plan_all(
         for dataset, environment in zip(datasets, environments, strict=True)
     ]
     if len(plans) == 1:
-        return plans[0]
-    _require_alike(datasets, plans)
-    return _join(datasets, plans)
+        return conditioned(datasets, plans[0], config)
+    _require_alike(datasets, plans, config.task_conditioning != "none")
+    return conditioned(datasets, _join(datasets, plans), config)
 
 
 def cached(
@@ -73,26 +77,33 @@ def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
         return cached(datasets, plan_all(datasets, config, encoder), config, encoder)
 
 
-def _describe(dataset: DemonstrationDataset, plan: TrainingPlan) -> dict[str, Any]:
+def _describe(dataset: DemonstrationDataset, plan: TrainingPlan, several_tasks: bool) -> dict[str, Any]:
     first = dataset.episode(plan.episodes[0], cameras=[], proprioception=plan.proprioception)
-    environment = {name: value for name, value in plan.environment.items() if name not in ("horizon", "cameras")}
+    environment = {name: value for name, value in plan.environment.items() if name not in _OF_THE_CAMERAS}
+    env_args = {name: value for name, value in plan.env_args.items() if name not in _OF_THE_FILE}
+    if several_tasks:  # scene and task may differ, but not what an action does
+        kwargs = env_args.get("env_kwargs") or {}
+        environment = {}
+        env_args = {"env_kwargs": {name: value for name, value in kwargs.items() if name in _OF_THE_ROBOT}}
     return {
         "cameras (height, width)": {camera: dataset.image_size(camera) for camera in plan.spec.features},
         "proprioception (width)": {key: first.proprioception[key].shape[1] for key in plan.proprioception},
         "order of proprioception": plan.proprioception,
         "action width": dataset.action_width,
         "steps per second": dataset.fps,
-        "environment": {name: value for name, value in environment.items() if name != "image_size"},
-        "env_args": {name: value for name, value in plan.env_args.items() if name not in _OF_THE_FILE},
+        "environment": environment,
+        "env_args": env_args,
     }
 
 
-def _require_alike(datasets: Sequence[DemonstrationDataset], plans: Sequence[TrainingPlan]) -> None:
-    first = _describe(datasets[0], plans[0])
+def _require_alike(
+    datasets: Sequence[DemonstrationDataset], plans: Sequence[TrainingPlan], several_tasks: bool
+) -> None:
+    first = _describe(datasets[0], plans[0], several_tasks)
     for dataset, plan in zip(datasets[1:], plans[1:], strict=True):
         found = [
             f"{name}: {ours!r} there, {theirs!r} here"
-            for name, ours, theirs in differences(first, _describe(dataset, plan))
+            for name, ours, theirs in differences(first, _describe(dataset, plan, several_tasks))
         ]
         if found:
             raise DatasetError(

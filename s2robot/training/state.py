@@ -19,7 +19,15 @@ STATE_FILE = "training_state.pt"
 # Settings that may change when a run is resumed. They change results by rounding at most (`device`). `dataset` is a
 # path: the content of the file is compared by its fingerprint.
 # The environment is where the policy is evaluated later; training does not know it.
-_FREE = {"dataset", "output", "device", "cache_dir", "resume", *EnvironmentSettings.__dataclass_fields__}
+_FREE = {
+    "dataset",
+    "task_vectors",
+    "output",
+    "device",
+    "cache_dir",
+    "resume",
+    *EnvironmentSettings.__dataclass_fields__,
+}
 FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "loggers", "wandb_project"}
 
 

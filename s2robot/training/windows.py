@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from s2robot.data import DemonstrationDataset
 from s2robot.feature_cache import CachedFeatures
 from s2robot.feature_cache.joined import JoinedFeatures
-from s2robot.interfaces import Batch, DatasetError, Observation
+from s2robot.interfaces import Batch, DatasetError, Episode, Observation
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,16 @@ class Demonstrations:
         proprioception: proprioception float32 [T, d] of each episode, the chosen keys concatenated.
         starts: row of each episode's first frame in the cached features.
         names: name of each episode.
+        texts: texts of its task that each episode records, as far as its format does.
+        tasks: index of each episode's task; empty if the policy is not told it.
     """
 
     actions: list[np.ndarray]
     proprioception: list[np.ndarray]
     starts: list[int]
     names: list[str]
+    texts: list[tuple[str, ...]] = field(default_factory=list)
+    tasks: list[int] = field(default_factory=list)
 
 
 def load_demonstrations(
@@ -41,7 +45,7 @@ def load_demonstrations(
         DatasetError: two episodes differ in the width of actions or of a key.
     """
     chosen = list(range(len(dataset))) if episodes is None else list(episodes)
-    actions, low_dim = [], []
+    actions, low_dim, texts = [], [], []
     widths: dict[str, int] = {}
     for index in chosen:
         episode = dataset.episode(index, cameras=[], proprioception=proprioception)
@@ -58,11 +62,17 @@ def load_demonstrations(
                 )
                 raise dataset.error(message, dataset.demos[index])
         actions.append(episode.actions)
+        texts.append(_texts(episode))
         parts = [episode.proprioception[key] for key in proprioception]
         low_dim.append(np.concatenate([np.zeros((len(episode), 0), np.float32), *parts], axis=1))
     starts = np.concatenate([[0], np.cumsum(dataset.lengths)])[chosen]
     names = [dataset.demos[index] for index in chosen]
-    return Demonstrations(actions, low_dim, [int(start) for start in starts], names)
+    return Demonstrations(actions, low_dim, [int(start) for start in starts], names, texts)
+
+
+def _texts(episode: Episode) -> tuple[str, ...]:
+    recorded = episode.attributes.get("tasks") or []
+    return tuple(dict.fromkeys(str(text) for text in recorded if str(text).strip()))
 
 
 def require_long_enough(dataset: DemonstrationDataset, episodes: Sequence[int], action_steps: int) -> None:
@@ -126,6 +136,8 @@ class WindowDataset(Dataset[Batch]):
         self._shift = np.repeat([demonstrations.starts[index] for index in episodes] - first, lengths)
         self._episode = np.repeat(np.arange(len(lengths)), lengths)
         self.demonstration = np.repeat(np.asarray(episodes, int), lengths)  # of each window, as in `demonstrations`
+        tasks = np.asarray(demonstrations.tasks, np.int64)
+        self._tasks = np.repeat(tasks[np.asarray(episodes, int)], lengths) if len(tasks) else None
         self._observation_offsets = np.arange(1 - observation_steps, 1)
         self._action_offsets = np.arange(action_steps)
 
@@ -151,7 +163,10 @@ class WindowDataset(Dataset[Batch]):
         past_actions = np.where(past[..., None] >= 0, self._actions[past], np.float32(0))
         # Before an episode's first step its first observation is repeated; no action was executed there, hence zeros.
         observation = Observation(
-            features, torch.from_numpy(self._proprioception[seen]), torch.from_numpy(past_actions)
+            features,
+            torch.from_numpy(self._proprioception[seen]),
+            torch.from_numpy(past_actions),
+            None if self._tasks is None else torch.from_numpy(self._tasks[now]),
         )
         return Batch(observation, torch.from_numpy(self._actions[ahead]))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from s2robot.interfaces import Observation, PolicySpec
+from s2robot.policies.networks.tasks import TaskNetwork
 from s2robot.policies.normalization import ProprioceptionNormalizer
 from s2robot.policies.readouts import make_readout, module_key
 
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 class ObservationNetwork(nn.Module):
     """Concatenates normalised proprioception with the vector of one trainable readout per camera.
 
-    Maps an `Observation` to [B, To, width], where width = cameras · readout width + d; without a readout it is d.
+    Maps an `Observation` to [B, To, width], where width = cameras · readout width + d; without a readout it is d. If
+    the policy is told its task, the vector of the task joins at every step.
 
     Attributes:
-        widths: width of each part: proprioception first (absent if d = 0), then the cameras.
+        task: network of the task; None if the policy is not told it.
+        widths: width of each part: proprioception first (absent if d = 0), then the cameras, then the task.
         width: sum of `widths`.
     """
 
@@ -35,6 +38,9 @@ class ObservationNetwork(nn.Module):
             for camera, shape in spec.features.items():
                 self.readouts[module_key(camera)] = make_readout(readout, shape)
                 self.widths.append(readout.width)
+        self.task = TaskNetwork(spec) if spec.tasks else None
+        if self.task is not None:
+            self.widths.append(spec.task_width)
         self.width = sum(self.widths)
 
     def parts(self, observation: Observation) -> list[Tensor]:
@@ -44,6 +50,10 @@ class ObservationNetwork(nn.Module):
             rows = observation.features[camera]
             vectors = self.readouts[module_key(camera)](shape.unflatten(rows.flatten(0, 1).float()))
             parts.append(vectors.unflatten(0, rows.shape[:2]))
+        if self.task is not None:
+            assert observation.task is not None  # windows, rollouts and `load_policy` see to it
+            steps = observation.proprioception.shape[1]
+            parts.append(self.task(observation.task)[:, None].expand(-1, steps, -1))
         return parts
 
     def forward(self, observation: Observation) -> Tensor:
