@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -164,6 +166,22 @@ def test_a_file_that_differs_is_not_written(checkpoint, encoder_program, tmp_pat
     out = tmp_path / "encoder.pt2"
     config = ExportConfig(checkpoint=str(checkpoint), out=str(out), format="torch_export", part="encoder")
     with pytest.raises(ExportError, match="does not compute what the encoder computes"):
+        export_checkpoint(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_conversion_that_fails_is_one_error_and_leaves_no_file(checkpoint, encoder_program, tmp_path, monkeypatch):
+    for name in ("onnxscript", "onnxruntime"):  # whether they are installed or not
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+
+    def fail(*arguments, **options):
+        raise RuntimeError("long report") from ValueError("\nno operator for aten.special\nmore")
+
+    monkeypatch.setattr(export_module, "_trace", lambda graph: encoder_program)
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    config = ExportConfig(checkpoint=str(checkpoint), out=str(tmp_path / "encoder.onnx"), part="encoder")
+    message = "EncoderGraph cannot be converted to ONNX: no operator for aten.special; format=torch_export needs no"
+    with pytest.raises(ExportError, match=message):
         export_checkpoint(config)
     assert list(tmp_path.iterdir()) == []
 

@@ -128,18 +128,7 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | Pol
     except ModuleNotFoundError as error:
         raise missing("onnxscript or onnxruntime", "onnx", error) from error
     names = [port.name for port in graph.inputs]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch warns of changes in its own next versions
-        converted: Any = torch.onnx.export(
-            program,
-            tuple(graph.example(0)[0]),
-            input_names=names,
-            output_names=[port.name for port in graph.outputs],
-            opset_version=_OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    converted.save(path)
+    _convert(program, graph, names).save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = {node.name for node in session.get_inputs()}
     if found != set(names):
@@ -150,6 +139,28 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: EncoderGraph | Pol
         return [torch.from_numpy(array) for array in session.run(None, feed)]
 
     return run
+
+
+def _convert(program: torch.export.ExportedProgram, graph: EncoderGraph | PolicyGraph, names: list[str]) -> Any:
+    """Return the ONNX program, whose inputs are called `names`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of changes in its own next versions
+            return torch.onnx.export(
+                program,
+                tuple(graph.example(0)[0]),
+                input_names=names,
+                output_names=[port.name for port in graph.outputs],
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # whatever the converter raises for an operator that ONNX lacks
+        reason = next((line for line in str(error.__cause__ or error).splitlines() if line.strip()), "")
+        raise ExportError(
+            f"{type(graph).__name__} cannot be converted to ONNX: {reason or type(error).__name__}; "
+            "format=torch_export needs no conversion"
+        ) from error
 
 
 @torch.no_grad()
