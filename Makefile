@@ -26,7 +26,8 @@ DEMO_DEVICE ?= device=cpu encoder.engine=openvino
 # Further arguments for pytest: `make test PYTEST_ARGS="-k encoder"`. Files of tests run side by side in so many processes.
 PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+# --no-loadscope-reorder: in the order of tests/conftest.py, the longest files first.
+PYTEST = $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -134,7 +134,8 @@ def compare(kind: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray
 def run_tests(changes: dict[str, str], workers: int) -> tuple[bool, str]:
     """Run the tests of `TESTS` on that kind; return whether they pass, and pytest's last line."""
     workers = max(1, workers // int(changes.get("S2ROBOT_TEST_THREADS", 1)))
-    command = [sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadfile", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+    command += ["-p", "no:cacheprovider"]
     command += ["-m", "not slow and not gpu and not integration", *(f"tests/{name}.py" for name in TESTS)]
     done = subprocess.run(command, cwd=ROOT, env=environment(changes), capture_output=True, text=True)
     lines = done.stdout.splitlines()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from multiprocessing import forkserver
 
 import hypothesis
 
@@ -30,6 +31,66 @@ for _variable, _folder in {
     os.environ[_variable] = os.path.join(CACHES, _folder)  # noqa: PTH118
 
 
+# What the fork server of a pytest process imports once for all that it starts: simulators and trainings. It is started
+# before any test, because the first that needed it would choose for the others.
+PRELOADED = (
+    "s2robot_envs.preload",
+    "s2robot.training",
+    "timm",
+    "diffusers.optimization",
+    "diffusers.training_utils",
+    "accelerate",
+)
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):  # in a process of pytest-xdist, which runs many files
+        forkserver.set_forkserver_preload(list(PRELOADED))
+        forkserver.ensure_running()
+
+
 def pytest_unconfigure():
     # Not with `atexit`, which processes forked by a test would run too.
     shutil.rmtree(CACHES, ignore_errors=True)
+
+
+# Files that take ten seconds of processor time and more, the longest first. The processes of pytest-xdist take one file
+# after the other, and one that begins last would keep its process busy while the others wait.
+LONGEST = [
+    "plugins",
+    "end_to_end",
+    "backbones",
+    "outside_package",
+    "training_resume",
+    "rollout_simulator",
+    "engines",
+    "backbones_outside",
+    "encoder_identity",
+    "encoder",
+    "benchmark_faults",
+    "data_rerender",
+    "envs_all_tasks",
+    "training_processes",
+    "contributing",
+    "policy_outputs",
+    "policies",
+    "training",
+    "cli_words",
+    "docs",
+    "server",
+    "envs_collection",
+    "policy_diffusion",
+    "envs_registry",
+    "envs_variants",
+    "envs_rendering",
+    "statistics",
+    "evaluation_restarts",
+    "training_recordings",
+    "setup",
+    "packaging",
+]
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))

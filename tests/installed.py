@@ -1,5 +1,6 @@
 """Packages as `pip install` leaves them behind: a module, and a dist-info with entry points."""
 
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +32,22 @@ def run_with(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python with arguments, with the packages of a folder installed in addition to this checkout's."""
     root = Path(__file__).parents[1]
     return run_python([site, root, root / "envs"], *arguments)
+
+
+def run_verbs(site: Path, *commands: Sequence[str]) -> str:
+    """Run several commands of `s2robot`, which must succeed, in one process: each process imports torch for seconds."""
+    done = run_with(site, "-c", _VERBS, json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+_VERBS = """
+import json, sys
+from s2robot.cli import main
+for words in json.loads(sys.argv[1]):
+    if main(words):
+        sys.exit(f"failed: {words}")
+"""
 
 
 def run_python(folders: Sequence[Path], *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

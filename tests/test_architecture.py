@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("s2robot/**/*.py"), *ROOT.glob("envs/**/*.py"), ROOT / "train_policy.py"])
@@ -155,3 +156,7 @@ def test_the_search_for_code_execution_finds(source):
 )
 def test_the_search_for_code_execution_allows(source):
     assert code_execution(source) == []
+
+
+def test_the_files_of_tests_that_run_first_exist():
+    assert [name for name in LONGEST if not (ROOT / f"tests/test_{name}.py").is_file()] == []

@@ -22,7 +22,7 @@ from s2robot.backbones import BACKBONES, find_spec, load_backbone
 from s2robot.backbones.checkpoints import load_strictly, read_state_dict
 from s2robot.backbones.layouts import from_efficientnet_lite
 from s2robot.backbones.loading import local_file, package_file
-from s2robot.encoder.cost import count_parameters, measure_tile
+from s2robot.encoder.cost import count_parameters
 from s2robot.encoder.listing import encoder_text, encoders_table, meta_backbone
 from s2robot.interfaces import Backbone, EncoderError, WeightsError
 
@@ -230,10 +230,9 @@ def test_a_timm_name_that_lacks_the_activation_of_its_weights_is_warned_about(na
 def test_the_table_tells_the_truth_about_every_backbone():
     for spec in OWN.values():
         backbone = meta_backbone(spec, None)
-        side = 14 * backbone.patch_size if backbone.patch_size > 1 else 224
-        tile = measure_tile(meta_backbone(spec, side), torch.empty((1, 3, side, side), device="meta"))
+        features, prefix = backbone.forward_features(torch.empty((1, 3, backbone.size, backbone.size), device="meta"))
         parameters = count_parameters(backbone) / 1e6
-        assert (tile.channels, tile.num_prefix) == (spec.width, spec.num_prefix_tokens), spec.name
+        assert (features.shape[1], prefix.shape[1]) == (spec.width, spec.num_prefix_tokens), spec.name
         assert abs(parameters - spec.parameters) <= 0.1 + 0.001 * parameters, spec.name
         assert backbone.num_prefix_tokens == spec.num_prefix_tokens, spec.name
 

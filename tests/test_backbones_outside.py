@@ -19,7 +19,7 @@ import timm.layers
 import timm.models
 import torch
 from helpers import offer, write_dataset
-from installed import install, run_with
+from installed import install, run_verbs, run_with
 from torch import Tensor, nn
 
 from s2robot.backbones import BackboneSpec, Network, load_backbone, table
@@ -478,14 +478,11 @@ def test_an_installed_package_is_listed_and_trained_with(tmp_path):
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(PLUGIN)], check=True, capture_output=True)
-    listed = run_with(site, "-m", "s2robot.cli", "encoders")
-    assert listed.returncode == 0, listed.stderr
-    assert {"lsnet_t", "unireplknet_a"} <= {line.split()[0] for line in listed.stdout.splitlines() if line}
     dataset = write_dataset(tmp_path / "demos.hdf5")
     settings = ("encoder=unireplknet_a", "encoder.weights=none", "encoder.scales=[32,64]", "policy=bc", *TRAIN)
     output = tmp_path / "run"
-    done = run_with(site, "-m", "s2robot.cli", "train", f"dataset={dataset}", f"output={output}", *settings)
-    assert done.returncode == 0, done.stderr[-2000:]
+    told = run_verbs(site, ["encoders"], ["train", f"dataset={dataset}", f"output={output}", *settings])
+    assert {"lsnet_t", "unireplknet_a"} <= {line.split()[0] for line in told.splitlines() if line}
     saved = json.loads((output / "checkpoint" / "config.json").read_text())
     assert saved["config"]["encoder"]["backbone"] == "unireplknet_a"
     assert saved["packages"] == {"backbone unireplknet_a": "s2robot_backbones 0.1.0"}

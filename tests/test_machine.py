@@ -10,6 +10,9 @@ import pytest
 import torch
 from helpers import write_dataset
 
+from s2robot import S2Encoder
+from s2robot.data import open_dataset
+from s2robot.evaluation.results import hash_json
 from s2robot.system.machine import (
     MIXED,
     count_machines,
@@ -127,15 +130,20 @@ print(json.dumps([prints, facts["capability"], facts["threads"]]))
 def test_fingerprints_are_equal_on_processors_with_other_instructions_threads_and_engines(tmp_path):
     dataset = write_dataset(tmp_path / "demos.hdf5", (5, 3))
 
-    def run(engine, threads, **changes):
-        command = [sys.executable, "-c", FINGERPRINTS, str(dataset), engine, str(threads)]
-        found = subprocess.run(command, env={**os.environ, **changes}, check=True, stdout=subprocess.PIPE, text=True)
-        return json.loads(found.stdout.splitlines()[-1])
-
-    old = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
-    here, there = run("eager", 1), run("compile", 3, PYTHONHASHSEED="7", **old)
-    assert (here[2], there[1:]) == (1, ["DEFAULT", 3])
-    assert here[0] == there[0]
+    with open_dataset(dataset) as opened:
+        encoder = S2Encoder("efficientnet_lite0", (224, 448), weights="package")
+        here = [
+            encoder.fingerprint(),
+            encoder.backbone.weights_hash(),
+            opened.fingerprint(),
+            hash_json(opened.env_args),
+        ]
+    other = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "PYTHONHASHSEED": "7"}
+    threads = torch.get_num_threads() + 2
+    command = [sys.executable, "-c", FINGERPRINTS, str(dataset), "compile", str(threads)]
+    found = subprocess.run(command, env={**os.environ, **other}, check=True, stdout=subprocess.PIPE, text=True)
+    there = json.loads(found.stdout.splitlines()[-1])
+    assert there == [here, "DEFAULT", threads]
 
 
 def test_the_machine_that_was_used_last_comes_last():

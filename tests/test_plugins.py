@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from contributed import entry_of
-from installed import run_with
+from installed import run_verbs, run_with
 from moving_square import frames, numbers
 
 KINDS = {
@@ -66,12 +66,6 @@ def site(tmp_path_factory):
     return target
 
 
-def s2robot(site, *words):
-    done = run_with(site, "-m", "s2robot.cli", *words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_policy_readout_and_format_train_and_the_checkpoint_names_their_package(site, tmp_path):
     arrays = {}
     for seed, length in enumerate((6, 9)):
@@ -80,7 +74,7 @@ def test_policy_readout_and_format_train_and_the_checkpoint_names_their_package(
         arrays[f"episode_{seed}/front_image"] = frames(length, seed)
     np.savez(tmp_path / "squares.npz", **arrays)
     places = [f"dataset={tmp_path / 'squares.npz'}", f"output={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}"]
-    s2robot(site, "train", *places, *TINY)
+    run_verbs(site, ["train", *places, *TINY])
     document = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())
     assert document["packages"] == {
         f"policy {POLICY}": "acme-robots 3.1",
@@ -92,13 +86,16 @@ def test_policy_readout_and_format_train_and_the_checkpoint_names_their_package(
 @pytest.mark.sim
 def test_task_and_expert_are_collected_trained_on_and_evaluated_and_every_file_names_their_package(site, tmp_path):
     demos, run = tmp_path / "milk.hdf5", tmp_path / "run"
-    s2robot(site, "collect", "task=PickPlaceMilk", "num=2", "size=32", "noise=0", "workers=1", f"out={demos}")
-    s2robot(site, "train", f"dataset={demos}", f"output={run}", f"cache_dir={tmp_path / 'cache'}", *TINY)
+    words = [f"checkpoint={run / 'checkpoint'}", "episodes=1", "horizon=4", "videos=0", "num_envs=1"]
+    run_verbs(
+        site,
+        ["collect", "task=PickPlaceMilk", "num=2", "size=32", "noise=0", "workers=1", f"out={demos}"],
+        ["train", f"dataset={demos}", f"output={run}", f"cache_dir={tmp_path / 'cache'}", *TINY],
+        ["evaluate", *words, f"output={tmp_path / 'results'}", "device=cpu"],
+    )
     packages = json.loads((run / "checkpoint" / "config.json").read_text())["packages"]
     names = [f"policy {POLICY}", f"readout {READOUT}", "task PickPlaceMilk", "expert PickPlaceMilk"]
     assert packages == dict.fromkeys(names, "acme-robots 3.1")
-    words = [f"checkpoint={run / 'checkpoint'}", "episodes=1", "horizon=4", "videos=0", "num_envs=1"]
-    s2robot(site, "evaluate", *words, f"output={tmp_path / 'results'}", "device=cpu")
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert results["training_packages"] == packages
     assert results["packages"].items() >= {names[0]: "acme-robots 3.1", names[1]: "acme-robots 3.1"}.items()

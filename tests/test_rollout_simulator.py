@@ -36,16 +36,14 @@ def films(name, num_envs):
 @pytest.mark.parametrize(
     "name", ["diffusion_unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bc", "bc_rnn"))]
 )
-def test_episodes_are_the_same_in_one_two_and_four_environments(name):
-    alone = films(name, 1)
+def test_episodes_are_the_same_in_one_environment_and_in_three(name):
+    alone, beside = films(name, 1), films(name, 3)  # of the three, one runs a second episode
     assert sorted(alone) == SEEDS
     assert not np.array_equal(alone[SEEDS[0]][1], alone[SEEDS[1]][1])
-    for num_envs in (2, 4):
-        beside = films(name, num_envs)
-        for seed in SEEDS:
-            assert beside[seed][0] == alone[seed][0]
-            # Drivers may round otherwise in another process; another state of the robot shows by far more.
-            assert np.abs(beside[seed][1].astype(int) - alone[seed][1]).max() <= 2
+    for seed in SEEDS:
+        assert beside[seed][0] == alone[seed][0]
+        # Drivers may round otherwise in another process; another state of the robot shows by far more.
+        assert np.abs(beside[seed][1].astype(int) - alone[seed][1]).max() <= 2
 
 
 def run(checkpoint, output, make=make_vector_env, **settings):

@@ -17,6 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers.optimization
+import diffusers.training_utils  # noqa: F401  # these three so that not every run imports them
+import timm  # noqa: F401
 from toy_benchmark import empty_report, run_toys, toy_config
 
 from s2robot.benchmark import runner

@@ -20,6 +20,9 @@ from s2robot.policies.bc import BCConfig
 from s2robot.policies.diffusion_unet import DiffusionUNetConfig
 from s2robot.training import TrainingLoop, train
 
+SLOW_IMPORTS = ("s2robot.training", "timm", "diffusers.optimization", "diffusers.training_utils", "accelerate")
+"""What a training imports before or while it runs, and what takes seconds."""
+
 SMALL_DIFFUSION = DiffusionUNetConfig(down_dims=[16], groups=4, train_timesteps=5, inference_steps=5)
 
 
@@ -68,7 +71,7 @@ def train_in_processes(
     """
     context = multiprocessing.get_context("forkserver")
     # Without this module, which the server would not find, because it does not search the folder of the tests.
-    context.set_forkserver_preload(["s2robot.training", "accelerate"])
+    context.set_forkserver_preload(list(SLOW_IMPORTS))
     # Where they meet, on a port that nobody can take in between; they find it as those of `torchrun` find its store.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     arguments = [(config, rank, count, store.port, kill_at, report) for rank in range(count)]
