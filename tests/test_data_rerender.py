@@ -145,7 +145,7 @@ def changed(tmp_path, **kwargs):
             {"controller": {"type": "JOINT_POSITION", "output_max": 0.05, "output_min": -0.05}},
             "action: recorded 7, here 8",
         ),
-        ({"robots": ["Kawasaki"]}, "robosuite cannot make Lift with {'robots': ['Kawasaki']"),
+        ({"robots": ["Kawasaki"]}, "unknown robot 'Kawasaki'. Choices: Baxter, "),
         ({"gripper_types": "Claw"}, "robosuite cannot make Lift with {'robosuite': {'gripper_types': 'Claw'}}"),
         ({"gravity": 0}, "robosuite cannot make Lift with {'robosuite': {'gravity': 0}}"),
     ],
@@ -197,7 +197,7 @@ def test_the_control_frequency_of_robosuites_own_recordings_is_told_by_their_sta
     ("env_args", "words", "message"),
     [
         ({}, [], "records no environment"),
-        ({"env_name": "Lfit"}, [], "unknown task 'Lfit'; did you mean 'Lift'"),
+        ({"env_name": "Lfit"}, [], "unknown task of robosuite 'Lfit'; did you mean 'Lift'"),
         pytest.param({"env_name": "Lift"}, ["cameras=[frnt]"], "unknown camera of Lift 'frnt'", marks=pytest.mark.sim),
         ({"env_name": "Lift"}, ["size=8"], "size=8 is not possible"),
         pytest.param(

@@ -58,10 +58,11 @@ def composite_controller(config: Any, robot: str, version: str | None = None) ->
 
 @cache
 def is_bimanual(robot: str) -> bool:
-    """Return whether one robot of this name, which robosuite must have, has two arms."""
+    """Return whether one robot of this name has two arms; False if robosuite has none, which making it then says."""
+    from robosuite.robots import REGISTERED_ROBOTS
     from robosuite.utils.robot_utils import check_bimanual
 
-    return bool(check_bimanual(robot))
+    return robot in REGISTERED_ROBOTS and bool(check_bimanual(robot))
 
 
 def controller_names() -> list[str]:
