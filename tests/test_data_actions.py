@@ -16,6 +16,7 @@ from s2robot.data.actions import input_of_controllers, input_of_keys, other_acti
 from s2robot.data.conversion import convert_dataset
 from s2robot.data.inspection import inspect_dataset
 from s2robot.interfaces import DatasetError
+from s2robot.policies.bc import BCConfig
 from s2robot.training import train
 from s2robot.training.data import plan_training
 from s2robot.training.state import identity
@@ -259,6 +260,25 @@ def test_absolute_poses_that_are_described_as_increments_are_refused(tmp_path, e
     with open_dataset(honest) as dataset:
         assert "controller" not in plan_training(dataset, config, encoder).environment
     assert not [problem for problem in inspect_dataset(honest).problems if "out of range" in problem]
+
+
+@pytest.mark.parametrize("rotations", [[], [{"start": 3, "form": "axis_angle"}]])
+def test_rotations_that_jump_are_told_unless_they_are_learned_as_such(rotations, tmp_path, encoder, caplog):
+    def turn(group, index):  # the same rotations, every second one by its other name
+        vectors = group["actions_abs"][:, 3:6]
+        other = vectors * (1 - 2 * np.pi / np.linalg.norm(vectors, axis=1, keepdims=True))
+        vectors[::2] = other[::2]
+        group["actions_abs"][:, 3:6] = vectors
+
+    policy = BCConfig(action_steps=4, action_rotations=rotations)
+    for change, told in ((turn, not rotations), (lambda group, index: None, False)):
+        path = write_file(tmp_path / "demos.hdf5", change, controller={**OSC_1_4, "control_delta": False})
+        config = make_config(tmp_path, tmp_path / "run", action_key="actions_abs", policy=policy)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING), open_dataset(path, action_key=["actions_abs"]) as dataset:
+            plan_training(dataset, config, encoder)
+        assert (f"actions[3:6] jumps by more than half a turn at {5 * (LENGTH - 1)} steps" in caplog.text) == told
+        assert ("jumps" in caplog.text) == told
 
 
 def test_a_few_steps_beyond_the_limits_are_not_taken_for_poses(tmp_path, encoder):

@@ -27,6 +27,7 @@ from s2robot.feature_cache.joined import JoinedFeatures
 from s2robot.interfaces import Batch, Encoder, PolicySpec
 from s2robot.training.episodes import choose_episodes
 from s2robot.training.processes import Processes
+from s2robot.training.units import action_parts
 from s2robot.training.windows import (
     Demonstrations,
     WindowDataset,
@@ -159,9 +160,25 @@ def plan_training(
             named = {**named, **changed}
         elif config.controller_input is None:
             refuse_absolute_in_disguise(dataset, demonstrations.actions)
+    if not config.policy.action_rotations:
+        _tell_jumps(dataset, env_args, demonstrations.actions)
     named = {**named, "cameras": cameras, "image_size": sizes}
     described = named, env_args, dataset.fingerprint()
     return TrainingPlan(demonstrations, episodes, training, validation, spec, keys, *described, renderers)
+
+
+def _tell_jumps(dataset: DemonstrationDataset, env_args: Mapping[str, Any], actions: list[np.ndarray]) -> None:
+    """Warn of rotations that jump by more than half a turn between two steps, which no policy learns as numbers."""
+    for part in action_parts(env_args, dataset.action_width):
+        columns = part.columns
+        steps = [np.abs(np.diff(values[:, columns], axis=0)) for values in actions]
+        count = sum(int((step.max(1) > np.pi).sum()) for step in steps if len(step))
+        if part.is_rotation and count:
+            _LOGGER.warning(
+                "dataset %r: the rotation in actions[%d:%d] jumps by more than half a turn at %d steps; learn it with "
+                "'policy.action_rotations=[{start:%d,form:axis_angle}]'",
+                str(dataset.path), columns.start, columns.stop, count, columns.start,
+            )  # fmt: skip
 
 
 def cache_all(

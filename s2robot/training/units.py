@@ -23,10 +23,15 @@ class ActionPart:
     columns: slice
     scale: np.ndarray
 
+    @property
+    def is_rotation(self) -> bool:
+        """Whether the columns are an axis-angle, as robosuite's controllers take rotations."""
+        return self.name.endswith("rad")
+
     def error(self, predicted: np.ndarray, demonstrated: np.ndarray) -> float:
         """Return the mean distance between actions [..., A]: positions in m, rotations (angle) in rad, or commands."""
         mine, theirs = (values[..., self.columns].reshape(-1, len(self.scale)) for values in (predicted, demonstrated))
-        if self.name.endswith("rad"):  # robosuite's controllers take rotations as axis-angle vectors
+        if self.is_rotation:
             from scipy.spatial.transform import Rotation  # takes most of a second, which few runs need
 
             first, second = (Rotation.from_rotvec(values * self.scale) for values in (mine, theirs))
