@@ -80,6 +80,7 @@ def record(folder, task, robot, controller, control_freq):
         has_offscreen_renderer=False,
         use_camera_obs=False,
         ignore_done=True,
+        seed=0,
     )
     recorder = DataCollectionWrapper(env, str(folder / "raw"))
     recorder.reset()

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import pytest
 from helpers import ENVIRONMENT, make_episode
-from robosuite_recordings import CASES, farthest, part, record, replayed
+from robosuite_recordings import CASES, Case, farthest, part, record, replayed
 
 from s2robot.cli import main
 from s2robot.cli.cells import check_collection
@@ -29,9 +29,19 @@ def test_an_environment_is_rebuilt_as_recorded_and_its_arm_goes_where_it_went(tm
     assert described["env_kwargs"]["controller_configs"] == before["env_kwargs"]["controller_configs"]
     assert described["env_kwargs"]["robots"] == [case.robot]
     assert described["env_kwargs"]["control_freq"] == case.control_freq
+    assert described["s2robot"]["horizon"] == 100  # the longest demonstration, rounded up
     assert episode.images["agentview"].std() > 10
     assert moved > 0.02
     assert apart < 1e-3
+
+
+def test_a_recording_of_a_robot_on_wheels_is_rendered(tmp_path):
+    """Its base's controller remembers more than a state: robosuite's own replay ends centimetres from it, too."""
+    _, described, episode, apart, moved = replayed(tmp_path, Case("Lift", "PandaOmron", "OSC_POSE", {}, 20))
+    assert described["env_kwargs"]["robots"] == ["PandaOmron"]
+    assert episode.images["agentview"].std() > 10
+    assert moved > 0.5
+    assert apart < 0.1 * moved
 
 
 def test_a_controller_of_robosuite_1_4_is_rebuilt_in_the_words_of_1_5(tmp_path):

@@ -44,7 +44,9 @@ def test_a_policy_trained_on_robomimics_own_file_is_evaluated_as_recorded(tmp_pa
     assert environment["horizon"] == 100  # the longest demonstration takes 27 steps
     assert "robot0_eef_quat_site" in checkpoint.proprioception
     words = [f"checkpoint={run}/checkpoint", "episodes=1", "videos=0", "horizon=4", "num_envs=1", "device=cpu"]
+    capsys.readouterr()
     assert main(["evaluate", *words]) == 0
+    assert "at most 4 steps each" in capsys.readouterr().out
     results = json.loads((run / "results.json").read_text())
     assert (results["task"], results["episodes"]) == ("Lift", 1)
     capsys.readouterr()
@@ -60,7 +62,8 @@ def test_the_evaluation_environment_draws_recorded_states_as_robosuite_does():
     environment = environment_of(settings(ROBOMIMIC))
     with open_dataset(ROBOMIMIC) as dataset:
         episode = dataset.episode(0)
-    env = make_env(**environment, cameras=("agentview",), image_size=84)
+    cameras = ("agentview", "robot0_eye_in_hand")
+    env = make_env(**environment, cameras=cameras, image_size=84)
     env.reset(seed=0)
     load_model(env, episode.model_file)
     with robosuite_twin(env) as theirs:
@@ -72,10 +75,11 @@ def test_the_evaluation_environment_draws_recorded_states_as_robosuite_does():
             seen = theirs._get_observations(force_update=True)
             env.set_state(state)
             ours = env.observe()
-            picture = seen["agentview_image"][::-1]
-            if "llvmpipe" in env.renderer_name:
-                np.testing.assert_array_equal(ours["agentview_image"], picture)
-            assert_same_picture(ours["agentview_image"], picture)
+            for camera in cameras:
+                picture = seen[f"{camera}_image"][::-1]
+                if "llvmpipe" in env.renderer_name:
+                    np.testing.assert_array_equal(ours[f"{camera}_image"], picture)
+                assert_same_picture(ours[f"{camera}_image"], picture)
             for key in environment["proprioception"]:
                 np.testing.assert_allclose(ours[key], seen[key], atol=1e-5, err_msg=key)
     env.close()
@@ -88,6 +92,17 @@ def test_a_recorded_controller_and_frequency_are_evaluated_in():
     environment = environment_of(settings(ROBOMIMIC))
     assert not environment.keys() & {"controller", "control_freq", "robots"}  # the task's own
     assert recorded["env_kwargs"]["control_freq"] == 20
+
+
+@pytest.mark.sim
+def test_a_rendered_copy_is_evaluated_with_all_that_its_policy_sees(tmp_path):
+    """A copy keeps what robomimic recorded beside the task's own observations; once, evaluation then lacked it."""
+    out = tmp_path / "copy.hdf5"
+    assert main(["render", f"dataset={ROBOMIMIC}", f"out={out}", "size=16", "workers=1", "cameras=[agentview]"]) == 0
+    environment = environment_of(settings(out))
+    assert (environment["task"], environment["render_profile"], environment["horizon"]) == ("Lift", "fast", 100)
+    assert "robot0_joint_pos_cos" in environment["proprioception"]
+    assert environment_of(settings(out, proprioception=["robot0_eef_pos"])) is None  # the task's own
 
 
 def changed(tmp_path, change):

@@ -9,11 +9,13 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from helpers import make_episode
 
 from s2robot.checkpoint import load_checkpoint
 from s2robot.cli import main
 from s2robot.cli.environment import environment_of
 from s2robot.config import TrainConfig
+from s2robot.data import RobomimicWriter
 from s2robot.interfaces import DatasetError
 from s2robot.policies.bc import BCConfig
 from s2robot_envs import make_env
@@ -101,6 +103,18 @@ def test_a_policy_without_an_environment_is_given_one_at_evaluation(replay_buffe
     assert main(["evaluate", *evaluation, f"task={TASK}", "gym.actions={low: 0, high: 512}"]) == 0
     results = json.loads((run / "results.json").read_text())
     assert (results["successes"], results["environment"]["gym"]) == (2, {"actions": {"low": 0, "high": 512}})
+
+
+def test_an_environment_of_gymnasium_that_others_recorded_is_named_with_its_settings(tmp_path, capsys):
+    """As Minari and robomimic record it; it may need a package to be imported, so that it is not made by itself."""
+    kwargs = {"obs_type": "pixels"}
+    with RobomimicWriter(tmp_path / "demos.hdf5", {"env_name": "Pusher-v0", "type": 2, "env_kwargs": kwargs}) as writer:
+        writer.add(make_episode(4, 0))
+    assert environment_of(settings(tmp_path / "demos.hdf5")) is None
+    assert (
+        """give task=gym:Pusher-v0 'gym.kwargs={"obs_type": "pixels"}', or task=gym:<module>"""
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def run_checks(folder: str | Path = ".") -> list[Check]:
         *(lambda name=name: check_version(name) for name in SUPPORTED_VERSIONS),
         check_opengl,
         check_frame,
+        check_tasks,
         check_cores,
         check_memory,
         lambda: check_disk(folder),
@@ -122,6 +123,23 @@ def check_frame() -> Check:
     if float(contrast) < 1:
         return Check("one frame", "problem", f"{detail}, but the image is empty", INSTALL_COMMAND)
     return Check("one frame", "ok", detail)
+
+
+def check_tasks() -> Check:
+    """Say which tasks there are."""
+    from s2robot_envs.families import DEFAULT, FAMILIES
+    from s2robot_envs.registered import environments
+    from s2robot_envs.tasks import TASKS
+
+    others = ", ".join(f"{family}:…" for family in FAMILIES if family != DEFAULT)
+    try:
+        registered = environments()
+    except Exception as error:  # the simulator's import may raise any type
+        reason = f"{type(error).__name__}: {error}"
+        return Check("tasks", "problem", f"robosuite does not load: {reason}", _remedy(reason))
+    return Check(
+        "tasks", "ok", f"{', '.join(TASKS)}; {DEFAULT}:<name> for {', '.join(sorted(registered))}; and {others}"
+    )
 
 
 def _remedy(reason: str) -> str:

@@ -110,7 +110,7 @@ def load_model(env: RobosuiteEnv, model_file: str) -> None:
 
 def as_robosuite_1_5(model_file: str) -> str:
     """Rename the parts of a scene recorded by robosuite 1.4 as 1.5 names them; newer scenes are returned unchanged."""
-    if "fixed_mount0_base" in model_file:
+    if '"robot0_right_center"' in model_file:  # a site that every robot of 1.5 has, and none of 1.4
         return model_file
     # Match at the opening quote, so that each name is changed once: 1.4's `gripper0_right_gripper` must become
     # `gripper0_right_right_gripper`.

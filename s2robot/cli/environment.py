@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from s2robot.interfaces import ConfigError, unknown_name
 if TYPE_CHECKING:
     from s2robot_envs.base import ImageEnv
 
-_ROBOSUITE = 1  # robomimic's EnvType.ROBOSUITE_TYPE
+_ROBOSUITE, _GYM = 1, 2  # robomimic's EnvType
 
 
 def environment_of(config: TrainConfig) -> dict[str, Any] | None:
@@ -62,6 +63,7 @@ def environment_of(config: TrainConfig) -> dict[str, Any] | None:
         kept = recorded_environment_kept(dataset, config.task, config.controller)
         env_args, changed = controllers_for(dataset, config.controller_input) if kept else (dataset.env_args, {})
         if environment is None:
+            _say_how_to_tie(dataset)
             if takes_unit_actions(env_args):
                 _say_out_of_range(dataset, chosen)
             return None
@@ -118,7 +120,7 @@ def _with_observables(own: Mapping[str, Any], keys: Sequence[str]) -> dict[str, 
     task = own.get("task", "")
     if "proprioception" in own or not (task in TASKS or task.startswith(PREFIX)):
         return None
-    if set(keys) <= set(task_spec(task).proprioception) or own.get("robots") is not None:
+    if set(keys) <= set(task_spec(task).proprioception):
         return None
     return {**own, "proprioception": list(keys)}
 
@@ -152,6 +154,20 @@ def _say_not_evaluated(dataset: DemonstrationDataset, error: Exception) -> None:
     print(
         f"{dataset.path}: the recorded environment cannot be made here, so that the policy is not evaluated in it "
         f"({error}); task=… names another one",
+        file=sys.stderr,
+    )
+
+
+def _say_how_to_tie(dataset: DemonstrationDataset) -> None:
+    """Name the settings for an environment of gymnasium that others recorded: it may need a package and options."""
+    env_args = dataset.env_args
+    if env_args.get("type") != _GYM or "s2robot" in env_args or not env_args.get("env_name"):
+        return
+    name, kwargs = env_args["env_name"], env_args.get("env_kwargs")
+    options = f" 'gym.kwargs={json.dumps(kwargs)}'" if kwargs else ""
+    print(
+        f"{dataset.path}: records gymnasium's environment {name}; to evaluate the policy in it, give "
+        f"task=gym:{name}{options}, or task=gym:<module>:{name} if a package registers it",
         file=sys.stderr,
     )
 

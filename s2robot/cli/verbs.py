@@ -129,11 +129,13 @@ def evaluate(words: list[str]) -> Output:
         return _tasks_evaluated(results, output)
     plot_run(results, output / "results.png")
     low, high = results["interval"]
+    horizon = results["environment"].get("horizon")
+    limit = f", at most {horizon} steps each" if horizon else ""
     seeds = "unseen seeds" if config.first_seed >= EVALUATION_SEED else "seeds"  # the results have a warning for these
     text = (
         f"success {results['successes']}/{results['episodes']} = {results['success_rate']:.1%} "
         f"(95% Wilson interval {low:.1%} to {high:.1%}) on {results['task']} over {seeds} "
-        f"{config.first_seed} to {config.first_seed + config.episodes - 1}, in {results['seconds']:.0f} s\n"
+        f"{config.first_seed} to {config.first_seed + config.episodes - 1}{limit}, in {results['seconds']:.0f} s\n"
         f"results, plot and videos: {output}"
     )
     remarks = [(kind, remark) for kind in ("warning", "note") for remark in results[f"{kind}s"]]
