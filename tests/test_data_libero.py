@@ -1,6 +1,7 @@
 """LIBERO's demonstration files, in the layout of its own script, read as they are."""
 
 import dataclasses
+import json
 
 import h5py
 import numpy as np
@@ -95,7 +96,15 @@ def test_rendering_compares_observations_with_the_states_one_step_later(tmp_path
     assert not [drift for drift in later if drift.demo == "demo_0"]
 
 
-def test_inspection_finds_nothing_wrong(path):
+def test_late_observations_are_named_until_they_are_rendered_again(tmp_path, path, caplog):
+    (problem,) = inspect_dataset(path).problems
+    assert "after the action of the same index" in problem
+    config = dataclasses.replace(make_config(tmp_path, tmp_path / "run", training={"epochs": 1}), dataset=str(path))
+    train(config, make_encoder())
+    assert "after the action of the same index" in caplog.text
+    with h5py.File(path, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        file["data"].attrs["env_args"] = json.dumps(env_args | {"rendered_from": "0"})
     assert inspect_dataset(path).problems == []
 
 

@@ -17,6 +17,7 @@ from s2robot.data import open_dataset
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.cameras import Cameras
 from s2robot.data.fields import why_discrete
+from s2robot.data.libero import late_observations
 from s2robot.data.ranges import takes_unit_actions
 from s2robot.data.selection import filter_keys_of, listed_positions, select_episodes
 from s2robot.interfaces import DatasetError, Episode
@@ -202,6 +203,8 @@ def _summarise(result: Inspection, dataset: DemonstrationDataset, ranges: _Range
         result.missing.append("success")
     elif result.solved < result.judged:
         result.problems.append(f"{result.judged - result.solved} of {result.judged} demonstrations did not succeed")
+    if late := late_observations(dataset.env_args):
+        result.problems.append(f"late observations: {late}")
     result.problems += [f"constant channel: {name} never changes" for name in ranges.constant()]
     outside = np.flatnonzero(np.abs(result.action_range).max(0, initial=0) > 1)
     if takes_unit_actions(dataset.env_args) and len(outside):

@@ -51,6 +51,16 @@ def steps_behind(env_args: Mapping[str, Any]) -> int:
     return int(is_libero(env_args) and "rendered_from" not in env_args)
 
 
+def late_observations(env_args: Mapping[str, Any]) -> str:
+    """Return a text that says by how much observations are late, and the way out; empty if they are not."""
+    if not steps_behind(env_args):
+        return ""
+    return (
+        "LIBERO stored each observation after the action of the same index, so a policy learns the action before; "
+        "`s2robot render` makes observations before each action from the states"
+    )
+
+
 def is_libero(env_args: Mapping[str, Any]) -> bool:
     """Return whether LIBERO recorded an environment description."""
     return "bddl_file" in env_args

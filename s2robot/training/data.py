@@ -22,6 +22,7 @@ from s2robot.data.actions import (
 from s2robot.data.appearance import check_look, size_entry
 from s2robot.data.fields import refuse_discrete_actions
 from s2robot.data.horizon import with_horizon
+from s2robot.data.libero import late_observations
 from s2robot.feature_cache import CachedFeatures, cache_features
 from s2robot.feature_cache.joined import JoinedFeatures
 from s2robot.interfaces import Batch, Encoder, PolicySpec
@@ -150,8 +151,8 @@ def plan_training(
     sizes = {camera: size_entry(*dataset.image_size(camera)) for camera in cameras}
     named = dataset.env_args.get("s2robot", {}) if environment is None else environment
     named, told = with_horizon(named, dataset.env_args, [len(actions) for actions in demonstrations.actions])
-    if told:
-        _LOGGER.warning("dataset %r: %s", str(dataset.path), told)
+    for line in filter(None, (told, late_observations(dataset.env_args))):
+        _LOGGER.warning("dataset %r: %s", str(dataset.path), line)
     env_args = dataset.env_args
     if recorded_environment_kept(dataset, config.task, config.controller):
         env_args, changed = controllers_for(dataset, config.controller_input)
