@@ -19,7 +19,7 @@ from s2robot_envs.families import refuse_variant
 from s2robot_envs.libero_package import find_task, import_libero, read_initial_states, use_assets, with_local_files
 from s2robot_envs.rendering import OffscreenRenderer
 from s2robot_envs.settings import EnvSettings
-from s2robot_envs.simulator import COLLISION_GROUPS, import_robosuite
+from s2robot_envs.simulator import COLLISION_GROUPS, import_any_robosuite
 
 CAMERAS = {"agentview_rgb": "agentview", "eye_in_hand_rgb": "robot0_eye_in_hand"}  # name in LIBERO's files -> MuJoCo's
 HORIZON = 600  # `max_steps` of LIBERO's evaluation
@@ -212,7 +212,7 @@ class LiberoEnv(ImageEnv):
         """Describe how to recreate this environment, JSON-able, in robomimic's form."""
         return {
             "env_name": self.task,
-            "env_version": f"robosuite {import_robosuite().__version__}",
+            "env_version": f"robosuite {import_any_robosuite().__version__}",
             "type": _GYM,
             "env_kwargs": {},
             "language": self.language,
@@ -236,7 +236,7 @@ def _build(task: str, problem: str, definition: str, settings: Mapping[str, Any]
     robots = [robots] if isinstance(robots, str) else list(robots)
     try:
         if isinstance(controller, str):
-            controller = import_robosuite().load_controller_config(default_controller=controller)
+            controller = import_any_robosuite().load_controller_config(default_controller=controller)
         with _numpy_seeded(0):
             env = problems[problem](
                 bddl_file_name=definition,

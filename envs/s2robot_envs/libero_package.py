@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 
 from s2robot_envs.errors import EnvConfigError, unknown_name
-from s2robot_envs.simulator import import_robosuite
+from s2robot_envs.simulator import import_any_robosuite
 
 PREFIX = "libero:"
 ASSETS = "LIBERO_ASSETS"  # environment variable: the folder of LIBERO's models and textures
@@ -124,7 +124,7 @@ def import_libero(name: str) -> ModuleType:
         importlib.metadata.version("hf-libero")
     except importlib.metadata.PackageNotFoundError as error:
         raise EnvConfigError(f"LIBERO (hf-libero) is not installed; run: {_INSTALL}") from error
-    version = str(import_robosuite().__version__)
+    version = str(import_any_robosuite().__version__)
     if not version.startswith("1.4."):
         raise EnvConfigError(f"LIBERO needs robosuite 1.4.0, but {version} is installed; run: {_INSTALL}")
     try:
@@ -193,7 +193,7 @@ def with_local_files(scene: str, assets: Path) -> str:
     Raises:
         EnvConfigError: the scene is not XML, or names a file that is neither robosuite's nor LIBERO's.
     """
-    robosuite = Path(str(import_robosuite().__file__)).parent
+    robosuite = Path(str(import_any_robosuite().__file__)).parent
     try:
         root = ElementTree.fromstring(scene)
     except ElementTree.ParseError as error:

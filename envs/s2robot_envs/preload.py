@@ -3,6 +3,10 @@
 It creates no environment and no OpenGL context, because neither would survive the fork.
 """
 
-from s2robot_envs.simulator import import_robosuite
+import contextlib
 
-import_robosuite()
+from s2robot_envs.errors import EnvConfigError
+from s2robot_envs.simulator import import_any_robosuite
+
+with contextlib.suppress(EnvConfigError):  # environments of other families do without
+    import_any_robosuite()

@@ -30,6 +30,22 @@ COLLISION_GROUPS = (0,)  # groups of geometry that robosuite does not draw; grou
 
 @cache
 def import_robosuite() -> ModuleType:
+    """Import robosuite 1.5, see `import_any_robosuite`.
+
+    Raises:
+        EnvConfigError: robosuite is not installed, or in another version.
+    """
+    robosuite = import_any_robosuite()
+    if not str(robosuite.__version__).startswith("1.5."):
+        raise EnvConfigError(
+            f"robosuite {robosuite.__version__} is installed (LIBERO needs 1.4), but robosuite's tasks need 1.5; run: "
+            "pip install 's2robot[sim]' in another environment"
+        )
+    return robosuite
+
+
+@cache
+def import_any_robosuite() -> ModuleType:
     """Import robosuite after choosing the OpenGL backend, and silence its advertisements on stderr.
 
     Raises:
