@@ -91,6 +91,9 @@ class Checkpoint:
         packages: installed packages that brought something chosen by name, see `packages_of`.
         tasks: `text`, `environment` and number of `demonstrations` of each task that the policy is told, in the order
             of `spec.tasks`; empty if it is not told its task.
+        initial: the checkpoint that the run started from: sha256 of its `weights`, fingerprint of its `data`, and
+            whether its `normalization` was kept; empty for random weights.
+        former_epochs: numbers of epochs at whose end the run was finished, and then continued with more.
     """
 
     config: TrainConfig
@@ -106,6 +109,8 @@ class Checkpoint:
     renderers: list[str] = field(default_factory=list)
     packages: dict[str, str] = field(default_factory=dict)
     tasks: list[dict[str, Any]] = field(default_factory=list)
+    initial: dict[str, str] = field(default_factory=dict)
+    former_epochs: list[int] = field(default_factory=list)
 
 
 def save_checkpoint(folder: str | Path, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:

@@ -74,6 +74,7 @@ LONGEST = [
     "contributing",
     "policy_outputs",
     "policies",
+    "training_continue",
     "training",
     "cli_words",
     "docs",

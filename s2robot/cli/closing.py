@@ -17,6 +17,8 @@ def train_checked(config: TrainConfig) -> Path:
         S2RobotError: as for `s2robot.training.train`, or the environment of the policy does not fit the data.
     """
     environments = [environment_of(alone) for alone in config.each()]
+    if config.init_from is not None:
+        load_record(config.init_from)
     from s2robot.training import train
 
     return train(config, environment=environments)

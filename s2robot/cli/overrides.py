@@ -18,7 +18,7 @@ SCHEMAS: dict[str, type[Any]] = {"train_policy": TrainConfig, "benchmark": Bench
 SCRIPTS = {"train_policy": "python train_policy.py", "benchmark": "python -m s2robot.cli.cells"}
 """File in `configs/` -> command that takes its words together with all of Hydra's own options."""
 
-_PATH = re.compile(r"(\+{0,2}(?:dataset|output|cache_dir|store|encoder\.weights)=)(.+)", re.DOTALL)
+_PATH = re.compile(r"(\+{0,2}(?:dataset|output|init_from|cache_dir|store|encoder\.weights)=)(.+)", re.DOTALL)
 
 _OPEN = re.compile(r"(gym|robosuite|controller)\.[\w.]+=")
 

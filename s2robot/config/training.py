@@ -18,6 +18,7 @@ from s2robot.system.precision import PRECISIONS
 SCHEDULES = ("cosine", "constant")
 LOGGERS = ("tensorboard", "wandb")
 CONTROLLER_INPUTS = ("delta", "absolute")
+INIT_NORMALIZATIONS = ("keep", "refit")
 
 
 @dataclass
@@ -109,6 +110,8 @@ class TrainConfig(Selecting, EnvironmentSettings):
         "action_key": None,
         "controller_input": None,
         **_FORMER_TASKS,
+        "init_from": None,
+        "init_normalization": "keep",
     }
 
     dataset: Any = MISSING  # a file or folder; or a list of them, whose cameras, observations and actions agree
@@ -137,8 +140,10 @@ class TrainConfig(Selecting, EnvironmentSettings):
     controller_input: str | None = None
     proprioception: list[str] | None = None  # null = every key except `object`, the true object poses
     render_profile: str | None = None  # an error unless the dataset was rendered in this profile; null = accept any
+    init_from: str | None = None  # checkpoint whose weights the run starts from; null = random weights
+    init_normalization: str = "keep"  # statistics of that checkpoint, or `refit`: of this dataset
     cache_dir: str = "outputs/feature_cache"
-    resume: bool = True
+    resume: bool = True  # also with more epochs than a finished run had
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     policy: PolicyConfig = MISSING
@@ -165,6 +170,12 @@ class TrainConfig(Selecting, EnvironmentSettings):
         )
         if self.num_demonstrations is not None:
             require(self.num_demonstrations >= 2, "num_demonstrations", self.num_demonstrations, "2 or more")
+        require(
+            self.init_normalization in INIT_NORMALIZATIONS,
+            "init_normalization",
+            self.init_normalization,
+            ", ".join(INIT_NORMALIZATIONS),
+        )
         # `pixels` passes images through untouched, and only resnet18 can learn from them; resnet18 takes nothing else.
         require(
             (self.encoder.backbone == "pixels") == (self.readout.name == "resnet18"),

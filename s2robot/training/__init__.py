@@ -22,6 +22,7 @@ from s2robot.system.files import claimed
 from s2robot.system.machine import Machine
 from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training
 from s2robot.training.fitting import Fitting, require_fit
+from s2robot.training.initial import load_initial, warn_of_unreachable
 from s2robot.training.loggers import require_loggers
 from s2robot.training.loop import TrainingLoop
 from s2robot.training.optimization import require_precision
@@ -97,11 +98,18 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes,
         if plan.task_vectors is not None and policy.observation.task is not None:
             policy.observation.task.set_vectors(plan.task_vectors)
         require_fit(policy, config)
-        policy.fit_normalization(  # before anything is encoded: it refuses modes that do not suit the actions
-            [plan.demonstrations.actions[index] for index in plan.training_episodes],
-            [plan.demonstrations.proprioception[index] for index in plan.training_episodes],
+        initial = load_initial(config, policy, plan, encoder.fingerprint())
+        actions, proprioception = (
+            [arrays[index] for index in plan.training_episodes]
+            for arrays in (plan.demonstrations.actions, plan.demonstrations.proprioception)
         )
-        run = identity(config, encoder.fingerprint(), plan.fingerprint)
+        if initial:
+            policy.load_state_dict(initial.state)
+        if initial and initial.keeps_normalization:
+            warn_of_unreachable(policy, actions)
+        else:  # before anything is encoded: it refuses modes that do not suit the actions
+            policy.fit_normalization(actions, proprioception)
+        run = identity(config, encoder.fingerprint(), plan.fingerprint, initial.record if initial else None)
         if plan.task_vectors is not None:
             run["task vectors"] = vectors_hash(plan.task_vectors)
         if config.resume:
@@ -112,7 +120,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes,
     formats = [(FORMATS, format_of(path)) for path in config.datasets]
     packages = packages_of(config.policy, config.readout, *formats, (BACKBONES, config.encoder.backbone))
     packages |= plan.env_args.get("packages", {})  # those that brought the task and the expert
-    result = _Result(config, plan, encoder, tensors_before, packages)
+    result = _Result(config, plan, encoder, tensors_before, packages, initial.record if initial else {})
     policy = policy.to(processes.device)
     loop = (
         TrainingLoop(policy, data, config, processes, run, result.save)
@@ -123,7 +131,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes,
     folder = Path(config.output) / "checkpoint"
     # A finished run keeps its checkpoint: writing it again would replace the record of what made it.
     if processes.main and not (loop.was_finished and _is_whole(folder)):
-        result.save(folder, loop.averaged_state(), loop.rows, loop.machines)
+        result.save(folder, loop.averaged_state(), loop.rows, loop.machines, loop.former_epochs)
     return folder
 
 
@@ -144,9 +152,15 @@ class _Result:
     encoder: S2Encoder
     tensors_before: str
     packages: dict[str, str]
+    initial: dict[str, str]
 
     def save(
-        self, folder: Path, state: dict[str, torch.Tensor], rows: list[dict[str, float]], machines: list[Machine]
+        self,
+        folder: Path,
+        state: dict[str, torch.Tensor],
+        rows: list[dict[str, float]],
+        machines: list[Machine],
+        former_epochs: list[int],
     ) -> None:
         """Write a checkpoint, after checking that the frozen backbone has not changed."""
         if self.encoder.tensors_hash() != self.tensors_before:
@@ -170,6 +184,8 @@ class _Result:
             renderers=self.plan.renderers,
             packages=self.packages,
             tasks=self.plan.tasks,
+            initial=self.initial,
+            former_epochs=former_epochs,
         )
         save_checkpoint(folder, state, checkpoint)
 

@@ -81,6 +81,7 @@ class Fitting:
         self.was_finished = False  # whether the run was finished before this start
         self.rows: list[dict[str, float]] = []
         self.machines = [machine_facts(processes.device)]
+        self.former_epochs: list[int] = []  # a policy that is fitted has no epochs
         self._resume, self._run, self._output = config.resume, run, Path(config.output)
         self._windows = data.windows(data.plan.training_episodes, config.policy)
         self._validation = make_validation(data, config)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from s2robot.checkpoint import set_checkpoint_aside
 from s2robot.config import TrainConfig
 from s2robot.interfaces import Batch, TrainingError
 from s2robot.policies import Policy
@@ -27,11 +28,19 @@ from s2robot.training.fitting import fit
 from s2robot.training.loggers import Logger, make_loggers, write_log_csv
 from s2robot.training.optimization import autocast, make_average, make_optimizer, make_schedule, seed_noise
 from s2robot.training.processes import Processes
-from s2robot.training.state import STATE_FILE, intermediate, keep_last, load_state, save_state, set_aside
+from s2robot.training.state import (
+    STATE_FILE,
+    finished_epochs,
+    intermediate,
+    keep_last,
+    load_state,
+    save_state,
+    set_aside,
+)
 from s2robot.training.validation import make_validation
 
-SaveCheckpoint = Callable[[Path, dict[str, Tensor], list[dict[str, float]], list[Machine]], None]
-"""`save(folder, state, rows, machines)`: write a checkpoint of these weights."""
+SaveCheckpoint = Callable[[Path, dict[str, Tensor], list[dict[str, float]], list[Machine], list[int]], None]
+"""`save(folder, state, rows, machines, former_epochs)`: write a checkpoint of these weights."""
 
 
 class _Loss(nn.Module):
@@ -60,6 +69,7 @@ class TrainingLoop:
         step: number of batches done.
         rows: rows of the log, one per epoch.
         machines: machines of the main process, in this session and in the sessions that it continues.
+        former_epochs: numbers of epochs at whose end the run was finished, and then continued with more.
     """
 
     def __init__(
@@ -77,6 +87,7 @@ class TrainingLoop:
         self.was_finished = False  # whether the run was finished before this start
         self.rows: list[dict[str, float]] = []
         self.machines = [machine_facts(processes.device)]
+        self.former_epochs: list[int] = []
         self._seed, self._resume, self._run = config.seed, config.resume, run
         self._output = Path(config.output)
         self._save_checkpoint = save_checkpoint
@@ -204,7 +215,7 @@ class TrainingLoop:
             logger.log(row)
         if self.settings.keep_checkpoints and not last and epoch % self.settings.checkpoint_every == 0:
             folder = intermediate(self._output, epoch)
-            self._save_checkpoint(folder, self.averaged_state(), self.rows, self.machines)
+            self._save_checkpoint(folder, self.averaged_state(), self.rows, self.machines, self.former_epochs)
             keep_last(self._output, self.settings.keep_checkpoints)
 
     def _epoch_losses(self) -> Tensor:
@@ -254,6 +265,7 @@ class TrainingLoop:
                 "step": self.step,
                 "rows": self.rows,
                 "machines": self.machines,
+                "former_epochs": self.former_epochs,
                 "losses": losses.cpu(),
                 "policy": self.policy.state_dict(),
                 "average": self.average.state_dict(),
@@ -291,7 +303,8 @@ class TrainingLoop:
             return
         self.was_finished = step == self.total_steps
         self.step, self.rows = step, state["rows"]
-        self._move(state.get("machines", []))  # states of earlier versions do not record their machines
+        self.former_epochs = state.get("former_epochs", [])  # states of earlier versions have none, and no machines
+        self._move(state.get("machines", []))
         device = self.processes.device
         # The saved losses are sums over all processes, and will be summed again: one process takes them, the others 0.
         losses = state["losses"].to(device)
@@ -302,3 +315,28 @@ class TrainingLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
+        former = finished_epochs(state, self._run)
+        if former is not None:
+            self._continue(former)
+
+    def _continue(self, former: int) -> None:
+        """Go on from the end of a finished run of `former` epochs, with the learning rate of the longer run."""
+        self.former_epochs = [*self.former_epochs, former]
+        # The schedule sets the rate after a step: without this, the first one would still be that of the shorter run.
+        rates = [
+            base * factor(self.schedule.last_epoch)
+            for base, factor in zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if not self.processes.main:
+            return
+        set_checkpoint_aside(self._output / "checkpoint")  # or it would pass for the result of the longer run
+        epochs = self.settings.epochs
+        rest = (
+            f"its learning rate stays constant, so this gives what {epochs} epochs at once give"
+            if self.settings.schedule == "constant"
+            else f"its learning rate had fallen to zero, and now follows the cosine over {epochs} epochs, from "
+            f"{rates[0]:.3g} on: this does not give what {epochs} epochs at once give"
+        )
+        print(f"the finished run of {former} epochs continues to epoch {epochs}: {rest}", file=sys.stderr)

@@ -18,7 +18,8 @@ from s2robot.system.files import durable_file
 STATE_FILE = "training_state.pt"
 # Settings that may change when a run is resumed. They change results by rounding at most (`device`). `dataset` is a
 # path: the content of the file is compared by its fingerprint.
-# The environment is where the policy is evaluated later; training does not know it.
+# The environment is where the policy is evaluated later; training does not know it. What a run starts from is told by
+# the hash of its weights.
 _FREE = {
     "dataset",
     "task_vectors",
@@ -26,18 +27,27 @@ _FREE = {
     "device",
     "cache_dir",
     "resume",
+    "init_from",
+    "init_normalization",
     *EnvironmentSettings.__dataclass_fields__,
 }
 FREE_TRAINING = {"save_every_steps", "checkpoint_every", "keep_checkpoints", "loggers", "wandb_project"}
 
 
-def identity(config: TrainConfig, encoder_fingerprint: str, data_fingerprint: str) -> dict[str, Any]:
-    """Return everything that determines a run's result up to rounding; the machine is therefore not part of it."""
+def identity(
+    config: TrainConfig, encoder_fingerprint: str, data_fingerprint: str, initial: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Return everything that determines a run's result up to rounding; the machine is therefore not part of it.
+
+    `initial` is what is recorded of the checkpoint that the run starts from: the hash of its weights, not its path.
+    """
     settings = {key: value for key, value in without_former(config).items() if key not in _FREE}
     settings["policy"] = config.policy.identity()
     settings["readout"] = config.readout.identity()
     if packages := packages_of(config.policy, config.readout):
         settings["packages"] = packages  # another version may compute something else
+    if initial:
+        settings["initial"] = initial
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in FREE_TRAINING}
     return {**settings, "encoder weights": encoder_fingerprint, "data": data_fingerprint}
 
@@ -96,6 +106,15 @@ def set_aside(output: Path) -> None:
     set_checkpoint_aside(output / "checkpoint")
 
 
+def finished_epochs(state: dict[str, Any], run: dict[str, Any]) -> int | None:
+    """Return the epochs of a saved run that is finished, if `run` differs from it only in having more; else None."""
+    found = differences(state["run"], run)
+    if [name for name, _, _ in found] != ["training.epochs"] or "step" not in state:
+        return None
+    ((_, before, wanted),) = found
+    return before if len(state["rows"]) == before < wanted else None
+
+
 def _read(path: Path, mmap: bool) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -113,8 +132,9 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
 
 def _check(path: Path, state: dict[str, Any], run: dict[str, Any]) -> None:
     changed = [name for name, _, _ in differences(state["run"], run)]
-    if changed:
+    if changed and finished_epochs(state, run) is None:
+        only = "; only a finished run can get other epochs, and only more" if changed == ["training.epochs"] else ""
         raise TrainingError(
-            f"{str(path.parent)!r} holds a run with other settings ({', '.join(changed)} differ); choose another "
+            f"{str(path.parent)!r} holds a run with other settings ({', '.join(changed)} differ{only}); choose another "
             "output or give resume=false"
         )
