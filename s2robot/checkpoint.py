@@ -254,8 +254,27 @@ def _require_cameras(checkpoint: Checkpoint) -> None:
         )
 
 
+def _require_text(folder: str | Path, checkpoint: Checkpoint, text: str | None) -> None:
+    """Check that a text is given if and only if the policy is told its task, and that it knows it."""
+    known = checkpoint.spec.tasks
+    if text is not None and not known:
+        raise CheckpointError(
+            f"task_text={text!r}: the policy of {str(folder)!r} was trained without task_conditioning and is told none"
+        )
+    if known and text not in known:
+        raise CheckpointError(
+            f"the policy of {str(folder)!r} is told its task, and task_text={text!r} is not one of those it knows; "
+            f"choices: {', '.join(map(repr, known))}"
+        )
+
+
 def load_policy(
-    folder: str | Path, device: torch.device, engine: str | None = None, *, tells_task: bool = False
+    folder: str | Path,
+    device: torch.device,
+    engine: str | None = None,
+    *,
+    task_text: str | None = None,
+    tells_task: bool = False,
 ) -> tuple[Policy, S2Encoder, Checkpoint]:
     """Rebuild the policy and its encoder from a checkpoint and the backbone's weights.
 
@@ -263,21 +282,19 @@ def load_policy(
         folder: the checkpoint folder.
         device: device that both run on.
         engine: engine that runs the backbone; None = the engine of training. Features differ by rounding only.
+        task_text: the task of all observations, for a policy that is told its task.
         tells_task: whether the caller fills in `Observation.task` for a policy that is told its task.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, the encoder built here is not the one it was trained with, or the
-            policy is told its task and the caller cannot tell it.
+        CheckpointError: the checkpoint is damaged, the encoder built here is not the one it was trained with, or
+            `task_text` is missing or unknown.
     """
     from s2robot.encoder import S2Encoder
 
     checkpoint, state = load_checkpoint(folder)
     _require_cameras(checkpoint)
-    if checkpoint.spec.tasks and not tells_task:
-        raise CheckpointError(
-            f"checkpoint {str(folder)!r} is of a policy that is told its task, one of "
-            f"{', '.join(map(repr, checkpoint.spec.tasks))}; only `s2robot evaluate` can tell it, no server or export"
-        )
+    if not tells_task:
+        _require_text(folder, checkpoint, task_text)
     settings = asdict(checkpoint.config.encoder)
     if engine is not None:
         settings["engine"] = engine
@@ -293,4 +310,6 @@ def load_policy(
         policy.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {str(folder)!r} does not fit its own configuration: {error}") from error
+    if task_text is not None and policy.observation.task is not None:
+        policy.observation.task.chosen = checkpoint.spec.tasks.index(task_text)
     return policy.to(device).eval(), encoder, checkpoint

@@ -19,8 +19,10 @@ from vectors import InProcess
 import s2robot_envs
 from s2robot.checkpoint import load_checkpoint, load_policy
 from s2robot.cli import main
-from s2robot.config import EvaluateConfig, TrainConfig
+from s2robot.config import EvaluateConfig, ExportConfig, TrainConfig
 from s2robot.data import RobomimicWriter
+from s2robot.deployment.episode_runner import EpisodeRunner
+from s2robot.deployment.export import export_checkpoint
 from s2robot.evaluation import evaluate
 from s2robot.interfaces import CheckpointError, ConfigError, DatasetError, Episode, TrainingError
 from s2robot.policies import make_policy
@@ -351,9 +353,38 @@ def test_vectors_of_a_text_encoder_condition_as_well_and_belong_to_the_run(works
         train(replace(config, task_vectors=str(moved)), make_encoder())
 
 
-def test_who_cannot_tell_the_task_refuses_the_checkpoint(checkpoint):
-    with pytest.raises(CheckpointError, match="is told its task, one of 'go left', 'go right'"):
-        load_policy(checkpoint, torch.device("cpu"))
+def test_who_does_not_name_the_task_is_refused_and_told_the_choices(checkpoint, tmp_path):
+    choices = re.escape("is not one of those it knows; choices: 'go left', 'go right'")
+    for given in (None, "go up"):
+        with pytest.raises(CheckpointError, match=f"task_text={given!r} {choices}"):
+            load_policy(checkpoint, torch.device("cpu"), task_text=given)
+    with pytest.raises(CheckpointError, match=choices):
+        export_checkpoint(ExportConfig(checkpoint=str(checkpoint), out=str(tmp_path / "p.pt2"), format="torch_export"))
+
+
+@pytest.mark.parametrize(("text", "sign"), [("go left", -1), ("go right", 1)])
+def test_server_and_export_do_the_task_that_is_named(checkpoint, tmp_path, text, sign):
+    device = torch.device("cpu")
+    runner = EpisodeRunner(*load_policy(checkpoint, device, task_text=text), device)
+    assert runner.info["task_text"] == text
+    frame = {"agentview_image": np.zeros((SIDE, SIDE, 3), np.uint8), "position": np.zeros(1, np.float32)}
+    episode, waiting = runner.reset({"seed": 0})
+    request = runner.request(episode, waiting, {"observations": [frame], "executed": np.zeros((0, 1), np.float32)})
+    (actions,) = runner.act([request])
+    assert (actions * sign > 0.5).all()
+    settings = {"out": str(tmp_path / "p.pt2"), "format": "torch_export", "task_text": text}
+    document = export_checkpoint(ExportConfig(checkpoint=str(checkpoint), **settings))
+    assert document["task_text"] == text
+    graph = torch.export.load(settings["out"]).module()
+    inputs = [torch.zeros(port["shape"], dtype=getattr(torch, port["dtype"])) for port in document["inputs"]]
+    assert (graph(*inputs) * sign > 0.5).all()
+
+
+def test_a_text_for_a_policy_that_is_told_none_is_refused(workspace, tmp_path):
+    config = config_of(workspace, "left", output=tmp_path / "run", task_conditioning="none", training={"epochs": 1})
+    folder = train(config, make_encoder())
+    with pytest.raises(CheckpointError, match="task_text='go left': the policy of"):
+        load_policy(folder, torch.device("cpu"), task_text="go left")
 
 
 def test_a_killed_run_of_several_tasks_goes_on_bit_for_bit(workspace, tmp_path):

@@ -52,7 +52,7 @@ def serve(words: list[str]) -> Output:
     from s2robot.interfaces import resolve_device
 
     device = resolve_device(config.device)
-    runner = EpisodeRunner(*load_policy(config.checkpoint, device, config.engine), device)
+    runner = EpisodeRunner(*load_policy(config.checkpoint, device, config.engine, task_text=config.task_text), device)
     server = PolicyServer(runner, config, token)
 
     def ready(port: int) -> None:

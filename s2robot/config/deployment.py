@@ -20,6 +20,7 @@ class ExportConfig:
     out: str = MISSING
     format: str = "onnx"
     part: str = "policy"  # policy = images to actions; encoder = images to features
+    task_text: str | None = None  # the task that the graph does, for a policy that is told its task
     batch: int = 1
     image_size: list[int] | None = None  # [height, width] in pixels; null = the size recorded with the demonstrations
 
@@ -39,6 +40,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8765  # 0 = any free port
     token_file: str | None = None
+    task_text: str | None = None  # the task that is served, for a policy that is told its task
     device: str = "auto"
     engine: str | None = None  # engine that runs the backbone; null = as in training (features differ by rounding only)
     max_clients: int = 16

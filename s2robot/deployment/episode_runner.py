@@ -95,6 +95,8 @@ class EpisodeRunner:
             "action_width": self._spec.action_width,
             "encoder": encoder.fingerprint(),
         }
+        if policy.observation.task is not None:
+            self.info["task_text"] = self._spec.tasks[policy.observation.task.chosen or 0]
 
     def warm_up(self) -> None:
         """Act once on black images, because engines compile in their first call."""

@@ -42,7 +42,13 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
         CheckpointError: the checkpoint is damaged, or it records no image size and none is given.
         MissingLibraryError: the libraries for ONNX are not installed.
     """
-    policy, encoder, checkpoint = load_policy(config.checkpoint, torch.device("cpu"), engine="eager")
+    policy, encoder, checkpoint = load_policy(
+        config.checkpoint,
+        torch.device("cpu"),
+        engine="eager",
+        task_text=config.task_text,
+        tells_task=config.part == "encoder",  # which does not depend on the task
+    )
     sizes = _image_sizes(config, checkpoint)
     graph: EncoderGraph | PolicyGraph
     if config.part == "encoder":
@@ -63,6 +69,7 @@ def export_checkpoint(config: ExportConfig) -> dict[str, Any]:
                 f"(tolerance {EXPORT_TOLERANCE[config.part]:.0e}); {config.out!r} was not written"
             )
         document = {
+            **({} if config.task_text is None else {"task_text": config.task_text}),
             "format": config.format,
             "part": config.part,
             "inputs": [dataclasses.asdict(port) for port in graph.inputs],

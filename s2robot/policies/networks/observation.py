@@ -51,9 +51,8 @@ class ObservationNetwork(nn.Module):
             vectors = self.readouts[module_key(camera)](shape.unflatten(rows.flatten(0, 1).float()))
             parts.append(vectors.unflatten(0, rows.shape[:2]))
         if self.task is not None:
-            assert observation.task is not None  # windows, rollouts and `load_policy` see to it
             steps = observation.proprioception.shape[1]
-            parts.append(self.task(observation.task)[:, None].expand(-1, steps, -1))
+            parts.append(self.task(observation.task, observation.proprioception)[:, None].expand(-1, steps, -1))
         return parts
 
     def forward(self, observation: Observation) -> Tensor:

@@ -15,9 +15,11 @@ class TaskNetwork(nn.Module):
     Attributes:
         vectors: a text encoder's vectors, float32 [tasks, `spec.task_vector_width`]; the checkpoint holds them. With
             width 0, an embedding is learned instead.
+        chosen: index of the task of all observations that do not name theirs; None = every observation names it.
     """
 
     vectors: Tensor
+    chosen: int | None = None
 
     def __init__(self, spec: PolicySpec) -> None:
         super().__init__()
@@ -32,6 +34,9 @@ class TaskNetwork(nn.Module):
         """Set the text encoder's vectors, float32 [tasks, width], in the order of `spec.tasks`."""
         self.vectors.copy_(torch.from_numpy(vectors))
 
-    def forward(self, tasks: Tensor) -> Tensor:
-        """Map indices int64 [B] to [B, task_width]."""
+    def forward(self, tasks: Tensor | None, like: Tensor) -> Tensor:
+        """Map indices int64 [B] to [B, task_width]; None stands for `chosen`, on the device and for the B of `like`."""
+        if tasks is None:
+            assert self.chosen is not None  # windows, rollouts and `load_policy` see to it
+            tasks = torch.full((len(like),), self.chosen, device=like.device)
         return self.project(self.vectors[tasks] if self.vectors.shape[1] else tasks)
