@@ -20,7 +20,9 @@ import s2robot_envs
 from s2robot.checkpoint import load_checkpoint, load_policy
 from s2robot.cli import main
 from s2robot.config import EvaluateConfig, ExportConfig, TrainConfig
+from s2robot.config.selection import Selection
 from s2robot.data import RobomimicWriter
+from s2robot.data.conversion import convert_dataset
 from s2robot.deployment.episode_runner import EpisodeRunner
 from s2robot.deployment.export import export_checkpoint
 from s2robot.evaluation import evaluate
@@ -147,6 +149,18 @@ def test_texts_are_those_of_the_demonstrations_of_liberos_files_or_of_the_settin
     ]
     named = plan_of(config_of(workspace, "mute", "left", task_texts=["one", "two"]))
     assert named.spec.tasks == ("one", "two")
+
+
+def test_texts_of_ep_meta_as_robomimic_copies_it_are_each_demonstrations_own(workspace, tmp_path):
+    path = write(tmp_path / "spoken.hdf5", [1, -1, 1], problem="of the file")
+    with h5py.File(path, "r+") as file:
+        for demo, text in (("demo_0", "one"), ("demo_1", "two")):
+            file[f"data/{demo}"].attrs["ep_meta"] = json.dumps({"lang": text, "layout_id": 3}, indent=4)
+    plan = plan_of(config_of(tmp_path, "spoken"))
+    assert [plan.spec.tasks[index] for index in plan.demonstrations.tasks] == ["one", "two", "of the file"]
+    convert_dataset(path, tmp_path / "copy.hdf5", selection=Selection(episodes=[0, 2]))
+    copied = plan_of(config_of(tmp_path, "copy"))
+    assert [copied.spec.tasks[index] for index in copied.demonstrations.tasks] == ["one", "of the file"]
 
 
 def test_texts_of_lerobots_own_writer_are_read():

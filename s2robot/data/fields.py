@@ -41,6 +41,19 @@ def task_texts(recorded: Any) -> list[str]:
     return words if isinstance(words, list) else [str(recorded)]
 
 
+def spoken_task(ep_meta: Any) -> str | None:
+    """Return the task in words from a demonstration's `ep_meta`, JSON in which robosuite's environments tell `lang`.
+
+    >>> spoken_task('{"lang": "open the door"}'), spoken_task("{}"), spoken_task(None)
+    ('open the door', None, None)
+    """
+    try:
+        text = json.loads(ep_meta)["lang"]
+    except (TypeError, ValueError, KeyError):
+        return None
+    return text if isinstance(text, str) and text.strip() else None
+
+
 # Integers whose values span fewer than this are taken for categories. Servo ticks and pixels span more.
 _CATEGORIES = 64
 

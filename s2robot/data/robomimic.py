@@ -34,7 +34,7 @@ import numpy as np
 
 from s2robot.data import libero
 from s2robot.data.base import DemonstrationDataset, Index
-from s2robot.data.fields import recorded_success, task_texts
+from s2robot.data.fields import recorded_success, spoken_task, task_texts
 from s2robot.data.hdf5 import (
     DAMAGE,
     child,
@@ -226,8 +226,8 @@ class RobomimicDataset(DemonstrationDataset):
         attributes = plain_attributes(group)
         if "tasks" in attributes:
             attributes["tasks"] = task_texts(attributes["tasks"])
-        elif self._language is not None:
-            attributes["tasks"] = [self._language]
+        elif text := spoken_task(attributes.get("ep_meta")) or self._language:
+            attributes["tasks"] = [text]
         if "success" in attributes:
             attributes["success"] = recorded_success(self, demo, "success", attributes["success"])
         return Episode(
