@@ -43,6 +43,7 @@ def nothing_here(monkeypatch):
         ("tasks=[{task: Lift, seed: 10}]", "collection seed is 10"),
         ("cells=[7]", "cells=[7] is not possible; valid: numbers from 0 to 0"),
         ("cells=foo", "cells='foo' is not possible"),
+        ("policies=[bc,{name: knn, training: {num_shifts: 2}}]", "training.num_shifts=2 is not possible"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(word, message, dry, tmp_path, capsys, nothing_here):

@@ -21,6 +21,8 @@ from s2robot.benchmark.sequential import make_races
 from s2robot.benchmark.stages import collect_config, demonstrations_key, demonstrations_path, has_rollouts
 from s2robot.config import CALIBRATION_SEED, BenchmarkConfig, CollectConfig, EncoderConfig
 from s2robot.interfaces import EncoderError, WeightsError
+from s2robot.policies import POLICIES
+from s2robot.training.fitting import refuse_shifts
 
 CheckCollection = Callable[[CollectConfig], None]
 """`check(config)`: raise at once what recording these demonstrations would raise sooner or later."""
@@ -42,11 +44,14 @@ def check_runnable(config: BenchmarkConfig, check_collection: CheckCollection, g
         Backbones whose weights the run downloads.
 
     Raises:
-        ConfigError: `cells` names none of the grid.
+        ConfigError: `cells` names none of the grid, or a policy cannot be trained as its settings say.
         WeightsError: weights that are not downloaded by the run are not here.
         Exception: whatever `check_collection` raises.
     """
     cells = _cells_to_run(config, grid or make_grid(config))
+    for policy in {cell.arm.policy.label: cell.arm.policy for cell in cells}.values():
+        if getattr(POLICIES.find(policy.config.name), "fitted_only", False):
+            refuse_shifts(policy.config.name, policy.training)
     if config.engine == "ray":  # its workers have weights and simulator, which this machine may lack
         return []
     for task in {demonstrations_key(cell.task): cell.task for cell in cells}.values():

@@ -24,11 +24,13 @@ class Policy(nn.Module):
 
     Attributes:
         settings: dataclass of the policy's settings and their defaults; every subclass names its own.
+        fitted_only: whether it never has parameters to optimize, which a benchmark must know before it builds any.
         observation: network of readouts and proprioception, `Observation` -> [B, To, width].
         actions: normalizer between environment units and [-1, 1].
     """
 
     settings: ClassVar[type[PolicyConfig]] = PolicyConfig
+    fitted_only: ClassVar[bool] = False
 
     def __init__(self, readout: ReadoutConfig | None, spec: PolicySpec) -> None:
         super().__init__()

@@ -64,6 +64,7 @@ class KNNPolicy(Policy):
     """
 
     settings = KNNConfig
+    fitted_only = True
 
     keys: Tensor
     chunks: Tensor

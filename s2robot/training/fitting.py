@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from s2robot.config import TrainConfig
+from s2robot.config import TrainConfig, TrainingConfig
 from s2robot.interfaces import Batch, ConfigError
 from s2robot.policies.base import Policy
 from s2robot.system.machine import machine_facts
@@ -36,10 +36,19 @@ def require_fit(policy: Policy, config: TrainConfig) -> None:
             f"dataset_weights={weights} is not possible; valid: null, because policy {config.policy.name} sees each "
             "training window once"
         )
-    shifts = config.training.num_shifts
-    if shifts and not policy.trainable:
+    if not policy.trainable:
+        refuse_shifts(config.policy.name, config.training)
+
+
+def refuse_shifts(name: str, settings: TrainingConfig) -> None:
+    """Refuse shifted copies for the policy `name`, which is fitted and not trained.
+
+    Raises:
+        ConfigError: shifted copies are requested.
+    """
+    if settings.num_shifts:
         raise ConfigError(
-            f"training.num_shifts={shifts} is not possible; valid: 0, because policy {config.policy.name} sees each "
+            f"training.num_shifts={settings.num_shifts} is not possible; valid: 0, because policy {name} sees each "
             "training window once"
         )
 
