@@ -13,7 +13,7 @@ from helpers import PooledPixels, make_episode
 from toy_benchmark import make_cells, run_toys, toy_config
 from training_runs import make_config, make_encoder, train_in_processes
 
-from s2robot.benchmark.stages import demonstrations_key, training_key
+from s2robot.benchmark.stages import demonstrations_key, outcome_settings, training_key
 from s2robot.checkpoint import load_checkpoint
 from s2robot.cli import main
 from s2robot.config import TrainConfig
@@ -392,6 +392,7 @@ def test_tasks_of_a_benchmark_choose_from_the_same_demonstrations(tmp_path):
     cells = make_cells(config)
     assert len({demonstrations_key(cell.task) for cell in cells}) == 1
     assert len({training_key(cell) for cell in cells}) == len({cell.name for cell in cells}) == 3
+    assert len({outcome_settings(cell) for cell in cells}) == 3  # reports tell them apart, also under one name
     run_toys(config)
     documents = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("cells/*/results.json"))]
     chosen = {document["task"]: document.get("chosen_demonstrations") for document in documents}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 from dataclasses import replace
 
@@ -175,7 +176,7 @@ def test_texts_of_lerobots_own_writer_are_read():
 
 
 def test_a_choice_of_demonstrations_keeps_each_ones_task(workspace):
-    plan = plan_of(config_of(workspace, "both", episodes=[0, 2, 3, 8]))
+    plan = plan_of(config_of(workspace, "both", episodes=[0, 2, 3, 8], training={"validation_fraction": 0.0}))
     assert plan.demonstrations.tasks == [0, 0, 1, 0]
 
 
@@ -183,12 +184,52 @@ def test_a_choice_of_demonstrations_keeps_each_ones_task(workspace):
     ("names", "settings", "message"),
     [
         (["mute"], {}, "demo_0: records no text of its task; give task_texts="),
-        (["left", "right"], {"task_texts": ["same", "same"]}, "'same' belongs to two environments, 'toy_left' and"),
+        (
+            ["left", "right"],
+            {"task_texts": ["same", "same"]},
+            "'same' belongs to two environments, task 'toy_left' and",
+        ),
     ],
 )
 def test_texts_that_tell_nothing_are_refused(workspace, names, settings, message):
     with pytest.raises((DatasetError, ConfigError), match=re.escape(message)):
         plan_of(config_of(workspace, *names, **settings))
+
+
+def test_one_text_of_two_variants_of_a_task_is_refused_and_of_two_horizons_takes_the_longer(tmp_path):
+    """Or the policy would be evaluated in the variant of the first dataset alone."""
+    files = {name: {"task": "toy", **more} for name, more in (("a", {"horizon": 8}), ("b", {"horizon": 20}))}
+    files["c"] = {"task": "toy", "horizon": 8, "variant": {"object_scale": 0.6}}
+    for name, environment in files.items():
+        with RobomimicWriter(tmp_path / f"{name}.hdf5", {"type": 2, "s2robot": environment}) as writer:
+            for seed in range(2):
+                writer.add(demonstration(1, seed, tasks=["go"]))
+    (task,) = plan_of(config_of(tmp_path, "a", "b")).tasks
+    assert (task["environment"]["horizon"], task["demonstrations"]) == (20, 4)
+    with pytest.raises(ConfigError, match=r"'go' belongs to two environments, variant None and .*0\.6"):
+        plan_of(config_of(tmp_path, "a", "c"))
+
+
+def test_a_task_that_is_only_held_out_has_no_embedding_and_is_refused(workspace, tmp_path):
+    shutil.copy(workspace / "both.hdf5", tmp_path / "both.hdf5")
+    with h5py.File(tmp_path / "both.hdf5", "r+") as file:
+        file["mask/right"] = np.array([f"demo_{index}" for index in range(1, 10, 2)], dtype="S")
+    settings = {"validation_filter_key": "right"}
+    with pytest.raises(ConfigError, match="cannot learn 'go right', because all demonstrations of it are held out"):
+        plan_of(config_of(tmp_path, "both", **settings))
+    (tmp_path / "v.json").write_text(json.dumps({text: [1.0, place] for place, text in enumerate(TEXTS)}))
+    vectors = {"task_conditioning": "vectors", "task_vectors": str(tmp_path / "v.json")}
+    assert plan_of(config_of(tmp_path, "both", **settings, **vectors)).spec.tasks == TEXTS
+
+
+def test_tasks_of_other_action_modes_are_not_trained_together(tmp_path):
+    """ManiSkill's demonstrations of two modes can have equally many numbers."""
+    for name, mode in (("pick", "pd_ee_delta_pose"), ("push", "pd_joint_delta_pos")):
+        with RobomimicWriter(tmp_path / f"{name}.hdf5", {"type": 2, "env_kwargs": {"control_mode": mode}}) as writer:
+            for seed in range(2):
+                writer.add(demonstration(1, seed, tasks=[name]))
+    with pytest.raises(DatasetError, match="control_mode: 'pd_ee_delta_pose' there, 'pd_joint_delta_pos' here"):
+        plan_of(config_of(tmp_path, "pick", "push"))
 
 
 def test_several_texts_without_conditioning_are_told_and_change_nothing(workspace, caplog):

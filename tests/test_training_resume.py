@@ -9,12 +9,12 @@ import torch
 from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace, train_in_processes, visible
 
 from s2robot.checkpoint import load_checkpoint
-from s2robot.interfaces import TrainingError
+from s2robot.interfaces import TrainingError, differences
 from s2robot.policies.bc import BCConfig
 from s2robot.system.files import claimed
 from s2robot.system.machine import processor_name
 from s2robot.training import TrainingLoop, train
-from s2robot.training.state import load_state, save_state
+from s2robot.training.state import identity, load_state, save_state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -160,6 +160,29 @@ def test_settings_that_change_no_weight_may_differ_on_resuming(workspace, encode
     config = make_config(workspace, tmp_path, training={"epochs": 1})
     train(config, encoder)
     train(replace(config, training=replace(config.training, save_every_steps=3, keep_checkpoints=0)), encoder)
+
+
+def test_a_finished_run_does_not_pass_for_one_of_another_environment(workspace, encoder, tmp_path):
+    """Its checkpoint is kept, and names the environment in which the policy is evaluated."""
+    config = make_config(workspace, tmp_path, training={"epochs": 1}, task="Lift")
+    train(config, encoder, {"task": "Lift"})
+    for changes in ({"task": "Stack"}, {"task": None}, {"control_freq": 10.0}, {"gym": {"actions": "own"}}):
+        (name,) = changes
+        with pytest.raises(TrainingError, match=f"the finished run, but for another environment .{name}: "):
+            train(replace(config, **changes), encoder, {"task": "Stack"})
+    train(config, encoder, {"task": "Lift"})
+    longer = replace(config, training=replace(config.training, epochs=2), task="Stack")
+    assert load_checkpoint(train(longer, encoder, {"task": "Stack"}))[0].environment["task"] == "Stack"
+
+
+def test_cameras_in_another_order_are_another_run(workspace, tmp_path):
+    """A policy reads them in that order, so the same weights would mean other cameras."""
+    cameras = {"one": "agentview", "two": "wrist"}
+    first, second = (
+        identity(make_config(workspace, tmp_path, cameras=dict(order)), "encoder", "data")
+        for order in (cameras.items(), reversed(cameras.items()))
+    )
+    assert [name for name, _, _ in differences(first, second)] == ["cameras"]
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def training_settings(cell: Cell) -> dict[str, Any]:
 def outcome_settings(cell: Cell) -> str:
     """Short hash of policy, readout and training: what the fingerprints of data, encoder and environment leave open."""
     settings = training_settings(cell)
-    named = ("packages", "policy", "readout", "training")
+    named = ("packages", "selection", "policy", "readout", "training")
     return hash_json({key: settings[key] for key in named if key in settings})[:16]
 
 

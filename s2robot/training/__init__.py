@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from s2robot.backbones import BACKBONES
-from s2robot.checkpoint import Checkpoint, load_checkpoint, package_versions, packages_of, save_checkpoint
+from s2robot.checkpoint import Checkpoint, load_checkpoint, load_record, package_versions, packages_of, save_checkpoint
 from s2robot.config import TrainConfig
+from s2robot.config.environment import EnvironmentSettings
 from s2robot.data import FORMATS, format_of
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import CheckpointError, TrainingError
@@ -114,6 +115,7 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes,
             run["task vectors"] = vectors_hash(plan.task_vectors)
         if config.resume:
             require_same_run(Path(config.output) / STATE_FILE, run)
+            _require_same_environment(config)
         with processes.main_first():  # the main process encodes; the others then find the features in the cache
             data = cached(datasets, plan, config, encoder)
 
@@ -133,6 +135,24 @@ def _train(config: TrainConfig, encoder: S2Encoder | None, processes: Processes,
     if processes.main and not (loop.was_finished and _is_whole(folder)):
         result.save(folder, loop.averaged_state(), loop.rows, loop.machines, loop.former_epochs)
     return folder
+
+
+def _require_same_environment(config: TrainConfig) -> None:
+    """Check that the output holds no finished run for another environment, whose checkpoint the run would keep."""
+    folder = Path(config.output) / "checkpoint"
+    try:
+        former = load_record(folder).config if (Path(config.output) / STATE_FILE).exists() else config
+    except CheckpointError:
+        return  # there is none, or a damaged one, which is written anew
+    names = [
+        name for name in EnvironmentSettings.__dataclass_fields__ if getattr(former, name) != getattr(config, name)
+    ]
+    if names and former.training.epochs == config.training.epochs:
+        told = ", ".join(f"{name}: {getattr(former, name)!r} there, {getattr(config, name)!r} here" for name in names)
+        raise TrainingError(
+            f"{config.output!r} holds the finished run, but for another environment ({told}); choose another output or "
+            "give resume=false"
+        )
 
 
 def _is_whole(folder: Path) -> bool:

@@ -15,14 +15,14 @@ from s2robot.data import DemonstrationDataset, open_dataset
 from s2robot.feature_cache.joined import JoinedFeatures
 from s2robot.interfaces import DatasetError, Encoder, differences
 from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training
-from s2robot.training.tasks import conditioned
+from s2robot.training.tasks import OF_THE_CAMERAS, conditioned
 from s2robot.training.windows import Demonstrations
 
 # What may differ between files of one environment: how they came about, and how long an episode may take.
 _OF_THE_FILE = ("collection", "rendered_from", "packages", "env_version", "s2robot")
 
-_OF_THE_CAMERAS = ("horizon", "cameras", "image_size")
-_OF_THE_ROBOT = ("robots", "controller_configs", "control_freq", "gripper_types")
+# What an action does, in the words of robosuite and of ManiSkill.
+_OF_THE_ROBOT = ("robots", "controller_configs", "control_freq", "gripper_types", "robot_uids", "control_mode")
 
 Environments = Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
 """The environment of a run, as arguments of `make_env`; for several datasets a list with one for each."""
@@ -79,7 +79,7 @@ def prepare(config: TrainConfig, encoder: Encoder) -> TrainingData:
 
 def _describe(dataset: DemonstrationDataset, plan: TrainingPlan, several_tasks: bool) -> dict[str, Any]:
     first = dataset.episode(plan.episodes[0], cameras=[], proprioception=plan.proprioception)
-    environment = {name: value for name, value in plan.environment.items() if name not in _OF_THE_CAMERAS}
+    environment = {name: value for name, value in plan.environment.items() if name not in OF_THE_CAMERAS}
     env_args = {name: value for name, value in plan.env_args.items() if name not in _OF_THE_FILE}
     if several_tasks:  # scene and task may differ, but not what an action does
         kwargs = env_args.get("env_kwargs") or {}

@@ -42,6 +42,8 @@ def identity(
     `initial` is what is recorded of the checkpoint that the run starts from: the hash of its weights, not its path.
     """
     settings = {key: value for key, value in without_former(config).items() if key not in _FREE}
+    if isinstance(config.cameras, dict):  # as a list, because a policy reads its cameras in this order
+        settings["cameras"] = list(map(list, config.cameras.items()))
     settings["policy"] = config.policy.identity()
     settings["readout"] = config.readout.identity()
     if packages := packages_of(config.policy, config.readout):

@@ -8,21 +8,26 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from s2robot.config import TrainConfig
 from s2robot.data import DemonstrationDataset
-from s2robot.interfaces import ConfigError, unknown_name
+from s2robot.interfaces import ConfigError, differences, unknown_name
 from s2robot.training.data import TrainingPlan
+
+OF_THE_CAMERAS = ("horizon", "cameras", "image_size")
+"""What may differ between datasets of one environment; cameras and sizes are compared by themselves."""
 
 
 def conditioned(datasets: Sequence[DemonstrationDataset], plan: TrainingPlan, config: TrainConfig) -> TrainingPlan:
     """Return a plan whose policy is told the task of each demonstration; unchanged without `task_conditioning`.
 
     Raises:
-        DatasetError: a demonstration records no text or several, or one text belongs to two environments.
-        ConfigError: the file of vectors is not usable.
+        DatasetError: a demonstration records no text or several.
+        ConfigError: one text belongs to two environments, a task has no demonstration to learn its embedding from, or
+            the file of vectors is not usable.
     """
     if config.task_conditioning == "none":
         return plan
@@ -35,11 +40,11 @@ def conditioned(datasets: Sequence[DemonstrationDataset], plan: TrainingPlan, co
     tasks: dict[str, dict] = {}
     for text, environment in zip(texts, environments, strict=True):
         known = tasks.setdefault(text, {"text": text, "environment": environment, "demonstrations": 0})
-        if known["environment"].get("task") != environment.get("task"):
-            found = f"{known['environment'].get('task')!r} and {environment.get('task')!r}"
-            raise ConfigError(f"task text {text!r} belongs to two environments, {found}; give each a text of its own")
+        known["environment"] = _of_both(text, known["environment"], environment)
         known["demonstrations"] += 1
     order = list(tasks)
+    if config.task_conditioning == "embedding":
+        _require_trained(order, {texts[index] for index in plan.training_episodes})
     vectors = None if config.task_vectors is None else read_vectors(config.task_vectors, order)
     spec = replace(
         plan.spec,
@@ -49,6 +54,28 @@ def conditioned(datasets: Sequence[DemonstrationDataset], plan: TrainingPlan, co
     )
     demonstrations = replace(plan.demonstrations, tasks=[order.index(text) for text in texts])
     return replace(plan, spec=spec, demonstrations=demonstrations, tasks=list(tasks.values()), task_vectors=vectors)
+
+
+def _of_both(text: str, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return the environment of a text in two datasets, with the longer horizon."""
+    here, there = ({name: one[name] for name in one if name not in OF_THE_CAMERAS} for one in (first, second))
+    found = differences(here, there)
+    if found:
+        named = ", ".join(f"{name} {ours!r} and {theirs!r}" for name, ours, theirs in found)
+        raise ConfigError(f"task text {text!r} belongs to two environments, {named}; give each a text of its own")
+    horizons = [one["horizon"] for one in (first, second) if one.get("horizon") is not None]
+    return {**first, "horizon": max(horizons)} if horizons else first
+
+
+def _require_trained(order: Sequence[str], trained: set[str]) -> None:
+    """Check that every task has a demonstration to train on, because its embedding would stay random."""
+    left = [text for text in order if text not in trained]
+    if left:
+        raise ConfigError(
+            f"task_conditioning=embedding cannot learn {', '.join(map(repr, left))}, because all demonstrations of it "
+            "are held out for validation; choose other demonstrations, a smaller training.validation_fraction, or "
+            "task_conditioning=vectors"
+        )
 
 
 def _only_text(dataset: DemonstrationDataset, plan: TrainingPlan, index: int) -> str:
