@@ -157,10 +157,10 @@ def test_texts_of_ep_meta_as_robomimic_copies_it_are_each_demonstrations_own(wor
     with h5py.File(path, "r+") as file:
         for demo, text in (("demo_0", "one"), ("demo_1", "two")):
             file[f"data/{demo}"].attrs["ep_meta"] = json.dumps({"lang": text, "layout_id": 3}, indent=4)
-    plan = plan_of(config_of(tmp_path, "spoken"))
+    plan = plan_of(config_of(tmp_path, "spoken", training={"validation_fraction": 0.0}))
     assert [plan.spec.tasks[index] for index in plan.demonstrations.tasks] == ["one", "two", "of the file"]
     convert_dataset(path, tmp_path / "copy.hdf5", selection=Selection(episodes=[0, 2]))
-    copied = plan_of(config_of(tmp_path, "copy"))
+    copied = plan_of(config_of(tmp_path, "copy", training={"validation_fraction": 0.0}))
     assert [copied.spec.tasks[index] for index in copied.demonstrations.tasks] == ["one", "of the file"]
 
 

@@ -72,8 +72,9 @@ def _require_trained(order: Sequence[str], trained: set[str]) -> None:
     left = [text for text in order if text not in trained]
     if left:
         raise ConfigError(
-            f"task_conditioning=embedding cannot learn {', '.join(map(repr, left))}, because all demonstrations of it "
-            "are held out for validation; choose other demonstrations, a smaller training.validation_fraction, or "
+            f"task_conditioning=embedding cannot learn {', '.join(map(repr, left[:4]))}"
+            f"{' …' if len(left) > 4 else ''}, because all demonstrations of it are held out for "
+            "validation; choose other demonstrations, a smaller training.validation_fraction, or "
             "task_conditioning=vectors"
         )
 
