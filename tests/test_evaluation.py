@@ -13,6 +13,7 @@ from s2robot.checkpoint import save_checkpoint
 from s2robot.cli import main
 from s2robot.config import EvaluateConfig
 from s2robot.evaluation import EpisodeLog, evaluate
+from s2robot.evaluation.results import _variant
 from s2robot.evaluation.videos import choose_seeds, compare, write_video
 from s2robot.interfaces import ConfigError
 from s2robot.rollout import EpisodeFilm, EpisodeResult, Times
@@ -228,6 +229,32 @@ def test_an_evaluation_with_other_settings_in_the_same_folder_runs_every_seed_ag
     ):
         assert environments(**changes) == [2], changes
         assert environments() == [2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"filter_key": "better"}, "filter_key=better"),
+        ({"successes_only": True}, "successes_only"),
+        ({"action_key": "actions_abs"}, "action_key=actions_abs"),
+        ({"flip": ["agentview"]}, "flip=['agentview']"),
+        ({"dataset": ["a", "b"], "dataset_weights": [1.0, 2.0]}, "dataset_weights=[1.0, 2.0]"),
+        ({"action_normalization": "none"}, "action_normalization=none"),
+        ({"initial": {"weights": "0123456789"}}, "init_from=01234567"),
+    ],
+)
+def test_reports_tell_policies_apart_that_learned_otherwise_from_the_same_file(setting, named):
+    """Data and seed are the same, so that they would pass for one policy, or for two seeds of one arm."""
+    checkpoint = make_checkpoint("bc")[0]
+    trained, config = checkpoint.config, EvaluateConfig("checkpoint")
+    assert named not in _variant(checkpoint, config)
+    if "initial" in setting:
+        changed = replace(checkpoint, **setting)
+    elif "action_normalization" in setting:
+        changed = replace(checkpoint, config=replace(trained, policy=replace(trained.policy, **setting)))
+    else:
+        changed = replace(checkpoint, config=replace(trained, **setting))
+    assert _variant(changed, config).endswith(named)
 
 
 class Drawn(Dark):

@@ -328,6 +328,18 @@ def test_what_a_lerobot_folder_cannot_keep_is_named(workspace, tmp_path, capsys)
         assert copy.lengths == [LENGTHS[0], LENGTHS[5]]
 
 
+def test_the_texts_that_a_lerobot_folder_cannot_keep_are_named(tmp_path, capsys):
+    """A policy that is told its task would refuse the source, and learn the first text from the copy."""
+    pytest.importorskip("pyarrow")
+    with RobomimicWriter(tmp_path / "demos.hdf5", {}, fps=10) as writer:
+        for seed, texts in enumerate((["one", "two"], ["three"])):
+            writer.add(replace(make_episode(4, seed), attributes={"tasks": texts}))
+    convert_dataset(tmp_path / "demos.hdf5", tmp_path / "folder", video=False)
+    told = capsys.readouterr().err
+    assert "not copied: tasks of demo_0 (a LeRobot folder gets the first of its 2 texts)" in told
+    assert "demo_1" not in told
+
+
 def test_an_interrupted_conversion_goes_on_only_with_the_same_choice(workspace, tmp_path, monkeypatch, capsys):
     out = tmp_path / "copy.hdf5"
     add = RobomimicWriter.add

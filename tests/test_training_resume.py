@@ -9,7 +9,7 @@ import torch
 from training_runs import SMALL_DIFFUSION, make_config, make_encoder, make_workspace, train_in_processes, visible
 
 from s2robot.checkpoint import load_checkpoint
-from s2robot.interfaces import TrainingError, differences
+from s2robot.interfaces import ConfigError, TrainingError, differences
 from s2robot.policies.bc import BCConfig
 from s2robot.system.files import claimed
 from s2robot.system.machine import processor_name
@@ -173,6 +173,15 @@ def test_a_finished_run_does_not_pass_for_one_of_another_environment(workspace, 
     train(config, encoder, {"task": "Lift"})
     longer = replace(config, training=replace(config.training, epochs=2), task="Stack")
     assert load_checkpoint(train(longer, encoder, {"task": "Stack"}))[0].environment["task"] == "Stack"
+
+
+def test_a_task_is_not_ignored_where_python_trains_without_its_environment(workspace, encoder, tmp_path):
+    config = make_config(workspace, tmp_path, training={"epochs": 1}, task="Lift")
+    with pytest.raises(ConfigError, match=r"task='Lift' needs train\(…, environment=…\)"):
+        train(config, encoder)
+    recorded = train(replace(config, task=None, output=str(tmp_path / "recorded")), encoder)
+    assert "task" in load_checkpoint(recorded)[0].environment
+    assert "task" not in load_checkpoint(train(replace(config, task="none"), encoder))[0].environment
 
 
 def test_cameras_in_another_order_are_another_run(workspace, tmp_path):

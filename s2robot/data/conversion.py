@@ -97,6 +97,9 @@ def convert_dataset(
                 others = other_actions(source, index) if to_robomimic else {}
                 episode = source.episode(index, proprioception=keys)
                 writer.add(dataclasses.replace(episode, other_actions=others, **dropped))
+                if not to_robomimic and len(texts := episode.attributes.get("tasks") or []) > 1:
+                    demo = source.demos[index]
+                    source.unread[demo, "tasks"] = f"a LeRobot folder gets the first of its {len(texts)} texts"
         _tell(source, keys, dropped, to_robomimic)
         return len(chosen)
 

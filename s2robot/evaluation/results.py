@@ -13,7 +13,8 @@ from typing import Any
 
 from s2robot.backbones import BACKBONES
 from s2robot.checkpoint import Checkpoint, package_versions, packages_of
-from s2robot.config import EncoderConfig, EvaluateConfig
+from s2robot.config import EncoderConfig, EvaluateConfig, PolicyConfig, TrainConfig
+from s2robot.config.checks import former_of
 from s2robot.encoder import S2Encoder
 from s2robot.interfaces import RolloutError
 from s2robot.policies.readouts.resnet18 import with_reader
@@ -58,7 +59,7 @@ def make_results(
         "task": environment["task"],
         "policy": trained.policy.name,
         "backbone": trained.encoder.backbone,
-        "variant": _variant(trained.encoder, config),
+        "variant": _variant(checkpoint, config),
         "scales": list(trained.encoder.scales),
         "readout": trained.readout.name,
         "training_seed": trained.seed,
@@ -108,11 +109,22 @@ def _row(episode: EpisodeResult, machine: Machine | None, kinds: Sequence[Machin
     return {**row, "machine": None if machine is None else place_of(machine, kinds)}
 
 
-def _variant(encoder: EncoderConfig, config: EvaluateConfig) -> str:
-    """Name the settings that differ from the default encoder, and from acting as trained; "" if none does."""
-    default = EncoderConfig()
+_TOLD_ELSEWHERE = ("task_texts", "task_vectors", "task_width", "init_from", "init_normalization")
+
+
+def _variant(checkpoint: Checkpoint, config: EvaluateConfig) -> str:
+    """Name the settings that differ from the default encoder, data and start, and from acting as trained."""
+    encoder, default = checkpoint.config.encoder, EncoderConfig()
     names = ("tile", "antialias", "pool_to", "cover", "keep_aspect", "upsampled", "duplicate")
     changed = [(name, getattr(encoder, name)) for name in names if getattr(encoder, name) != getattr(default, name)]
     acting = ("execute_steps", "temporal_ensemble")
     changed += [(name, getattr(config, name)) for name in acting if getattr(config, name) is not None]
+    for settings, formers in (
+        (checkpoint.config, former_of(TrainConfig)),
+        (checkpoint.config.policy, PolicyConfig.former),
+    ):
+        values = {name: getattr(settings, name) for name in formers if name not in _TOLD_ELSEWHERE}
+        changed += [(name, value) for name, value in values.items() if value != formers[name]]
+    if checkpoint.initial:
+        changed.append(("init_from", checkpoint.initial["weights"][:8]))
     return ", ".join(name if value is True else f"{name}={value}" for name, value in changed)

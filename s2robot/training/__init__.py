@@ -14,10 +14,10 @@ import torch
 from s2robot.backbones import BACKBONES
 from s2robot.checkpoint import Checkpoint, load_checkpoint, load_record, package_versions, packages_of, save_checkpoint
 from s2robot.config import TrainConfig
-from s2robot.config.environment import EnvironmentSettings
+from s2robot.config.environment import NO_TASK, EnvironmentSettings
 from s2robot.data import FORMATS, format_of
 from s2robot.encoder import S2Encoder
-from s2robot.interfaces import CheckpointError, TrainingError
+from s2robot.interfaces import CheckpointError, ConfigError, TrainingError
 from s2robot.policies import make_policy
 from s2robot.system.files import claimed
 from s2robot.system.machine import Machine
@@ -55,8 +55,8 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None, environment: En
         config: settings of the run.
         encoder: an encoder that was built from `config.encoder`, to share it between runs; None = build it here.
         environment: the environment that the checkpoint records for evaluation, as arguments of `make_env` without
-            cameras; None = the one that the dataset records in the words of this package, if any. For several datasets
-            a list with one for each.
+            cameras; None = the one that the dataset records in the words of this package, if any, or none with
+            `task=none`. For several datasets a list with one for each.
 
     Returns:
         The checkpoint folder, `<output>/checkpoint`.
@@ -65,6 +65,13 @@ def train(config: TrainConfig, encoder: S2Encoder | None = None, environment: En
         S2RobotError: settings, dataset or saved state are not usable, another run trains in the same output, or the
             loss is not finite.
     """
+    if environment is None and config.task is not None:
+        if config.task != NO_TASK:
+            raise ConfigError(
+                f"task={config.task!r} needs train(…, environment=…), the arguments of make_env, one for each dataset; "
+                "`s2robot train` makes and checks them"
+            )
+        environment = {}
     processes = make_processes(config.device)
     require_loggers(config.training.loggers)
     require_precision(config.training.precision, config.policy.name, processes.device)
