@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,7 +282,8 @@ def load_policy(
         folder: the checkpoint folder.
         device: device that both run on.
         engine: engine that runs the backbone; None = the engine of training. Features differ by rounding only.
-        task_text: the task of all observations, for a policy that is told its task.
+        task_text: the task of all observations, for a policy that is told its task. The record that is returned then
+            names the environment of this task.
         tells_task: whether the caller fills in `Observation.task` for a policy that is told its task.
 
     Raises:
@@ -311,5 +312,6 @@ def load_policy(
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {str(folder)!r} does not fit its own configuration: {error}") from error
     if task_text is not None and policy.observation.task is not None:
-        policy.observation.task.chosen = checkpoint.spec.tasks.index(task_text)
+        policy.observation.task.chosen = place = checkpoint.spec.tasks.index(task_text)
+        checkpoint = replace(checkpoint, environment=checkpoint.tasks[place]["environment"])
     return policy.to(device).eval(), encoder, checkpoint

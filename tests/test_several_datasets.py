@@ -209,6 +209,21 @@ def test_impossible_datasets_and_weights_are_errors_of_the_setting(settings, mes
         TrainConfig(output="", policy=BCConfig(), **settings)
 
 
+def test_a_weight_that_leaves_a_dataset_no_window_is_refused(workspace, tmp_path):
+    with pytest.raises(ConfigError, match=r"gives a dataset no windows: .* would get \[0, \d+\]"):
+        drawn(workspace, tmp_path, [1.0, 1000.0], 0)
+
+
+def test_tasks_of_several_files_without_conditioning_are_told_as_those_of_one(tmp_path, caplog):
+    for name in ("a", "b"):
+        said = {"attributes": {"tasks": [name]}}
+        write(tmp_path / f"{name}.hdf5", (9, 10), change=lambda episode, said=said: replace(episode, **said))
+    plan_of(tmp_path, dataset=[str(tmp_path / "a.hdf5")])
+    assert "not told which" not in caplog.text
+    plan_of(tmp_path, dataset=[str(tmp_path / name) for name in ("a.hdf5", "b.hdf5")])
+    assert "the datasets are of 2 tasks, and the policy is not told which" in caplog.text
+
+
 def test_a_policy_that_sees_every_window_once_refuses_weights(workspace, tmp_path):
     config = config_of(workspace, output=tmp_path, policy=KNNConfig(k=2), dataset_weights=[1.0, 2.0])
     with pytest.raises(ConfigError, match="policy knn sees each training window once"):

@@ -429,7 +429,7 @@ def test_server_and_export_do_the_task_that_is_named(checkpoint, tmp_path, text,
     assert (actions * sign > 0.5).all()
     settings = {"out": str(tmp_path / "p.pt2"), "format": "torch_export", "task_text": text}
     document = export_checkpoint(ExportConfig(checkpoint=str(checkpoint), **settings))
-    assert document["task_text"] == text
+    assert (document["task_text"], document["environment"]["task"]) == (text, f"toy_{text.removeprefix('go ')}")
     graph = torch.export.load(settings["out"]).module()
     inputs = [torch.zeros(port["shape"], dtype=getattr(torch, port["dtype"])) for port in document["inputs"]]
     assert (graph(*inputs) * sign > 0.5).all()

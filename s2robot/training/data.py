@@ -25,7 +25,7 @@ from s2robot.data.horizon import with_horizon
 from s2robot.data.libero import late_observations
 from s2robot.feature_cache import CachedFeatures, cache_features
 from s2robot.feature_cache.joined import JoinedFeatures
-from s2robot.interfaces import Batch, Encoder, PolicySpec
+from s2robot.interfaces import Batch, ConfigError, Encoder, PolicySpec
 from s2robot.training.episodes import choose_episodes
 from s2robot.training.processes import Processes
 from s2robot.training.units import action_parts
@@ -203,11 +203,14 @@ def cache_all(
 def shares_of(sources: np.ndarray, weights: Sequence[float] | None) -> list[tuple[np.ndarray, int]] | None:
     """Return the windows of each dataset, and how many of them an epoch draws; None without weights.
 
-    The counts are proportional to the weights and add up to the number of windows.
+    The counts are proportional to the weights, at least 1, and add up to the number of windows.
 
     Args:
         sources: the dataset of each window.
         weights: one positive number per dataset.
+
+    Raises:
+        ConfigError: a dataset would get no window.
 
     >>> [count for _, count in shares_of(np.array([0, 0, 0, 0, 1, 1]), [1, 2])]
     [2, 4]
@@ -216,6 +219,11 @@ def shares_of(sources: np.ndarray, weights: Sequence[float] | None) -> list[tupl
         return None
     ends = np.round(np.cumsum(weights) / np.sum(weights) * len(sources)).astype(int)
     counts = np.diff(ends, prepend=0)
+    if not counts.all():
+        raise ConfigError(
+            f"dataset_weights={list(weights)} gives a dataset no windows: an epoch has {len(sources)}, of which the "
+            f"datasets would get {counts.tolist()}; valid: weights that give each at least one"
+        )
     return [(np.flatnonzero(sources == index), int(count)) for index, count in enumerate(counts)]
 
 

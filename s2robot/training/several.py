@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +18,8 @@ from s2robot.interfaces import DatasetError, Encoder, differences
 from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training
 from s2robot.training.tasks import OF_THE_CAMERAS, conditioned
 from s2robot.training.windows import Demonstrations
+
+_LOGGER = logging.getLogger(__name__)
 
 # What may differ between files of one environment: how they came about, and how long an episode may take.
 _OF_THE_FILE = ("collection", "rendered_from", "packages", "env_version", "s2robot")
@@ -58,6 +61,12 @@ def plan_all(
     if len(plans) == 1:
         return conditioned(datasets, plans[0], config)
     _require_alike(datasets, plans, config.task_conditioning != "none")
+    texts = [set(plan.demonstrations.texts) for plan in plans]
+    if config.task_conditioning == "none" and max(map(len, texts)) == 1 < len(set.union(*texts)):
+        _LOGGER.warning(
+            "the datasets are of %d tasks, and the policy is not told which; to tell it: task_conditioning=embedding",
+            len(set.union(*texts)),
+        )
     return conditioned(datasets, _join(datasets, plans), config)
 
 
