@@ -13,6 +13,7 @@ from s2robot.cli.environment import environment_of
 from s2robot.config import TrainConfig
 from s2robot.data import open_dataset
 from s2robot.data.actions import input_of_controllers, with_input
+from s2robot.interfaces import DatasetError
 from s2robot.policies.bc import BCConfig
 from s2robot.training.data import plan_training
 from s2robot_envs import make_env
@@ -160,3 +161,25 @@ def test_a_policy_of_poses_is_evaluated_with_controllers_that_take_poses(source,
         env.close()
     assert np.abs(ends[0] - episodes[0].states[2]).max() > 1e-2
     np.testing.assert_allclose(ends[1], ends[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", [{"action_key": "actions_abs"}, {"controller_input": "absolute"}])
+def test_poses_are_not_tied_to_a_task_whose_controllers_take_increments(setting, tmp_path):
+    """`task=` brings controllers of its own, which the recorded ones do not change."""
+    out = str(tmp_path / "abs.hdf5")
+    words = [
+        f"dataset={ROBOMIMIC}",
+        f"out={out}",
+        "size=32",
+        "cameras=[agentview]",
+        "absolute_actions=true",
+        "workers=1",
+    ]
+    assert main(["render", *words]) == 0
+    given = {"dataset": out, "output": "", "policy": BCConfig(), "task": "robosuite:Lift", **setting}
+    with pytest.raises(
+        DatasetError, match="actions are absolute, but the controllers of the environment .* take delta"
+    ):
+        environment_of(TrainConfig(**given))
+    poses = configured("OSC_POSE", ["Panda"], input_type="absolute")
+    assert environment_of(TrainConfig(**given, controller=poses[0]))["controller"] == poses[0]

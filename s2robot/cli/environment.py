@@ -17,7 +17,7 @@ from s2robot.cli.recorded import (
 from s2robot.config import TrainConfig
 from s2robot.config.environment import NO_TASK, ROBOT_OPTIONS
 from s2robot.data import open_dataset
-from s2robot.data.actions import controllers_for, recorded_environment_kept
+from s2robot.data.actions import controllers_for, input_of_controllers, input_of_keys, recorded_environment_kept
 from s2robot.data.appearance import look_of
 from s2robot.data.base import DemonstrationDataset
 from s2robot.data.libero import is_libero
@@ -74,6 +74,7 @@ def environment_of(config: TrainConfig) -> dict[str, Any] | None:
         try:
             cameras = None if config.cameras is None else list(config.cameras)
             _require_fit(dataset, chosen, env, dataset.select_cameras(cameras), keys)
+            _require_input(config, dataset, env)
         finally:
             env.close()
     return environment
@@ -184,6 +185,21 @@ def _require_fit(
         raise dataset.error(
             f"does not fit the environment {env.name}: {'; '.join(found)}. Choose others (cameras=, proprioception=), "
             f"name another environment (task=), or train without one (task={NO_TASK})"
+        )
+
+
+def _require_input(config: TrainConfig, dataset: DemonstrationDataset, env: ImageEnv) -> None:
+    """Check that the controllers of the environment take increments or poses as the chosen actions are.
+
+    Recorded controllers are made so; those of `task=` and `controller=` are as these settings say.
+    """
+    made = input_of_controllers(env.env_args())
+    wanted = config.controller_input or input_of_keys(dataset.action_keys)
+    if made is not None and wanted not in (None, made):
+        raise dataset.error(
+            f"the chosen actions are {wanted}, but the controllers of the environment {env.name} take "
+            f"{made} ones; name controllers that take them (controller=), or train without an environment "
+            f"(task={NO_TASK})"
         )
 
 
