@@ -209,9 +209,9 @@ def test_impossible_datasets_and_weights_are_errors_of_the_setting(settings, mes
         TrainConfig(output="", policy=BCConfig(), **settings)
 
 
-def test_a_weight_that_leaves_a_dataset_no_window_is_refused(workspace, tmp_path):
+def test_a_weight_that_leaves_a_dataset_no_window_is_refused_before_encoding(workspace):
     with pytest.raises(ConfigError, match=r"gives a dataset no windows: .* would get \[0, \d+\]"):
-        drawn(workspace, tmp_path, [1.0, 1000.0], 0)
+        plan_of(workspace, dataset_weights=[1.0, 1000.0])
 
 
 def test_tasks_of_several_files_without_conditioning_are_told_as_those_of_one(tmp_path, caplog):

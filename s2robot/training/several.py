@@ -15,7 +15,7 @@ from s2robot.config import TrainConfig
 from s2robot.data import DemonstrationDataset, open_dataset
 from s2robot.feature_cache.joined import JoinedFeatures
 from s2robot.interfaces import DatasetError, Encoder, differences
-from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training
+from s2robot.training.data import TrainingData, TrainingPlan, cache_all, plan_training, shares_of
 from s2robot.training.tasks import OF_THE_CAMERAS, conditioned
 from s2robot.training.windows import Demonstrations
 
@@ -67,7 +67,10 @@ def plan_all(
             "the datasets are of %d tasks, and the policy is not told which; to tell it: task_conditioning=embedding",
             len(set.union(*texts)),
         )
-    return conditioned(datasets, _join(datasets, plans), config)
+    joined = _join(datasets, plans)
+    lengths = [len(joined.demonstrations.actions[index]) for index in joined.training_episodes]
+    shares_of(np.repeat(joined.sources[joined.training_episodes], lengths), config.dataset_weights)  # before encoding
+    return conditioned(datasets, joined, config)
 
 
 def cached(
