@@ -98,8 +98,18 @@ TASK_CONDITIONING = ("none", "embedding", "vectors")
 _FORMER_TASKS = {"task_conditioning": "none", "task_texts": None, "task_vectors": None, "task_width": 64}
 
 
+@dataclass(kw_only=True)
+class _Files:
+    """What every run names; a base class of its own, so that help and messages list it first."""
+
+    dataset: Any = MISSING  # a file or folder; or a list of them, whose cameras, observations and actions agree
+    # Of several datasets: how many windows of each are drawn, relative to the others; null = each window once an epoch.
+    dataset_weights: list[float] | None = None
+    output: str = MISSING
+
+
 @dataclass
-class TrainConfig(Selecting, EnvironmentSettings):
+class TrainConfig(Selecting, EnvironmentSettings, _Files):
     """One training run: `python train_policy.py`. Beside the settings below, it has those of `EnvironmentSettings`."""
 
     # Settings that were added later, with the value that means what the code did before; see `without_former`.
@@ -114,10 +124,6 @@ class TrainConfig(Selecting, EnvironmentSettings):
         "init_normalization": "keep",
     }
 
-    dataset: Any = MISSING  # a file or folder; or a list of them, whose cameras, observations and actions agree
-    # Of several datasets: how many windows of each are drawn, relative to the others; null = each window once an epoch.
-    dataset_weights: list[float] | None = None
-    output: str = MISSING
     seed: int = 0
     device: str = "auto"
     num_demonstrations: int | None = None  # the first n of the chosen ones; null = all
