@@ -6,6 +6,7 @@ import tempfile
 from multiprocessing import forkserver
 
 import hypothesis
+import pytest
 
 # No deadline, because a busy machine misses it. Examples are fixed, because new ones in each run would fail on someone
 # else's machine and not here.
@@ -95,3 +96,14 @@ LONGEST = [
 def pytest_collection_modifyitems(items):
     place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread of torch, as in processes that tests start: how many threads add up may change the last bit."""
+    import torch  # after the settings above
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

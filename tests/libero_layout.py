@@ -4,27 +4,10 @@ import json
 
 import h5py
 import numpy as np
+from controllers_1_4 import CONTROLLER
 
 SUITE, NAME = "libero_goal", "put_the_bowl_on_the_plate"
 LANGUAGE = "put the bowl on the plate"
-CONTROLLER = {
-    "type": "OSC_POSE",
-    "input_max": 1,
-    "input_min": -1,
-    "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
-    "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
-    "kp": 150,
-    "damping_ratio": 1,
-    "impedance_mode": "fixed",
-    "kp_limits": [0, 300],
-    "damping_ratio_limits": [0, 10],
-    "position_limits": None,
-    "orientation_limits": None,
-    "uncouple_pos_ori": True,
-    "control_delta": True,
-    "interpolation": None,
-    "ramp_ratio": 0.2,
-}
 
 
 def random_episodes(count=2, length=9, size=16):

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from controllers_1_4 import CONTROLLER
 
 from s2robot_envs import make_env
 from s2robot_envs.errors import EnvConfigError
@@ -18,24 +19,6 @@ from s2robot_envs.tasks import get_task
 pytestmark = pytest.mark.sim
 
 DATA = Path(__file__).parent / "data"
-CONTROLLER = {  # robosuite 1.4's OSC_POSE
-    "type": "OSC_POSE",
-    "input_max": 1,
-    "input_min": -1,
-    "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
-    "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
-    "kp": 150,
-    "damping_ratio": 1,
-    "impedance_mode": "fixed",
-    "kp_limits": [0, 300],
-    "damping_ratio_limits": [0, 10],
-    "position_limits": None,
-    "orientation_limits": None,
-    "uncouple_pos_ori": True,
-    "control_delta": True,
-    "interpolation": None,
-    "ramp_ratio": 0.2,
-}
 WIDE = [0.02] * 3 + [0.5] * 3
 
 

@@ -22,13 +22,7 @@ from s2robot.training.state import identity
 EPOCHS = {"epochs": 2, "validate_every": 1, "save_every_steps": 5, "keep_checkpoints": 0}  # of 8 steps each
 LONGER = {**EPOCHS, "epochs": 3}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

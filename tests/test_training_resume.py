@@ -16,14 +16,7 @@ from s2robot.system.machine import processor_name
 from s2robot.training import TrainingLoop, train
 from s2robot.training.state import identity, load_state, save_state
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As in the processes that are killed: how many threads sum up may change the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

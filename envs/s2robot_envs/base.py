@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from s2robot_envs.errors import ActionError, EnvConfigError, EpisodeOverError, unknown_name
-from s2robot_envs.rendering import get_render_profile
+from s2robot_envs.rendering import OffscreenRenderer, get_render_profile
 
 DEFAULT_IMAGE_SIZE = 448
 ObservationDict = dict[str, np.ndarray]
@@ -63,6 +63,8 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
     available_cameras: tuple[str, ...]
     default_camera: str
     proprioception: tuple[str, ...]
+    # Made by `_render` at the first frame, because an OpenGL context does not survive a fork.
+    _renderer: OffscreenRenderer | None = None
 
     def __init__(
         self,
@@ -126,16 +128,22 @@ class ImageEnv(gymnasium.Env[ObservationDict, np.ndarray], abc.ABC):
         """
         return None
 
-    @property
-    def renderer_name(self) -> str | None:
-        """OpenGL's renderer and version that drew the last frame; None before the first frame or if unknown."""
-        return None
-
     def model_xml(self) -> str | None:
         """Return the scene as this episode placed it (MJCF); None if the simulator cannot describe it."""
         return None
 
     # -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def renderer_name(self) -> str | None:
+        """OpenGL's renderer and version; None before the first frame, or if a foreign environment draws by itself."""
+        return None if self._renderer is None else self._renderer.name
+
+    def close_renderer(self) -> None:
+        """Free the OpenGL context; the next frame makes a new one for the model at that time."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def _declare_spaces(self, low: np.ndarray, high: np.ndarray) -> None:
         """Set the spaces, with the bounds of actions [A]; constructors call it last, when the simulator can be read."""

@@ -116,7 +116,6 @@ class GymnasiumEnv(ImageEnv):
         )
         self._parts = self._vector_parts()
         self._scale = action_scale(env.action_space, name)
-        self._renderer: OffscreenRenderer | None = None
         self._drawn: Any = None  # the model for which the renderer was made
         self.raw_observation: Any = None
         self._own_end = False
@@ -213,27 +212,16 @@ class GymnasiumEnv(ImageEnv):
 
     def _render_model(self, camera: str, size: int) -> np.ndarray:
         model, data = self.env.unwrapped.model, self.env.unwrapped.data  # type: ignore[attr-defined]
-        if self._drawn is not model:  # some environments load a new model at reset
-            self._close_renderer()
+        if self._renderer is None or self._drawn is not model:  # some environments load a new model at reset
+            self.close_renderer()
             self._renderer = OffscreenRenderer(model, self._profile, self._largest_size)
             self._drawn = model
-        assert self._renderer is not None
         index = self._model_cameras[camera]
         return turned_upright(self._renderer.render(data, index, size), model, data, index)
 
-    @property
-    def renderer_name(self) -> str | None:
-        """OpenGL's renderer and version; None if no camera of a MuJoCo model was rendered."""
-        return None if self._renderer is None else self._renderer.name
-
-    def _close_renderer(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-        self._renderer = self._drawn = None
-
     def close(self) -> None:
         """Close the wrapped environment and free the OpenGL context; closing twice is harmless."""
-        self._close_renderer()
+        self.close_renderer()
         self.env.close()
 
     def env_args(self) -> dict[str, Any]:

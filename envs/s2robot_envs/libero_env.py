@@ -92,7 +92,6 @@ class LiberoEnv(ImageEnv):
         self.robot_settings = {name: value for name, value in chosen.items() if value is not None}
         self.metadata = {**self.metadata, "render_fps": control_freq or CONTROL_FREQUENCY}
         self._initial_states = read_initial_states(definition)
-        self._renderer: OffscreenRenderer | None = None
         self._observed: dict[str, np.ndarray] = {}
         described = import_libero("libero.libero.envs.bddl_utils").get_problem_info(str(definition.definition))
         self.language = str(described["language_instruction"])
@@ -154,22 +153,11 @@ class LiberoEnv(ImageEnv):
 
     def _render(self, camera: str, size: int) -> np.ndarray:
         sim = self.simulator.sim
-        if self._renderer is None:  # created at the first frame, because an OpenGL context does not survive a fork
+        if self._renderer is None:
             self._renderer = OffscreenRenderer(
                 sim.model._model, self._profile, self._largest_size, hidden_groups=COLLISION_GROUPS
             )
         return self._renderer.render(sim.data._data, sim.model.camera_name2id(CAMERAS.get(camera, camera)), size)
-
-    @property
-    def renderer_name(self) -> str | None:
-        """OpenGL's renderer and version; None before the first frame."""
-        return None if self._renderer is None else self._renderer.name
-
-    def close_renderer(self) -> None:
-        """Free the OpenGL context; the next frame makes a new one for the model at that time."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
 
     def load_scene(self, model_file: str) -> None:
         """Replace the scene by a recorded one (MJCF), with the meshes and textures of this machine.

@@ -88,7 +88,6 @@ class RobosuiteEnv(ImageEnv):
             )
             self.metadata = {**self.metadata, "render_fps": self.robot_settings.frequency()}
             self._scene = Scene(self.simulator, self.task, self.variant)
-            self._renderer: OffscreenRenderer | None = None
             self.available_cameras = tuple(self.simulator.sim.model.camera_names)
             self.default_camera = cameras_of(self.simulator, self.task)[0]
             self._asked_observables = None if proprioception is None else list(proprioception)
@@ -113,24 +112,13 @@ class RobosuiteEnv(ImageEnv):
         return Outcome(float(success), success)
 
     def _render(self, camera: str, size: int) -> np.ndarray:
-        if self._renderer is None:  # created at the first frame, because an OpenGL context does not survive a fork
+        if self._renderer is None:
             model = self.simulator.sim.model._model
             self._renderer = OffscreenRenderer(
                 model, self._profile, self._largest_size, hidden_groups=simulator.COLLISION_GROUPS
             )
         camera_id = self.simulator.sim.model.camera_name2id(camera)
         return self._renderer.render(self.simulator.sim.data._data, camera_id, size)
-
-    @property
-    def renderer_name(self) -> str | None:
-        """OpenGL's renderer and version; None before the first frame."""
-        return None if self._renderer is None else self._renderer.name
-
-    def close_renderer(self) -> None:
-        """Free the OpenGL context; the next frame makes a new one for the model at that time."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
 
     def close(self) -> None:
         """Free the OpenGL context and the simulation; closing twice is harmless."""
