@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from helpers import ENVIRONMENT, make_episode
 from robosuite_recordings import CASES, Case, farthest, part, record, replayed
@@ -63,6 +64,23 @@ def test_a_controller_of_robosuite_1_4_is_rebuilt_in_the_words_of_1_5(tmp_path):
     env.close()
     assert moved > 0.02
     assert apart < 1e-3
+
+
+def test_the_horizon_follows_the_demonstrations_that_are_chosen(tmp_path, capsys):
+    path = tmp_path / "old.hdf5"
+    path.write_bytes(OLD.read_bytes())
+    with h5py.File(path, "r+") as file:  # 125 steps, which are not chosen
+        for name in ("actions", "states", "dones", "rewards"):
+            values = np.repeat(file[f"data/demo_1/{name}"][:], 25, axis=0)
+            del file[f"data/demo_1/{name}"]
+            file[f"data/demo_1/{name}"] = values
+        del file["data/demo_1/obs"]
+        file["data/demo_1"].attrs["num_samples"] = 125
+    words = [f"dataset={path}", f"out={tmp_path}/new.hdf5", "size=32", "cameras=[agentview]", "workers=1"]
+    assert main(["render", *words, "episodes=[0]"]) == 0
+    assert "after 100 steps at the latest, because the longest demonstration takes 5;" in capsys.readouterr().out
+    with open_dataset(tmp_path / "new.hdf5") as rendered:
+        assert rendered.env_args["s2robot"]["horizon"] == 100
 
 
 def test_training_refuses_a_dataset_that_would_be_evaluated_with_another_controller(tmp_path, capsys):

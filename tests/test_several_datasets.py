@@ -160,6 +160,16 @@ def test_files_that_do_not_agree_are_refused_with_every_difference(workspace, tm
     assert "other.hdf5' (here)" in str(caught.value)
 
 
+def test_files_whose_episodes_may_take_longer_are_trained_together(workspace, tmp_path):
+    """`render` writes the horizon of each file into `env_kwargs`, because it follows the longest demonstration."""
+    horizons = {"first.hdf5": 600, "second.hdf5": 1200}
+    paths = [
+        write(tmp_path / name, (5, 16), env_kwargs={"horizon": steps}, s2robot={**ENVIRONMENT, "horizon": steps})
+        for name, steps in horizons.items()
+    ]
+    assert plan_of(workspace, dataset=paths).environment["horizon"] == 1200
+
+
 # Weights ---------------------------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,7 @@ def render_demonstrations(config: RenderConfig) -> None:
         raise DatasetError(f"{config.out!r} exists; give overwrite=true or another out")
     with open_dataset(config.dataset) as dataset:
         chosen = select_episodes(dataset, config.selection)
+        lengths = [dataset.lengths[index] for index in chosen]
         env_args = with_control_frequency(dataset)
         recorded = env_args.get("s2robot", {})
         task = config.task or recorded.get("task") or recorded_task(env_args)
@@ -115,7 +116,7 @@ def render_demonstrations(config: RenderConfig) -> None:
             raise dataset.error("records no environment (env_args), so no simulator can replay it")
         recorded_states(dataset, chosen[0])  # an environment that cannot be made is not to blame if there are none
         kwargs = {
-            "horizon": horizon_of(dataset.lengths),
+            "horizon": horizon_of(lengths),
             **rebuilding_settings(env_args, task),
             **recorded,
             "task": task,
@@ -153,7 +154,7 @@ def render_demonstrations(config: RenderConfig) -> None:
         if not recorded:
             lines.append(
                 f"an episode of evaluation ends after {kwargs['horizon']} steps at the latest, because the longest "
-                f"demonstration takes {max(dataset.lengths)}; evaluate with horizon=… to change it"
+                f"demonstration takes {max(lengths)}; evaluate with horizon=… to change it"
             )
         print("\n".join(lines))
 

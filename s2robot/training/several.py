@@ -93,6 +93,8 @@ def _describe(dataset: DemonstrationDataset, plan: TrainingPlan, several_tasks: 
     first = dataset.episode(plan.episodes[0], cameras=[], proprioception=plan.proprioception)
     environment = {name: value for name, value in plan.environment.items() if name not in OF_THE_CAMERAS}
     env_args = {name: value for name, value in plan.env_args.items() if name not in _OF_THE_FILE}
+    if isinstance(kwargs := env_args.get("env_kwargs"), dict):  # the longest horizon counts, see `_join`
+        env_args["env_kwargs"] = {name: value for name, value in kwargs.items() if name != "horizon"}
     if several_tasks:  # scene and task may differ, but not what an action does
         kwargs = env_args.get("env_kwargs") or {}
         environment = {}
